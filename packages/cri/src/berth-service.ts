@@ -1,0 +1,80 @@
+/** What berth's own command needs beyond the CRI (berth/v1/berth.proto). */
+import { release } from "node:os";
+import { create } from "@bufbuild/protobuf";
+import type { ImageRecord } from "@berth/image";
+import { describePlan, planContainer } from "@berth/runtime";
+import { berth } from "@berth/spec";
+import { specOf } from "./container/running.ts";
+import type { CriContext } from "./context.ts";
+import { precondition } from "./errors.ts";
+import { HANDLERS } from "./handlers.ts";
+import type { Handlers, Send } from "./server/grpc.ts";
+
+export function berthHandlers(context: CriContext): Handlers<typeof berth.Berth> {
+  return {
+    info: () => Promise.resolve(info(context)),
+    pull: (request, signal, send) => pull(context, request, signal, send),
+    import: (requests, signal) => importArchive(context, requests, signal),
+    plan: (request) => plan(context, request),
+  };
+}
+
+function info(context: CriContext): berth.InfoResponse {
+  const { host, paths, config } = context;
+  return create(berth.InfoResponseSchema, {
+    version: config.version,
+    root: paths.root,
+    state: paths.state,
+    logRoot: `${paths.root}/logs`,
+    snapshotter: "overlayfs",
+    cgroupMode: host.cgroups.mode,
+    kernel: release(),
+    nodeVersion: process.version,
+    pid: process.pid,
+    pods: context.sandboxes.size,
+    containers: context.containers.size,
+    images: context.images.list().length,
+    handlers: HANDLERS.filter((name) => name !== ""),
+    warnings: [...host.warnings],
+  });
+}
+
+async function pull(context: CriContext, request: berth.PullRequest, signal: AbortSignal, send: Send<berth.PullProgress>): Promise<void> {
+  const { image: reference, username, password } = request;
+  // The stream keeps order; what is sent is awaited at the end, so that a slow reader does not slow the pull.
+  let sent = Promise.resolve();
+  const progress = (update: { id: string; status: string; doneBytes: number; totalBytes: number }): void => {
+    const message = create(berth.PullProgressSchema, { ...update, doneBytes: BigInt(update.doneBytes), totalBytes: BigInt(update.totalBytes) });
+    sent = sent.then(() => send(message));
+    // A reader that has gone is noticed by the call's own signal.
+    sent.catch(() => undefined);
+  };
+  const image = await context.images.pull(reference, { signal, progress, ...(username !== "" && { auth: { username, password } }) });
+  await sent;
+  await send(create(berth.PullProgressSchema, { id: image.id, status: "done", imageId: image.id, reference: image.tags[0] ?? image.digests[0] ?? reference }));
+}
+
+async function importArchive(context: CriContext, requests: AsyncIterable<berth.ImportRequest>, signal: AbortSignal): Promise<berth.ImportResponse> {
+  const iterator = requests[Symbol.asyncIterator]();
+  const first = await iterator.next();
+  const name = first.done ? "" : first.value.name;
+  async function* chunks(): AsyncGenerator<Uint8Array> {
+    for (let next = first; !next.done; next = await iterator.next()) {
+      signal.throwIfAborted();
+      if (next.value.chunk.length > 0) yield next.value.chunk;
+    }
+  }
+  const images = await context.images.importArchive(chunks(), { signal, ...(name !== "" && { name }) });
+  return create(berth.ImportResponseSchema, { images: images.map((image: ImageRecord) => ({ id: image.id, references: [...image.tags, ...image.digests] })) });
+}
+
+/** The plan is a pure function of what was recorded, so that it can be made again to be shown. */
+async function plan(context: CriContext, request: berth.PlanRequest): Promise<berth.PlanResponse> {
+  const container = context.containers.get(request.containerId);
+  const { record } = container;
+  const spec = await specOf(context, container);
+  const rootfs = container.rootfs ?? (await context.images.rootfs(record.id));
+  if (!rootfs) throw precondition(`container "${record.id}" has no root file system any more`);
+  const { plan: orders } = planContainer(spec, { id: record.id, rootfs, cgroup: { path: record.cgroupPath }, host: context.host, terminal: record.config.tty });
+  return create(berth.PlanResponseSchema, { orders: describePlan(orders) });
+}

@@ -1,0 +1,142 @@
+/** CreateContainer: configuration → OCI config → snapshot → plan → a monitor whose process is set up, in its cgroups, and parked. */
+import { randomBytes } from "node:crypto";
+import { mkdir, rm, writeFile } from "node:fs/promises";
+import { create } from "@bufbuild/protobuf";
+import type { ImageRecord } from "@berth/image";
+import { compileSeccomp, connectMonitor, oomCounter, parseSignal } from "@berth/kernel";
+import { cgroupRemoval, planContainer } from "@berth/runtime";
+import { cri } from "@berth/spec";
+import { cgroupParentOf } from "../cgroup-parent.ts";
+import { now } from "../clock.ts";
+import { containerDir, type CriContext } from "../context.ts";
+import { invalid, notFound, precondition, unimplemented } from "../errors.ts";
+import { type Progress, withProgress } from "../progress.ts";
+import { ensurePodInit } from "../sandbox/init.ts";
+import type { Container, ContainerRecord, Sandbox } from "../store/records.ts";
+import { endContainer } from "./end.ts";
+import { watchExit } from "./exit.ts";
+import { sharesPodPid } from "./namespaces.ts";
+import { signalName } from "./signals.ts";
+import { ociSpec } from "./spec.ts";
+import { type ResolvedUser, resolveUser } from "./user.ts";
+
+export async function createContainer(context: CriContext, request: cri.CreateContainerRequest, signal: AbortSignal): Promise<cri.CreateContainerResponse> {
+  const config = checkedConfig(request);
+  const sandbox = context.sandboxes.get(request.podSandboxId);
+  const id = randomBytes(32).toString("hex");
+  await context.locks.with(sandbox.record.id, signal, async () => {
+    if (sandbox.record.phase !== "ready") throw precondition(`pod sandbox "${sandbox.record.id}" is not ready (it is ${sandbox.record.phase})`);
+    const options = { operation: "CreateContainer", signal, log: context.log, onStep: context.onStep };
+    await withProgress(options, (progress) => make(context, progress, id, sandbox, config));
+  });
+  return create(cri.CreateContainerResponseSchema, { containerId: id });
+}
+
+function checkedConfig(request: cri.CreateContainerRequest): cri.ContainerConfig {
+  const { config } = request;
+  if (!config) throw invalid("config: missing from the request");
+  if (!config.metadata) throw invalid("config.metadata: missing from the request");
+  if (config.metadata.name === "") throw invalid("config.metadata.name: must not be empty");
+  if (!config.image?.image) throw invalid("config.image.image: missing from the request");
+  if (config.CDIDevices.length > 0) throw unimplemented("config.CDI_devices: CDI is not supported by this version of berth");
+  const { selinuxOptions, apparmor, apparmorProfile } = config.linux?.securityContext ?? {};
+  if (apparmor?.profileType === cri.SecurityProfile_ProfileType.Localhost || apparmorProfile?.startsWith("localhost/")) {
+    throw unimplemented("config.linux.security_context.apparmor: AppArmor profiles are not supported by this version of berth");
+  }
+  if (selinuxOptions?.type || selinuxOptions?.level) {
+    throw unimplemented("config.linux.security_context.selinux_options: SELinux labels are not supported by this version of berth");
+  }
+  return config;
+}
+
+async function make(context: CriContext, progress: Progress, id: string, sandbox: Sandbox, config: cri.ContainerConfig): Promise<void> {
+  const { signal } = progress;
+  const image = context.images.find(config.image?.image ?? "");
+  if (!image) throw notFound("image", config.image?.image ?? "");
+  const user = resolveUser(config.linux?.securityContext, image.config.User ?? "", await context.images.userDatabase(image));
+  const record = newRecord(context, id, sandbox, config, image, user);
+  const container: Container = { record };
+  context.containers.add(container);
+  progress.onFailure("forget the container", () => Promise.resolve(context.containers.delete(container)));
+
+  if (sharesPodPid(config)) {
+    progress.step("start the pod's init");
+    await ensurePodInit(context, sandbox, signal);
+  }
+  const spec = await ociSpec(context, { id, sandbox, config, image, user, cgroupPath: record.cgroupPath });
+  const seccomp = await compileSeccomp(spec.linux?.seccomp, `${context.paths.root}/seccomp`);
+  progress.step("prepare the root file system");
+  progress.onFailure("remove the root file system", () => context.images.removeRootfs(id));
+  const rootfs = await context.images.prepareRootfs(id, image);
+  container.spec = spec;
+  container.rootfs = rootfs;
+
+  const dir = containerDir(context, id);
+  progress.onFailure("remove the container's directory", () => rm(dir, { recursive: true, force: true }));
+  await mkdir(dir, { recursive: true, mode: 0o700 });
+  if (record.logPath !== "") await mkdir(record.logPath.replace(/\/[^/]*$/, "") || "/", { recursive: true, mode: 0o755 });
+  await writeFile(`${dir}/config.json`, JSON.stringify(spec));
+
+  progress.step("make the process and park it");
+  progress.onFailure("remove the cgroup", async () => {
+    await context.hand.run(cgroupRemoval(record.cgroupPath, context.host));
+  });
+  const { plan, warnings } = planContainer(spec, { id, rootfs, cgroup: { path: record.cgroupPath }, host: context.host, seccomp, terminal: config.tty });
+  for (const warning of warnings) context.log.warn({ container: id }, warning);
+  const created = await context.hand.monitor(
+    {
+      dir,
+      plan,
+      ...(record.logPath !== "" && { logPath: record.logPath }),
+      maxLine: context.config.maxLogLine,
+      terminal: config.tty ? { rows: 24, columns: 80 } : undefined,
+      stdin: config.stdin,
+      stdinOnce: config.stdinOnce,
+      oom: oomCounter(record.cgroupPath, context.host),
+    },
+    { signal },
+  );
+  record.pid = created.pid;
+  progress.step("connect to its monitor");
+  progress.onFailure("end the process", async () => {
+    if (!container.link) watchExit(context, container, (container.link = await connectMonitor(dir)));
+    await endContainer(context, container);
+  });
+  container.link = await connectMonitor(dir);
+  watchExit(context, container, container.link);
+  progress.step("record the container as created");
+  record.phase = "created";
+  context.containers.save(container);
+}
+
+function newRecord(context: CriContext, id: string, sandbox: Sandbox, config: cri.ContainerConfig, image: ImageRecord, user: ResolvedUser): ContainerRecord {
+  const { logDirectory } = sandbox.record.config;
+  return {
+    id,
+    sandboxId: sandbox.record.id,
+    config,
+    createdAt: now(),
+    imageId: image.id,
+    imageRef: image.digests[0] ?? image.id,
+    logPath: logDirectory !== "" && config.logPath !== "" ? `${logDirectory}/${config.logPath}` : "",
+    cgroupPath: `${cgroupParentOf(context, sandbox.record.config)}/${id}`,
+    stopSignal: stopSignalOf(config, image),
+    user: { uid: user.uid, gid: user.gid, additionalGids: user.additionalGids },
+    phase: "creating",
+    pid: 0,
+    startedAt: 0n,
+    finishedAt: 0n,
+    exitCode: 0,
+    reason: "",
+    message: "",
+    resources: config.linux?.resources,
+  };
+}
+
+function stopSignalOf(config: cri.ContainerConfig, image: ImageRecord): number {
+  const asked = config.stopSignal;
+  const name = asked === cri.Signal.RUNTIME_DEFAULT ? image.config.StopSignal || "SIGTERM" : signalName(asked);
+  const signal = parseSignal(name);
+  if (signal === undefined) throw invalid(`stop signal "${name}" is not a signal's name or number`);
+  return signal;
+}

@@ -1,0 +1,37 @@
+/** Further processes in a running container: ExecSync here, streams in streaming/. */
+import { create } from "@bufbuild/protobuf";
+import { compileSeccomp } from "@berth/kernel";
+import { planExec } from "@berth/runtime";
+import { cri } from "@berth/spec";
+import { status } from "@grpc/grpc-js";
+import type { CriContext } from "../context.ts";
+import { CriError, invalid } from "../errors.ts";
+import { type Running, runningContainer } from "./running.ts";
+
+/** What the CRI allows of each stream (api.proto, ExecSyncResponse). */
+const OUTPUT_LIMIT = 16 << 20;
+
+export async function execSync(context: CriContext, request: cri.ExecSyncRequest, signal: AbortSignal): Promise<cri.ExecSyncResponse> {
+  if (request.cmd.length === 0) throw invalid("cmd: must not be empty");
+  if (request.timeout < 0n) throw invalid(`timeout: ${request.timeout} is negative; 0 means none`);
+  const running = await runningContainer(context, request.containerId);
+  const plan = await execPlan(context, running, request.cmd, false);
+  const result = await running.link.execSync(
+    { plan, limit: OUTPUT_LIMIT, drainMs: context.config.execDrainMs },
+    { signal, timeoutMs: Number(request.timeout) * 1000 },
+  );
+  if (result.timedOut) {
+    throw new CriError(status.DEADLINE_EXCEEDED, `command ${JSON.stringify(request.cmd)} timed out: timeout ${request.timeout}s exceeded`);
+  }
+  return create(cri.ExecSyncResponseSchema, { stdout: result.stdout, stderr: result.stderr, exitCode: result.code });
+}
+
+export async function execPlan(context: CriContext, { container, spec }: Running, cmd: readonly string[], terminal: boolean) {
+  const own = spec.process;
+  if (!own) throw invalid(`container "${container.record.id}" has no process in its configuration`);
+  const env = terminal && !own.env?.some((entry) => entry.startsWith("TERM=")) ? [...(own.env ?? []), "TERM=xterm"] : own.env;
+  const process = { ...own, args: [...cmd], terminal, ...(env && { env }) };
+  const seccomp = await compileSeccomp(spec.linux?.seccomp, `${context.paths.root}/seccomp`);
+  const target = { pid: container.record.pid, spec, cgroup: { path: container.record.cgroupPath } };
+  return planExec(target, process, { host: context.host, seccomp, terminal }).plan;
+}

@@ -1,0 +1,26 @@
+/** RemoveContainer: ends it if it runs, then removes everything of it but its log. Idempotent, and finishes what an earlier try left. */
+import { rm } from "node:fs/promises";
+import { create } from "@bufbuild/protobuf";
+import { cri } from "@berth/spec";
+import { containerDir, type CriContext } from "../context.ts";
+import type { Container } from "../store/records.ts";
+import { endContainer } from "./end.ts";
+
+export async function removeContainer(context: CriContext, request: cri.RemoveContainerRequest, signal: AbortSignal): Promise<cri.RemoveContainerResponse> {
+  const container = context.containers.find(request.containerId);
+  if (container) await deleteContainer(context, container, signal);
+  return create(cri.RemoveContainerResponseSchema, {});
+}
+
+export async function deleteContainer(context: CriContext, container: Container, signal?: AbortSignal): Promise<void> {
+  const { record } = container;
+  await context.locks.with(record.id, signal, async () => {
+    if (!context.containers.find(record.id)) return;
+    await endContainer(context, container);
+    record.phase = "removing";
+    context.containers.save(container);
+    await context.images.removeRootfs(record.id);
+    await rm(containerDir(context, record.id), { recursive: true, force: true });
+    context.containers.delete(container);
+  });
+}

@@ -1,0 +1,94 @@
+/** The OCI configuration of a container: image config + CRI config, as one pure value but for what must be looked up on the host. */
+import { clampRlimit } from "@berth/kernel";
+import { cri, type oci } from "@berth/spec";
+import type { ImageRecord } from "@berth/image";
+import type { CriContext } from "../context.ts";
+import { hostnameOf, podNamespaces } from "../sandbox/namespaces.ts";
+import type { Sandbox } from "../store/records.ts";
+import { capabilitiesOf } from "./capabilities.ts";
+import { devicesOf } from "./devices.ts";
+import { mountsOf } from "./mounts.ts";
+import { namespacesOf } from "./namespaces.ts";
+import { argvOf, cwdOf, environmentOf } from "./process.ts";
+import { resourcesOf } from "./resources.ts";
+import { seccompOf } from "./seccomp.ts";
+import type { ResolvedUser } from "./user.ts";
+
+export interface SpecInput {
+  readonly id: string;
+  readonly sandbox: Sandbox;
+  readonly config: cri.ContainerConfig;
+  readonly image: ImageRecord;
+  readonly user: ResolvedUser;
+  readonly cgroupPath: string;
+}
+
+export async function ociSpec(context: CriContext, input: SpecInput): Promise<oci.Spec> {
+  const { sandbox, config } = input;
+  const security = config.linux?.securityContext;
+  const capabilities = capabilitiesOf(security);
+  const [mounts, { devices, rules }, seccomp] = await Promise.all([
+    mountsOf(context, sandbox.record, config),
+    devicesOf(config),
+    seccompOf(security, capabilities.bounding ?? []),
+  ]);
+  return {
+    ociVersion: "1.3.0",
+    process: processOf(input, capabilities),
+    root: { path: "rootfs", readonly: security?.readonlyRootfs === true },
+    mounts,
+    annotations: annotationsOf(input),
+    linux: {
+      namespaces: namespacesOf(context, sandbox, config),
+      cgroupsPath: input.cgroupPath,
+      resources: { ...resourcesOf(config.linux?.resources), devices: rules },
+      devices,
+      ...(seccomp && { seccomp }),
+      maskedPaths: security?.privileged ? [] : [...(security?.maskedPaths ?? [])],
+      readonlyPaths: security?.privileged ? [] : [...(security?.readonlyPaths ?? [])],
+      ...rootfsPropagation(config),
+    },
+  };
+}
+
+function processOf({ config, image, user, sandbox }: SpecInput, capabilities: oci.LinuxCapabilities): oci.Process {
+  const security = config.linux?.securityContext;
+  const hostname = podNamespaces(sandbox.record.config).hostNetwork ? "" : hostnameOf(sandbox.record.config);
+  const env = environmentOf(config, image.config, hostname);
+  if (!env.some((entry) => entry.startsWith("HOME="))) env.push(`HOME=${user.home ?? (user.uid === 0 ? "/root" : "/")}`);
+  const oomScoreAdj = config.linux?.resources?.oomScoreAdj;
+  return {
+    terminal: config.tty,
+    user: { uid: user.uid, gid: user.gid, additionalGids: [...user.additionalGids] },
+    args: argvOf(config, image.config),
+    env,
+    cwd: cwdOf(config, image.config),
+    capabilities,
+    noNewPrivileges: security?.noNewPrivs === true,
+    rlimits: [clampRlimit("RLIMIT_NOFILE", 1_048_576)],
+    ...(oomScoreAdj !== undefined && { oomScoreAdj: Number(oomScoreAdj) }),
+  };
+}
+
+/** A volume that propagates needs a root mount that does (mount_namespaces(7)). */
+function rootfsPropagation(config: cri.ContainerConfig): { rootfsPropagation?: string } {
+  const { PROPAGATION_BIDIRECTIONAL, PROPAGATION_HOST_TO_CONTAINER } = cri.MountPropagation;
+  if (config.mounts.some((mount) => mount.propagation === PROPAGATION_BIDIRECTIONAL)) return { rootfsPropagation: "rshared" };
+  if (config.mounts.some((mount) => mount.propagation === PROPAGATION_HOST_TO_CONTAINER)) return { rootfsPropagation: "rslave" };
+  return {};
+}
+
+/** What containerd's CRI writes into a config.json, for hooks and runtimes that look for it. */
+function annotationsOf({ id, sandbox, config }: SpecInput): Record<string, string> {
+  const metadata = sandbox.record.config.metadata;
+  return {
+    "io.kubernetes.cri.container-type": "container",
+    "io.kubernetes.cri.container-name": config.metadata?.name ?? "",
+    "io.kubernetes.cri.container-id": id,
+    "io.kubernetes.cri.image-name": config.image?.userSpecifiedImage || (config.image?.image ?? ""),
+    "io.kubernetes.cri.sandbox-id": sandbox.record.id,
+    "io.kubernetes.cri.sandbox-name": metadata?.name ?? "",
+    "io.kubernetes.cri.sandbox-namespace": metadata?.namespace ?? "",
+    "io.kubernetes.cri.sandbox-uid": metadata?.uid ?? "",
+  };
+}

@@ -1,0 +1,48 @@
+/** What every verb of the CRI works with: made once by the daemon's assembly. */
+import type { Cni } from "@berth/network";
+import type { Images } from "@berth/image";
+import type { Hand, HostFacts } from "@berth/kernel";
+import type { Locks } from "./lock.ts";
+import type { Log } from "./log.ts";
+import type { Container, ContainerRecord, Sandbox, SandboxRecord } from "./store/records.ts";
+import type { Store } from "./store/store.ts";
+
+export interface Paths {
+  /** Persistent: images, snapshots, database. */
+  readonly root: string;
+  /** Until the next boot: sockets, pins, monitors. */
+  readonly state: string;
+  /** Where network namespaces are pinned, as `ip netns` does: /run/netns. */
+  readonly netns: string;
+}
+
+export interface CriConfig {
+  /** Bytes of content in one line of a container's log before it is split. */
+  readonly maxLogLine: number;
+  /** Above pods without a cgroup parent of their own. */
+  readonly cgroupRoot: string;
+  /** ms that output held open by a grandchild is awaited after an ExecSync's process has exited. */
+  readonly execDrainMs: number;
+  /** The streaming server's address. */
+  readonly streamAddress: string;
+  readonly streamPort: number;
+  readonly version: string;
+}
+
+export interface CriContext {
+  readonly hand: Hand;
+  readonly host: HostFacts;
+  readonly images: Images;
+  readonly cni: Cni;
+  readonly sandboxes: Store<SandboxRecord, Sandbox>;
+  readonly containers: Store<ContainerRecord, Container>;
+  readonly locks: Locks;
+  readonly paths: Paths;
+  readonly config: CriConfig;
+  readonly log: Log;
+  /** Called before each step of the verbs that make things; tests stop the daemon there. */
+  readonly onStep?: ((operation: string, step: string) => void) | undefined;
+}
+
+export const sandboxDir = (context: CriContext, id: string): string => `${context.paths.state}/pods/${id}`;
+export const containerDir = (context: CriContext, id: string): string => `${context.paths.state}/containers/${id}`;

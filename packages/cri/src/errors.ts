@@ -1,0 +1,53 @@
+/**
+ * The errors of the CRI's verbs, each with the gRPC code that a kubelet expects for it. Errors of the packages below (OrderError,
+ * image errors, CNI errors …) are mapped here and nowhere else.
+ */
+import { status } from "@grpc/grpc-js";
+import { HandLost, MonitorLost, OrderError } from "@berth/kernel";
+import { ImageError } from "@berth/image";
+
+export class CriError extends Error {
+  override readonly name = "CriError";
+  readonly code: status;
+
+  constructor(code: status, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.code = code;
+  }
+}
+
+export const notFound = (kind: string, id: string): CriError => new CriError(status.NOT_FOUND, `${kind} "${id}" not found`);
+export const invalid = (message: string): CriError => new CriError(status.INVALID_ARGUMENT, message);
+export const precondition = (message: string): CriError => new CriError(status.FAILED_PRECONDITION, message);
+export const unimplemented = (message: string): CriError => new CriError(status.UNIMPLEMENTED, message);
+
+/** What an errno means to a caller of the CRI; the rest is Unknown, as the kubelet treats any failure to be retried. */
+const ERRNO_STATUS: Readonly<Record<string, status>> = {
+  ETIMEDOUT: status.DEADLINE_EXCEEDED,
+  ECANCELED: status.CANCELLED,
+  ENOSPC: status.RESOURCE_EXHAUSTED,
+  EDQUOT: status.RESOURCE_EXHAUSTED,
+};
+
+const IMAGE_STATUS: Readonly<Record<string, status>> = {
+  NotFound: status.NOT_FOUND,
+  InvalidReference: status.INVALID_ARGUMENT,
+  Unauthorized: status.PERMISSION_DENIED,
+  NoSpace: status.RESOURCE_EXHAUSTED,
+  Canceled: status.CANCELLED,
+};
+
+/** The gRPC code and message that answer a call which failed with `error`. */
+export function toStatus(error: unknown): { code: status; details: string } {
+  if (error instanceof CriError) return { code: error.code, details: error.message };
+  if (error instanceof OrderError) return { code: ERRNO_STATUS[error.code] ?? status.UNKNOWN, details: error.message };
+  if (error instanceof ImageError) return { code: IMAGE_STATUS[error.code] ?? status.UNKNOWN, details: error.message };
+  if (error instanceof HandLost || error instanceof MonitorLost) return { code: status.UNAVAILABLE, details: error.message };
+  if (error instanceof Error) {
+    if (error.name === "AbortError") return { code: status.CANCELLED, details: error.message };
+    if (error.name === "TimeoutError") return { code: status.DEADLINE_EXCEEDED, details: error.message };
+    const code = (error as NodeJS.ErrnoException).code;
+    return { code: (code !== undefined ? ERRNO_STATUS[code] : undefined) ?? status.UNKNOWN, details: error.message };
+  }
+  return { code: status.UNKNOWN, details: String(error) };
+}

@@ -1,0 +1,8 @@
+/** The CRI: RuntimeService and ImageService over gRPC, the streaming server, and what a restart makes of an earlier life. */
+export { Locks } from "./lock.ts";
+export { type Log, silent } from "./log.ts";
+export type { CriConfig, CriContext, Paths } from "./context.ts";
+export { CriError, toStatus } from "./errors.ts";
+export { containerStore, sandboxStore } from "./store/open.ts";
+export { recover } from "./recovery.ts";
+export { CriServer } from "./server/server.ts";

@@ -1,0 +1,148 @@
+/**
+ * What a new daemon makes of what an earlier one left: pods and containers whose processes live on are adopted, what was half-made
+ * is taken back, what was half-removed is removed. Returns a line for each thing done.
+ */
+import { access, readdir, rm } from "node:fs/promises";
+import { connectMonitor, killCgroup, readRecord } from "@berth/kernel";
+import { cgroupRemoval } from "@berth/runtime";
+import { containerDir, type CriContext } from "./context.ts";
+import { applyExit, applyUnknown, watchExit } from "./container/exit.ts";
+import { deleteContainer } from "./container/remove.ts";
+import { initDir } from "./sandbox/init.ts";
+import { releaseSandbox } from "./sandbox/release.ts";
+import { deleteSandbox } from "./sandbox/remove.ts";
+import { stopSandbox } from "./sandbox/stop.ts";
+import type { Container, Sandbox } from "./store/records.ts";
+
+export async function recover(context: CriContext): Promise<string[]> {
+  const sandboxes = context.sandboxes.load().map((record): Sandbox => ({ record }));
+  const containers = context.containers.load().map((record): Container => ({ record }));
+  for (const sandbox of sandboxes) context.sandboxes.adopt(sandbox);
+  for (const container of containers) context.containers.adopt(container);
+  const done: string[] = [];
+  await Promise.all(containers.map(async (container) => done.push(await recoverContainer(context, container))));
+  await Promise.all(sandboxes.map(async (sandbox) => done.push(await recoverSandbox(context, sandbox))));
+  done.push(...(await removeOrphans(context)));
+  return done.filter((line) => line !== "");
+}
+
+async function recoverContainer(context: CriContext, container: Container): Promise<string> {
+  const { record } = container;
+  switch (record.phase) {
+    case "exited":
+      return "";
+    case "removing":
+      await deleteContainer(context, container);
+      return `finished removing container ${record.id}`;
+    case "creating":
+      await takeBack(context, container);
+      return `removed half-made container ${record.id}`;
+    default:
+      return await adopt(context, container);
+  }
+}
+
+async function adopt(context: CriContext, container: Container): Promise<string> {
+  const { record } = container;
+  const dir = containerDir(context, record.id);
+  const link = await connectMonitor(dir).catch(noMonitor);
+  if (link) {
+    const state = await link.state();
+    record.pid = state.pid;
+    record.startedAt = state.startedAt;
+    record.phase = state.phase === "running" || state.phase === "exited" ? "running" : "created";
+    container.link = link;
+    watchExit(context, container, link);
+    context.containers.save(container);
+    return `adopted container ${record.id} (${state.phase})`;
+  }
+  const state = await readRecord(dir);
+  await killCgroup(record.cgroupPath, context.host);
+  await context.hand.run(cgroupRemoval(record.cgroupPath, context.host));
+  if (state?.phase === "exited") applyExit(container, state);
+  else applyUnknown(container, "the container ended while berthd did not run, and nothing recorded how");
+  context.containers.save(container);
+  return `container ${record.id} had exited with ${record.exitCode} (${record.reason})`;
+}
+
+/** No socket, or nobody behind it: the monitor has ended. */
+function noMonitor(error: NodeJS.ErrnoException): undefined {
+  if (error.code === "ENOENT" || error.code === "ECONNREFUSED") return undefined;
+  throw error;
+}
+
+/** A container whose creation did not finish: its process, if it got that far, is parked and has run nothing. */
+async function takeBack(context: CriContext, container: Container): Promise<void> {
+  const { record } = container;
+  const dir = containerDir(context, record.id);
+  const link = await connectMonitor(dir).catch(noMonitor);
+  if (link) {
+    const exited = link.exited;
+    await link.kill(0, 9);
+    await exited;
+    link.close();
+  }
+  await killCgroup(record.cgroupPath, context.host);
+  await context.hand.run(cgroupRemoval(record.cgroupPath, context.host));
+  await context.images.removeRootfs(record.id);
+  await rm(dir, { recursive: true, force: true });
+  context.containers.delete(container);
+}
+
+async function recoverSandbox(context: CriContext, sandbox: Sandbox): Promise<string> {
+  const { record } = sandbox;
+  switch (record.phase) {
+    case "notready":
+      return "";
+    case "creating":
+      await releaseSandbox(context, sandbox);
+      context.sandboxes.delete(sandbox);
+      return `removed half-made pod ${record.id}`;
+    case "removing":
+      await deleteSandbox(context, sandbox);
+      return `finished removing pod ${record.id}`;
+    case "ready":
+      return await adoptSandbox(context, sandbox);
+  }
+}
+
+/** A pod whose network namespace is gone (the machine has booted since) is stopped. */
+async function adoptSandbox(context: CriContext, sandbox: Sandbox): Promise<string> {
+  const { record } = sandbox;
+  if (record.netns !== undefined && !(await exists(record.netns))) {
+    await stopSandbox(context, sandbox);
+    return `stopped pod ${record.id}: its network namespace is gone`;
+  }
+  const dir = initDir(context, record.id);
+  if (await exists(dir)) {
+    const link = await connectMonitor(dir).catch(noMonitor);
+    if (link) sandbox.init = { pid: (await link.state()).pid, link };
+  }
+  return `adopted pod ${record.id}`;
+}
+
+async function exists(path: string): Promise<boolean> {
+  try {
+    await access(path);
+    return true;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return false;
+    throw error;
+  }
+}
+
+/** Writable layers and directories that no record speaks of. */
+async function removeOrphans(context: CriContext): Promise<string[]> {
+  const done: string[] = [];
+  for (const key of context.images.rootfsKeys()) {
+    if (context.containers.find(key)) continue;
+    await context.images.removeRootfs(key);
+    done.push(`removed the writable layer of unknown container ${key}`);
+  }
+  for (const name of await readdir(`${context.paths.state}/containers`)) {
+    if (context.containers.find(name)) continue;
+    await rm(containerDir(context, name), { recursive: true, force: true });
+    done.push(`removed the directory of unknown container ${name}`);
+  }
+  return done;
+}

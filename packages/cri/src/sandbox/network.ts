@@ -1,0 +1,43 @@
+/** A pod's network: what CNI is told about it. */
+import { cri } from "@berth/spec";
+import type { CniAttachment, CniPortMapping } from "@berth/network";
+import type { SandboxRecord } from "../store/records.ts";
+import { invalid } from "../errors.ts";
+
+const PROTOCOLS: Readonly<Record<cri.Protocol, string>> = { [cri.Protocol.TCP]: "tcp", [cri.Protocol.UDP]: "udp", [cri.Protocol.SCTP]: "sctp" };
+
+/** The attachment that ADD makes and DEL takes back; the same for both, as the CNI specification asks. */
+export function attachmentOf(record: SandboxRecord, netns: string): CniAttachment {
+  const metadata = record.config.metadata;
+  return {
+    containerId: record.id,
+    netns,
+    ifName: "eth0",
+    args: {
+      IgnoreUnknown: "1",
+      K8S_POD_NAMESPACE: metadata?.namespace ?? "",
+      K8S_POD_NAME: metadata?.name ?? "",
+      K8S_POD_INFRA_CONTAINER_ID: record.id,
+      K8S_POD_UID: metadata?.uid ?? "",
+    },
+    capabilities: {
+      portMappings: portMappings(record.config),
+      ...(record.config.dnsConfig ? { dns: record.config.dnsConfig } : {}),
+    },
+  };
+}
+
+/** Only mappings with a host port reach the plugins (a container port alone is information). */
+export function portMappings(config: cri.PodSandboxConfig): CniPortMapping[] {
+  const mappings: CniPortMapping[] = [];
+  for (const [index, mapping] of config.portMappings.entries()) {
+    if (mapping.hostPort <= 0) continue;
+    const protocol = PROTOCOLS[mapping.protocol];
+    if (protocol === undefined) throw invalid(`port_mappings[${index}].protocol: ${mapping.protocol} is none of TCP, UDP, SCTP`);
+    for (const [field, port] of [["host_port", mapping.hostPort], ["container_port", mapping.containerPort]] as const) {
+      if (port < 1 || port > 65535) throw invalid(`port_mappings[${index}].${field}: ${port} is not a port (1-65535)`);
+    }
+    mappings.push({ hostPort: mapping.hostPort, containerPort: mapping.containerPort, protocol, ...(mapping.hostIp ? { hostIP: mapping.hostIp } : {}) });
+  }
+  return mappings;
+}

@@ -1,0 +1,68 @@
+/** RunPodSandbox: record, namespaces, network. A reaping init comes later, with the first container that needs one (init.ts). */
+import { randomBytes } from "node:crypto";
+import { create } from "@bufbuild/protobuf";
+import { cri } from "@berth/spec";
+import { now } from "../clock.ts";
+import type { CriContext } from "../context.ts";
+import { invalid } from "../errors.ts";
+import { handlerOf } from "../handlers.ts";
+import { withProgress } from "../progress.ts";
+import type { Sandbox, SandboxRecord } from "../store/records.ts";
+import { writePodFiles } from "./files.ts";
+import { namespacePlan, netnsPath, podNamespaces } from "./namespaces.ts";
+import { attachmentOf, portMappings } from "./network.ts";
+import { releaseSandbox } from "./release.ts";
+
+export async function runPodSandbox(context: CriContext, request: cri.RunPodSandboxRequest, signal: AbortSignal): Promise<cri.RunPodSandboxResponse> {
+  const record = newRecord(request);
+  const ns = podNamespaces(record.config);
+  portMappings(record.config);
+  const sandbox: Sandbox = { record };
+  context.sandboxes.add(sandbox);
+  const options = { operation: "RunPodSandbox", signal, log: context.log, onStep: context.onStep };
+  await context.locks.with(record.id, undefined, () =>
+    withProgress(options, async (progress) => {
+      progress.onFailure("release the pod", async () => {
+        await releaseSandbox(context, sandbox);
+        context.sandboxes.delete(sandbox);
+      });
+      if (!ns.hostNetwork) {
+        record.netns = netnsPath(context, record.id);
+        context.sandboxes.save(sandbox);
+      }
+      progress.step("make the namespaces");
+      await context.hand.run(namespacePlan(context, record), { signal });
+      progress.step("write the pod's files and attach the network");
+      await allDone([writePodFiles(context, record), ns.hostNetwork ? undefined : attach(context, sandbox, signal)]);
+      progress.step("record the pod as ready");
+      record.phase = "ready";
+      context.sandboxes.save(sandbox);
+    }),
+  );
+  return create(cri.RunPodSandboxResponseSchema, { podSandboxId: record.id });
+}
+
+async function attach(context: CriContext, sandbox: Sandbox, signal: AbortSignal): Promise<void> {
+  const { record } = sandbox;
+  if (record.netns === undefined) return;
+  record.networked = true;
+  context.sandboxes.save(sandbox);
+  const result = await context.cni.add(attachmentOf(record, record.netns), { signal });
+  record.ips = result.ips;
+}
+
+/** All settle before the first failure is thrown, so that undoing does not race with what still runs. */
+async function allDone(tasks: readonly (Promise<void> | undefined)[]): Promise<void> {
+  for (const outcome of await Promise.allSettled(tasks)) {
+    if (outcome.status === "rejected") throw outcome.reason;
+  }
+}
+
+function newRecord(request: cri.RunPodSandboxRequest): SandboxRecord {
+  const { config } = request;
+  if (!config) throw invalid("config: missing from the request");
+  if (!config.metadata) throw invalid("config.metadata: missing from the request");
+  if (config.metadata.name === "") throw invalid("config.metadata.name: must not be empty");
+  const handler = handlerOf(request.runtimeHandler);
+  return { id: randomBytes(32).toString("hex"), config, handler, createdAt: now(), phase: "creating", networked: false, ips: [] };
+}

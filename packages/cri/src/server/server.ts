@@ -1,0 +1,74 @@
+/** berthd's socket: the CRI's two services and berth's own, with the streaming server beside them. */
+import { chmod, rm } from "node:fs/promises";
+import { connect } from "node:net";
+import { Server, ServerCredentials } from "@grpc/grpc-js";
+import { berth, cri } from "@berth/spec";
+import type { CriContext } from "../context.ts";
+import { imageHandlers, ownHandlers, runtimeHandlers } from "../services.ts";
+import { serveStream } from "../streaming/serve.ts";
+import { StreamingServer } from "../streaming/server.ts";
+import { addService } from "./grpc.ts";
+
+/** The kubelet's own limit on messages of the CRI. */
+const MAX_MESSAGE = 16 << 20;
+
+export class CriServer {
+  readonly #server: Server;
+  readonly #streaming: StreamingServer;
+  readonly #address: string;
+
+  private constructor(server: Server, streaming: StreamingServer, address: string) {
+    this.#server = server;
+    this.#streaming = streaming;
+    this.#address = address;
+  }
+
+  /** Serves on the unix socket `address`, for root alone; one that another daemon answers on is an error, a dead one is replaced. */
+  static async listen(context: CriContext, address: string): Promise<CriServer> {
+    await clearSocket(address);
+    const { streamAddress, streamPort } = context.config;
+    const streaming = await StreamingServer.listen(streamAddress, streamPort, (request, channels) => serveStream(context, request, channels), context.log);
+    const server = new Server({ "grpc.max_receive_message_length": MAX_MESSAGE, "grpc.max_send_message_length": MAX_MESSAGE });
+    addService(server, cri.RuntimeService, runtimeHandlers(context, streaming), context.log);
+    addService(server, cri.ImageService, imageHandlers(context), context.log);
+    addService(server, berth.Berth, ownHandlers(context), context.log);
+    await bind(server, address);
+    return new CriServer(server, streaming, address);
+  }
+
+  /** Ends calls that have not ended by themselves within a second. */
+  async close(): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#server.tryShutdown(() => resolve());
+    const timer = setTimeout(() => this.#server.forceShutdown(), 1000);
+    await promise;
+    clearTimeout(timer);
+    await this.#streaming.close();
+    await rm(this.#address, { force: true });
+  }
+}
+
+async function bind(server: Server, address: string): Promise<void> {
+  const { promise, resolve, reject } = Promise.withResolvers<void>();
+  // From its first moment on the socket is root's alone.
+  const umask = process.umask(0o177);
+  server.bindAsync(`unix:${address}`, ServerCredentials.createInsecure(), (error) => (error ? reject(error) : resolve()));
+  try {
+    await promise;
+  } finally {
+    process.umask(umask);
+  }
+  await chmod(address, 0o600);
+}
+
+async function clearSocket(address: string): Promise<void> {
+  const { promise, resolve, reject } = Promise.withResolvers<boolean>();
+  const probe = connect(address, () => resolve(true)).on("error", (error: NodeJS.ErrnoException) => {
+    if (error.code === "ENOENT" || error.code === "ECONNREFUSED") resolve(false);
+    else reject(error);
+  });
+  const alive = await promise;
+  probe.destroy();
+  if (alive) throw new Error(`another daemon serves ${address}; stop it first, or choose another --address`);
+  await rm(address, { force: true });
+}

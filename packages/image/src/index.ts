@@ -1,0 +1,7 @@
+/** Images: registry client, content store, layers, snapshots. */
+export { Images, type ImagesOptions } from "./images.ts";
+export { Database, openDatabase, type Migration } from "./store/database.ts";
+export { ImageError, type ImageErrorCode } from "./errors.ts";
+export type {
+  Credentials, ImageRecord, ImportOptions, Log, Progress, ProgressStatus, PullOptions, Rootfs, StoreUsage, Usage, UserDatabase,
+} from "./types.ts";

@@ -1,0 +1,121 @@
+/** What the machine and its kernel can do: probed once, then an argument of the pure functions that make plans. */
+import { access, mkdir, mkdtemp, readFile, rm } from "node:fs/promises";
+import { release, tmpdir } from "node:os";
+import { join } from "node:path";
+import type { Hand } from "./bosun/hand.ts";
+import { OrderError } from "./bosun/errors.ts";
+import { ownCapabilities, type OwnCapabilities } from "./capabilities.ts";
+import { probeCgroups, type CgroupHierarchies } from "./cgroups/hierarchy.ts";
+import type { Order } from "./orders/plan.ts";
+import { NO_SLOT } from "./orders/table.ts";
+import { ownLimits, type Limit, type RlimitName } from "./rlimits.ts";
+
+export interface KernelFeatures {
+  /** openat2(2), 5.6. */
+  readonly openat2: boolean;
+  /** fsopen, fsmount, open_tree, move_mount: 5.2. */
+  readonly mountApi: boolean;
+  /** mount_setattr(2), 5.12. */
+  readonly mountSetattr: boolean;
+  /** overlayfs "lowerdir+" by path, 6.7. Without it a lowerdir string goes to mount(2). */
+  readonly lowerdirPlus: boolean;
+  /** overlayfs "lowerdir+" by descriptor, 6.13. */
+  readonly lowerdirFd: boolean;
+  /** clone3 with CLONE_INTO_CGROUP, 5.7 (and a cgroup2 mount). */
+  readonly cloneIntoCgroup: boolean;
+  /** cgroup.kill, 5.14. */
+  readonly cgroupKill: boolean;
+  /** overlayfs knows "index=" (so that "index=off" may be given). */
+  readonly overlayIndex: boolean;
+}
+
+export interface HostFacts {
+  readonly kernel: { readonly release: string; readonly version: readonly [major: number, minor: number] };
+  readonly features: KernelFeatures;
+  readonly cgroups: CgroupHierarchies;
+  /** Of this process, which bosun inherits. */
+  readonly capabilities: OwnCapabilities;
+  readonly rlimits: Partial<Readonly<Record<RlimitName, Limit>>>;
+  /** Its own: without CAP_SYS_RESOURCE nothing may go below it. */
+  readonly oomScoreAdj: number;
+  readonly apparmor: boolean;
+  readonly selinux: boolean;
+}
+
+/** Reads /proc and /sys. With a `hand`, kernel features are tried rather than guessed from the version (distributions backport). */
+export async function probeHost(hand?: Hand): Promise<HostFacts> {
+  const [cgroups, capabilities, rlimits, oomScoreAdj, apparmor, selinux, overlayIndex] = await Promise.all([
+    probeCgroups(),
+    ownCapabilities(),
+    ownLimits(),
+    readFile("/proc/self/oom_score_adj", "utf8").then(Number),
+    readFile("/sys/module/apparmor/parameters/enabled", "utf8").then((text) => text.startsWith("Y"), () => false),
+    exists("/sys/fs/selinux/enforce"),
+    exists("/sys/module/overlay/parameters/index"),
+  ]);
+  const version = parseKernelVersion(release());
+  const guessed = featuresOfVersion(version, cgroups, overlayIndex);
+  const features = hand === undefined ? guessed : { ...guessed, ...(await tryOverlay(hand)) };
+  return { kernel: { release: release(), version }, features, cgroups, capabilities, rlimits, oomScoreAdj, apparmor, selinux };
+}
+
+/** [6, 1] of "6.1.0-28-amd64". Throws on what is no kernel release. */
+export function parseKernelVersion(text: string): [number, number] {
+  const match = /^(\d+)\.(\d+)/.exec(text);
+  if (match?.[1] === undefined || match[2] === undefined) throw new Error(`kernel release ${JSON.stringify(text)} has no version`);
+  return [Number(match[1]), Number(match[2])];
+}
+
+export function atLeast(version: readonly [number, number], major: number, minor: number): boolean {
+  return version[0] > major || (version[0] === major && version[1] >= minor);
+}
+
+export function featuresOfVersion(version: readonly [number, number], cgroups: CgroupHierarchies, overlayIndex: boolean): KernelFeatures {
+  const from = (major: number, minor: number) => atLeast(version, major, minor);
+  return {
+    openat2: from(5, 6),
+    mountApi: from(5, 2),
+    mountSetattr: from(5, 12),
+    lowerdirPlus: from(6, 7),
+    lowerdirFd: from(6, 13),
+    cloneIntoCgroup: from(5, 7) && cgroups.unified !== undefined,
+    cgroupKill: from(5, 14) && cgroups.unified !== undefined,
+    overlayIndex,
+  };
+}
+
+/** Makes (and drops) overlay mounts of two empty directories in each way. */
+async function tryOverlay(hand: Hand): Promise<Pick<KernelFeatures, "lowerdirPlus" | "lowerdirFd">> {
+  const directory = await mkdtemp(join(tmpdir(), "berth-probe-"));
+  try {
+    const lowers = [join(directory, "one"), join(directory, "two")];
+    await Promise.all(lowers.map((lower) => mkdir(lower)));
+    const byPath: Order = {
+      order: "fs_mount",
+      args: { slot: 0, fstype: "overlay", source: "probe", options: lowers.map((lower) => `lowerdir+=${lower}`), attrs: 0n, fdKeys: [], fdSlots: [] },
+    };
+    const trees = lowers.map((path, index): Order => ({ order: "open_tree", args: { slot: index + 1, path, recursive: 0 } }));
+    const byFd: Order = {
+      order: "fs_mount",
+      args: { slot: 0, fstype: "overlay", source: "probe", options: [], attrs: 0n, fdKeys: lowers.map(() => "lowerdir+"), fdSlots: [1, 2] },
+    };
+    return { lowerdirPlus: await works(hand, [byPath]), lowerdirFd: await works(hand, [...trees, byFd]) };
+  } finally {
+    await rm(directory, { recursive: true, force: true });
+  }
+}
+
+/** Whether a plan succeeds; only an order's own failure counts as "no". */
+async function works(hand: Hand, orders: readonly Order[]): Promise<boolean> {
+  try {
+    await hand.run({ orders });
+    return true;
+  } catch (error) {
+    if (error instanceof OrderError && error.order !== undefined && error.order !== NO_SLOT) return false;
+    throw error;
+  }
+}
+
+async function exists(path: string): Promise<boolean> {
+  return access(path).then(() => true, () => false);
+}

@@ -1,0 +1,193 @@
+/**
+ * The table of orders: everything bosun can be told to do, once. The TypeScript encoder (`encode.ts`) and the words that
+ * `berth plan` prints are derived from it here; the C decoder is generated from it at build time
+ * (`packages/native/generate.ts` → `orders.gen.h`).
+ *
+ * A plan is a flat list of orders. Everything before `clone` is carried out by the *stage*: a short-lived process in the
+ * host's namespaces. Everything after `clone` is carried out by the new process inside its new namespaces, until `exec`
+ * (or `reap`) ends the list. A plan without `clone` simply runs in the stage and ends.
+ *
+ * Field types: `u32`, `u64`, `i64` (little-endian), `str` (UTF-8 or raw bytes without NUL), `bytes` (anything), `strs`
+ * (list of str), `blobs` (list of bytes), `u32s` (list of u32). A `slot` is a u32 that names an entry of the stage's descriptor table (0-127);
+ * descriptors are inherited over `clone`, so what the stage opened the container's process can use. `NO_SLOT` means none.
+ */
+export const PLAN_VERSION = 1;
+export const NO_SLOT = 0xffffffff;
+
+export type FieldType = "u32" | "u64" | "i64" | "str" | "bytes" | "strs" | "blobs" | "u32s";
+export type Fields = Readonly<Record<string, FieldType>>;
+export interface OrderSpec {
+  /** Wire number. Never reused; a change of fields is a new PLAN_VERSION. */
+  readonly code: number;
+  readonly fields: Fields;
+  /** What `berth plan` and error messages say; `{field}` is replaced by the value. */
+  readonly words: string;
+}
+
+export const ORDERS = {
+  // --- descriptors -------------------------------------------------------------------------------------------------
+  /** open(2) of a host path into a slot; flags are O_* (O_CLOEXEC is always added). */
+  open: { code: 1, fields: { slot: "u32", path: "str", flags: "u64" }, words: "open {path}" },
+  /** fstat of a slot must show a character device major:minor, else EINVAL (CVE-2025-31133). */
+  check_device: { code: 2, fields: { slot: "u32", major: "u32", minor: "u32" }, words: "check that fd {slot} is device {major}:{minor}" },
+  /** open_tree(2) with OPEN_TREE_CLONE: a detached copy of the mount at a host path. */
+  open_tree: { code: 3, fields: { slot: "u32", path: "str", recursive: "u32" }, words: "clone mount tree {path}" },
+  close: { code: 4, fields: { slot: "u32" }, words: "close fd {slot}" },
+
+  // --- mounts ------------------------------------------------------------------------------------------------------
+  /**
+   * fsopen, fsconfig per option (`key=value`, or `key` for a flag), fsmount with `attrs` (MOUNT_ATTR_*): a detached
+   * mount in a slot. `source` empty: none. fdKeys[i] is set by FSCONFIG_SET_FD to slot fdSlots[i].
+   */
+  fs_mount: {
+    code: 10,
+    fields: { slot: "u32", fstype: "str", source: "str", options: "strs", attrs: "u64", fdKeys: "strs", fdSlots: "u32s" },
+    words: "make {fstype} mount ({options})",
+  },
+  /** mount(2) in the current mount namespace by path: for kernels without what fs_mount needs, and for propagation. */
+  mount: {
+    code: 11,
+    fields: { source: "str", target: "str", fstype: "str", flags: "u64", data: "str" },
+    words: "mount {fstype} {source} at {target} ({data})",
+  },
+  /** mount_setattr(2) on a slot's mount; `recursive` adds AT_RECURSIVE; `usernsSlot` for MOUNT_ATTR_IDMAP. Propagation is MS_PRIVATE etc. or 0. */
+  mount_attr: {
+    code: 12,
+    fields: { slot: "u32", set: "u64", clear: "u64", propagation: "u64", recursive: "u32", usernsSlot: "u32" },
+    words: "set mount attributes of fd {slot} (+{set} -{clear} propagation {propagation})",
+  },
+  /**
+   * move_mount(2) of a slot's detached mount onto `target`, resolved inside the directory in slot `root` (openat2
+   * RESOLVE_IN_ROOT|RESOLVE_NO_MAGICLINKS, EAGAIN retried); missing components are made one by one without following
+   * links (CVE-2021-30465, CVE-2024-45310). `create`: 0 no, 1 directory, 2 file, 3 as the mount's own root is.
+   * `strict` 1: the resolved path must be `target` itself with no symlink anywhere (destinations /proc and /sys,
+   * CVE-2019-19921, CVE-2023-27561).
+   */
+  move_mount: {
+    code: 13,
+    fields: { slot: "u32", root: "u32", target: "str", create: "u32", strict: "u32" },
+    words: "attach fd {slot} at {target}",
+  },
+  /** move_mount(2) to an absolute host path as it stands (no root confinement): host-side mounts only. */
+  attach_host: { code: 14, fields: { slot: "u32", target: "str" }, words: "attach fd {slot} at host {target}" },
+  /** umount2(2) of an absolute host path; flags MNT_DETACH etc. EINVAL and ENOENT are success (idempotent). */
+  unmount: { code: 15, fields: { path: "str", flags: "u64" }, words: "unmount {path}" },
+  /** setns into bosun serve's near-empty mount namespace (a read-only tmpfs with one directory, /rootfs). */
+  enter_empty_mounts: { code: 16, fields: {}, words: "enter the near-empty mount namespace" },
+  /** The slot's detached rootfs is attached at `at`, then re-opened (O_PATH) into slot `root`. */
+  attach_root: { code: 17, fields: { slot: "u32", at: "str", root: "u32" }, words: "attach the rootfs at {at}" },
+  /** fchdir to the slot, pivot_root(".", "."), detach the old root, chdir "/". */
+  pivot: { code: 18, fields: { root: "u32" }, words: "pivot_root into the rootfs" },
+  /** Bind of the verified null device (slot) over a file, or of the slot's empty read-only tmpfs over a directory; absent path: nothing. */
+  mask: { code: 19, fields: { root: "u32", path: "str", nullSlot: "u32", dirSlot: "u32" }, words: "mask {path}" },
+  /** Recursive bind of the path on itself, read-only, keeping its locked flags; absent path: nothing. */
+  readonly: { code: 20, fields: { root: "u32", path: "str" }, words: "make {path} read-only" },
+
+  // --- files inside the rootfs (all resolved in slot `root`) ---------------------------------------------------------
+  mkdev: {
+    code: 30,
+    fields: { root: "u32", path: "str", mode: "u32", major: "u32", minor: "u32", uid: "u32", gid: "u32" },
+    words: "make device {path} {major}:{minor}",
+  },
+  /** symlinkat; an existing entry of the same name is kept. */
+  symlink: { code: 31, fields: { root: "u32", path: "str", target: "str" }, words: "symlink {path} -> {target}" },
+  /** Directory and its missing parents, component by component. */
+  mkdir_in: { code: 32, fields: { root: "u32", path: "str", mode: "u32", uid: "u32", gid: "u32" }, words: "make directory {path}" },
+  /** Reads a regular file inside the root, at most `max` bytes, as this order's output; absent: empty output with `missing` set. */
+  read_in: { code: 33, fields: { root: "u32", path: "str", max: "u32" }, words: "read {path} in the rootfs" },
+
+  // --- host files ----------------------------------------------------------------------------------------------------
+  /** mkdir(2); EEXIST is success when `existOk`. Parents are made when `parents`. */
+  mkdir: { code: 40, fields: { path: "str", mode: "u32", existOk: "u32", parents: "u32" }, words: "mkdir {path}" },
+  /** One open(O_WRONLY), one write(2) of all of `data`. */
+  write_file: { code: 41, fields: { path: "str", data: "bytes" }, words: "write {data} to {path}" },
+  /**
+   * As write_file, beneath a procfs mount's descriptor: openat2(BENEATH|NO_XDEV|NO_MAGICLINKS|NO_SYMLINKS) after checking
+   * the file system's magic and that it is procfs's root inode (CVE-2025-52881, CVE-2019-16884). A leading "self/" is
+   * replaced by this process's number in its own PID namespace. Used for sysctls, oom_score_adj and LSM labels.
+   */
+  write_proc: { code: 42, fields: { slot: "u32", path: "str", data: "bytes" }, words: "write {data} to /proc/{path}" },
+  /** rm -rf by descriptor, never following links, never crossing mounts; absent: success. */
+  remove_tree: { code: 43, fields: { path: "str" }, words: "remove {path}" },
+  /** rmdir(2), deepest directory first where `children`; ENOENT is success. For cgroups (EBUSY while a process is inside). */
+  rmdir: { code: 46, fields: { path: "str", children: "u32" }, words: "rmdir {path}" },
+  unlink: { code: 44, fields: { path: "str" }, words: "unlink {path}" },
+  /** The cpuset seeding of v1: copies each of `files` from the parent directory when the child's is empty. */
+  inherit_cpuset: { code: 45, fields: { path: "str", files: "strs" }, words: "inherit {files} in {path}" },
+
+  // --- namespaces and processes --------------------------------------------------------------------------------------
+  /** unshare(2), CLONE_NEW*. */
+  unshare: { code: 50, fields: { flags: "u64" }, words: "unshare namespaces {flags}" },
+  /** setns(2) with a namespace descriptor or pidfd in a slot; `type` is CLONE_NEW* (several with a pidfd). */
+  setns: { code: 51, fields: { slot: "u32", type: "u64" }, words: "join namespaces {type} of fd {slot}" },
+  /** pidfd_open(2). */
+  pidfd: { code: 52, fields: { slot: "u32", pid: "u32" }, words: "open pidfd of {pid}" },
+  /** Creates `path` and bind-mounts /proc/thread-self/ns/`name` on it. */
+  pin_ns: { code: 53, fields: { name: "str", path: "str" }, words: "pin the {name} namespace at {path}" },
+  /** umount2(MNT_DETACH) and unlink; both idempotent. Unlinking frees copies in other mount namespaces too. */
+  unpin: { code: 54, fields: { path: "str" }, words: "unpin {path}" },
+  /** Writes "0" to a v1 cgroup's `tasks`: moves this single-threaded process without the thread-group lock (0.02 ms instead of an RCU grace period). */
+  join_cgroup: { code: 55, fields: { path: "str" }, words: "join cgroup {path}" },
+  /**
+   * The process boundary. clone3 with `flags` (CLONE_NEW*), as a child of the stage's own parent (the monitor). With
+   * `cgroupSlot` the child is born in that v2 cgroup (CLONE_INTO_CGROUP). uidMap/gidMap: contents of the map files,
+   * written by the stage before the child goes on ("" = none); `denySetgroups` writes "deny" first.
+   */
+  clone: {
+    code: 56,
+    fields: { flags: "u64", cgroupSlot: "u32", uidMap: "str", gidMap: "str", denySetgroups: "u32" },
+    words: "clone into new namespaces {flags}",
+  },
+  setsid: { code: 57, fields: {}, words: "setsid" },
+  /** prctl(PR_SET_DUMPABLE) (CVE-2016-9962). */
+  dumpable: { code: 58, fields: { value: "u32" }, words: "set dumpable {value}" },
+  /** sethostname / setdomainname; empty: left alone. */
+  hostname: { code: 59, fields: { hostname: "str", domainname: "str" }, words: "set hostname {hostname}" },
+  /** Brings a network interface up in the current network namespace. */
+  link_up: { code: 60, fields: { name: "str" }, words: "bring up {name}" },
+  /** keyctl(KEYCTL_JOIN_SESSION_KEYRING); ENOSYS and EPERM are success. */
+  keyring: { code: 61, fields: { name: "str" }, words: "join session keyring {name}" },
+
+  // --- process attributes ---------------------------------------------------------------------------------------------
+  /** prlimit(2) on self; RLIMIT_* number, RLIM_INFINITY = 2^64-1. */
+  rlimit: { code: 70, fields: { resource: "u32", soft: "u64", hard: "u64" }, words: "set rlimit {resource} to {soft}:{hard}" },
+  umask: { code: 71, fields: { mask: "u32" }, words: "set umask {mask}" },
+  /** chdir(2), then getcwd must start with "/" (CVE-2024-21626). `tolerate` 1: EACCES and ENOENT are left for a second chdir after the uid change. */
+  chdir: { code: 72, fields: { path: "str", tolerate: "u32" }, words: "chdir {path}" },
+  /** PR_CAPBSET_DROP of every capability not in the mask (bit n = capability n). */
+  bounding: { code: 73, fields: { mask: "u64" }, words: "limit the bounding set to {mask}" },
+  /** PR_SET_KEEPCAPS, setgroups (unless `keepGroups`), setresgid, setresuid; also fchowns fds 0-2 that are pipes or ttys when `chownStdio`. */
+  user: { code: 74, fields: { uid: "u32", gid: "u32", groups: "u32s", keepGroups: "u32", chownStdio: "u32" }, words: "become {uid}:{gid} (groups {groups})" },
+  /** capset(2) and the ambient set. */
+  caps: {
+    code: 75,
+    fields: { effective: "u64", permitted: "u64", inheritable: "u64", ambient: "u64" },
+    words: "set capabilities effective {effective} permitted {permitted} inheritable {inheritable} ambient {ambient}",
+  },
+  no_new_privs: { code: 76, fields: {}, words: "set no_new_privs" },
+  /** seccomp(SECCOMP_SET_MODE_FILTER): an array of struct sock_filter; flags SECCOMP_FILTER_FLAG_*. */
+  seccomp: { code: 77, fields: { flags: "u64", filter: "bytes" }, words: "load the seccomp filter" },
+  personality: { code: 79, fields: { value: "u64" }, words: "set personality {value}" },
+  scheduler: {
+    code: 80,
+    fields: { policy: "u32", flags: "u64", nice: "i64", priority: "u32", runtime: "u64", deadline: "u64", period: "u64" },
+    words: "set scheduler {policy}",
+  },
+  ioprio: { code: 81, fields: { value: "u32" }, words: "set I/O priority {value}" },
+
+  // --- stdio, and the end of a plan ------------------------------------------------------------------------------------
+  /**
+   * Only where the monitor was asked for a terminal: opens pts/ptmx inside `root` (devpts, inode 2, 5:2), takes the slave
+   * by TIOCGPTPEER, sends the master to the monitor, binds the slave on /dev/console when `bindConsole` (created
+   * O_NOFOLLOW, CVE-2025-52565), makes it fds 0-2 and the controlling terminal.
+   */
+  console: { code: 90, fields: { root: "u32", rows: "u32", columns: "u32", bindConsole: "u32" }, words: "open the terminal" },
+  /** Tells the monitor that all is set up, and waits until it is released (StartContainer). */
+  park: { code: 91, fields: {}, words: "wait to be started" },
+  /** Closes every fd from 3 on but `keep` preserved ones, resolves argv[0] in PATH of `env`, execve. */
+  exec: { code: 92, fields: { argv: "strs", env: "strs", keep: "u32" }, words: "exec {argv}" },
+  /** Becomes a reaping PID 1 (the pod's, where a pod shares its PID namespace): reaps until SIGTERM or SIGINT, then exits 0. */
+  reap: { code: 93, fields: {}, words: "reap as PID 1" },
+} as const satisfies Record<string, OrderSpec>;
+
+export type OrderName = keyof typeof ORDERS;

@@ -1,0 +1,132 @@
+/* The loop: poll(2) over a set that is rebuilt for every turn. A few dozen entries; nothing can be left registered by mistake. */
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "procs.h"
+
+struct entry { loop_handler handler; void *object; };
+
+static struct pollfd *polled;
+static struct entry *entries;
+static size_t count, room;
+static uint64_t wake;
+static bool again;
+static volatile sig_atomic_t child_changed, stop_signal;
+
+/* Page-aligned so that its pages can be given back. */
+uint8_t scratch[SCRATCH_SIZE] __attribute__((aligned(4096)));
+
+void scratch_release(void)
+{
+  madvise(scratch, sizeof scratch, MADV_DONTNEED);
+}
+
+static void on_signal(int signal)
+{
+  if (signal == SIGCHLD)
+    child_changed = 1;
+  else
+    stop_signal = signal;
+}
+
+/* The signals are blocked but while ppoll(2) waits, so that a flag can never be set between its test and the wait. */
+void loop_start(void)
+{
+  count = 0;
+  wake = 0;
+  child_changed = 0;
+  stop_signal = 0;
+  sigset_t all;
+  sigfillset(&all);
+  sigprocmask(SIG_BLOCK, &all, NULL);
+  struct sigaction action = {.sa_handler = on_signal};
+  sigfillset(&action.sa_mask);
+  sigaction(SIGCHLD, &action, NULL);
+  sigaction(SIGTERM, &action, NULL);
+  sigaction(SIGINT, &action, NULL);
+  action.sa_handler = SIG_IGN;
+  static const int ignored[] = {SIGPIPE, SIGHUP, SIGXFSZ, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGTTOU, SIGTTIN, SIGTSTP};
+  for (size_t i = 0; i < sizeof ignored / sizeof *ignored; i++)
+    sigaction(ignored[i], &action, NULL);
+}
+
+void loop_on(int fd, short events, loop_handler handler, void *object)
+{
+  if (fd < 0)
+    return;
+  if (count == room) {
+    room = room ? room * 2 : 16;
+    polled = realloc(polled, room * sizeof *polled);
+    entries = realloc(entries, room * sizeof *entries);
+    if (!polled || !entries)
+      _exit(70);
+  }
+  polled[count] = (struct pollfd){.fd = fd, .events = events};
+  entries[count++] = (struct entry){handler, object};
+}
+
+void loop_until(uint64_t at)
+{
+  if (at && (!wake || at < wake))
+    wake = at;
+}
+
+void loop_again(void)
+{
+  again = true;
+}
+
+void loop_turn(void)
+{
+  struct timespec wait = {0}, *limit = NULL;
+  if (wake || again) {
+    uint64_t now = now_ms(), ms = again || wake <= now ? 0 : wake - now;
+    wait = (struct timespec){.tv_sec = (time_t)(ms / 1000), .tv_nsec = (long)(ms % 1000) * 1000000};
+    limit = &wait;
+  }
+  wake = 0;
+  again = false;
+  sigset_t none;
+  sigemptyset(&none);
+  int ready = ppoll(polled, count, limit, &none);
+  size_t handled = count;
+  count = 0;
+  for (size_t i = 0; ready > 0 && i < handled; i++) {
+    if (polled[i].revents) {
+      ready--;
+      entries[i].handler(entries[i].object, polled[i].revents);
+    }
+  }
+}
+
+bool loop_children(void)
+{
+  bool changed = child_changed;
+  child_changed = 0;
+  return changed;
+}
+
+int loop_stop_signal(void)
+{
+  return stop_signal;
+}
+
+uint64_t now_ms(void)
+{
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+uint64_t now_ns(void)
+{
+  struct timespec t;
+  clock_gettime(CLOCK_REALTIME, &t);
+  return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}

@@ -1,0 +1,51 @@
+/* What the orders share. Each `order_NAME` returns 0, or -1 with run->report filled in. */
+#ifndef ORDERS_H
+#define ORDERS_H
+
+#include <limits.h>
+
+#include "kernel.h"
+#include "orders.gen.h"
+
+#define X(name, NAME, code) int order_##name(struct run *run, const struct order_##name *o);
+ORDERS(X)
+#undef X
+
+union any_order {
+#define X(name, NAME, code) struct order_##name name;
+  ORDERS(X)
+#undef X
+};
+
+/* plan_check.c: walking an encoded plan. */
+bool plan_begin(const uint8_t *plan, size_t size, uint32_t *count, struct reader *orders, struct report *report);
+bool plan_next(struct reader *orders, uint16_t *code, struct reader *body);
+/* False: no such order, or fields that do not fit it. */
+bool plan_decode(uint16_t code, const struct reader *body, union any_order *order);
+
+/* plan.c: the descriptor table. */
+int slot_get(struct run *run, uint32_t slot);         /* -1 with report: out of range or empty */
+int slot_put(struct run *run, uint32_t slot, int fd); /* takes the descriptor in any case; closes what was there */
+void drop(int fd);                                    /* close that keeps errno; nothing for -1 */
+/* Sends SYNC_FAILED with the report and ends the process. */
+void give_up(struct run *run) __attribute__((noreturn));
+
+/*
+ * resolve.c: paths inside a root directory that whoever filled it may have booby-trapped. What is used in the end is always
+ * opened by a path with neither links nor "..", so that there is nothing to be led out of the root by. All return -1 with
+ * errno. `path` may begin with "/" (the root).
+ */
+int open_beneath(int root, const char *path, uint64_t flags);           /* no link anywhere: ELOOP */
+int link_free(int root, const char *path, char result[PATH_MAX]);       /* follows links inside the root; the end may be missing */
+int open_in(int root, const char *path, uint64_t flags);                /* both */
+struct made { mode_t mode; uid_t uid; gid_t gid; };
+int make_directories(int root, const char *link_free_path, struct made last); /* O_PATH of the last one; made parents are 0755 root */
+int make_file(int root, const char *link_free_path);                    /* empty, 0644; O_PATH */
+/* O_PATH of the directory that holds the last component (made where missing), which goes to `name`. */
+int open_parent(int root, const char *path, char name[NAME_MAX + 1]);
+
+/* order_clone.c and order_process.c, used by the end of a plan. */
+int sync_send(struct run *run, const void *data, size_t size);
+int load_filter(struct run *run, uint64_t flags, struct bytes filter);
+
+#endif

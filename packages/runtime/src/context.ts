@@ -1,0 +1,66 @@
+/** What a plan is made from besides the OCI configuration. */
+import type { HostFacts, Plan } from "@berth/kernel";
+import type { oci } from "@berth/spec";
+
+/** A seccomp filter as the kernel loads it: SECCOMP_FILTER_FLAG_* and an array of struct sock_filter. */
+export interface CompiledFilter {
+  readonly flags: bigint;
+  readonly filter: Uint8Array;
+}
+
+export type Rootfs =
+  /** A directory (or mount) of the host. */
+  | { readonly kind: "path"; readonly path: string }
+  /** An overlay made for this container; topmost layer first. Without `upper` it is read-only. */
+  | {
+      readonly kind: "overlay";
+      readonly lowers: readonly string[];
+      readonly upper?: string | undefined;
+      readonly work?: string | undefined;
+      /** Skip syncs: the upper must be discarded after an unclean shutdown. */
+      readonly volatile?: boolean | undefined;
+    };
+
+export interface ContainerContext {
+  readonly id: string;
+  readonly rootfs: Rootfs;
+  /** Absolute, from the hierarchies' roots, as in "/kubepods/pod1/ctr1". */
+  readonly cgroup: { readonly path: string };
+  readonly host: HostFacts;
+  /** Already compiled (compileSeccomp); absent: none is loaded, whatever the specification says. */
+  readonly seccomp?: CompiledFilter | undefined;
+  /** Overrides spec.process.terminal: whether the monitor was asked for a terminal. */
+  readonly terminal: boolean;
+  readonly consoleSize?: oci.Box | undefined;
+}
+
+export interface ExecTarget {
+  /** The container's process, in the host's PID namespace. */
+  readonly pid: number;
+  readonly spec: oci.Spec;
+  readonly cgroup: { readonly path: string };
+}
+
+export interface ExecContext {
+  readonly host: HostFacts;
+  readonly seccomp?: CompiledFilter | undefined;
+  readonly terminal: boolean;
+  readonly consoleSize?: oci.Box | undefined;
+}
+
+/** A plan, and what had to give way to what this machine allows. */
+export interface Planned {
+  readonly plan: Plan;
+  /** For a person: what was asked for and not done, naming the field. */
+  readonly warnings: readonly string[];
+}
+
+/** A configuration that no plan can carry out; `field` is its path in the specification. */
+export class PlanError extends Error {
+  readonly name = "PlanError";
+  readonly field: string;
+  constructor(field: string, message: string) {
+    super(`${field}: ${message}`);
+    this.field = field;
+  }
+}
