@@ -73,8 +73,10 @@ export function toImageError(error: unknown, doing?: string): ImageError {
   const message = error instanceof Error ? error.message : String(error);
   const told = doing === undefined ? message : `${doing}: ${message}`;
   const code = (error as { code?: unknown } | null)?.code;
-  if (code === "ENOSPC" || code === "EDQUOT") return new ImageError("NoSpace", `no space left for images: ${told}`, { cause: error });
-  if ((error as Error | null)?.name === "AbortError" || code === "ABORT_ERR" || code === "ECANCELED") return new ImageError("Canceled", told, { cause: error });
+  if (code === "ENOSPC" || code === "EDQUOT")
+    return new ImageError("NoSpace", `no space left for images: ${told}`, { cause: error });
+  if ((error as Error | null)?.name === "AbortError" || code === "ABORT_ERR" || code === "ECANCELED")
+    return new ImageError("Canceled", told, { cause: error });
   return new ImageError("Internal", told, { cause: error });
 }
 

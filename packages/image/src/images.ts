@@ -1,6 +1,26 @@
+/**
+ * The image store: pulls, imports, names, unpacks and removes images, and makes the containers' writable layers. One
+ * instance per root directory; several with their own roots live side by side.
+ */
 import type { Hand } from "@berth/kernel";
+import { mkdir } from "node:fs/promises";
+import { Committer } from "./commit.ts";
+import { canceled, ImageError } from "./errors.ts";
+import { importDirectory, importStream } from "./import.ts";
+import type { LayerLimits } from "./layers/apply.ts";
+import { WorkerPool } from "./layers/pool.ts";
+import { raceAbort, Unpacker } from "./layers/unpacker.ts";
+import { pullImage, type PullContext } from "./pull.ts";
+import type { RetryPolicy } from "./registry/retry.ts";
+import { OverlayfsSnapshotter } from "./snapshots/overlayfs.ts";
+import type { Snapshotter } from "./snapshots/snapshotter.ts";
+import { Catalog } from "./store/catalog.ts";
+import { Collector } from "./store/collect.ts";
+import { ContentStore } from "./store/content.ts";
+import { type Database, openDatabase } from "./store/database.ts";
+import { dropTemporaryLeases, Lease } from "./store/leases.ts";
+import { IMAGE_SCHEMA } from "./store/schema.ts";
 import type { ImageRecord, ImportOptions, Log, PullOptions, Rootfs, StoreUsage, Usage, UserDatabase } from "./types.ts";
-import type { Database } from "./store/database.ts";
 
 export interface ImagesOptions {
   /** The state directory, /var/lib/berth: content, snapshots and berth.db live there. Made if missing. */
@@ -14,25 +34,266 @@ export interface ImagesOptions {
   readonly database?: Database;
   /** References whose images are `pinned`; a trailing "*" matches any rest. */
   readonly pinned?: readonly string[];
+  readonly limits?: LayerLimits;
+  readonly retry?: RetryPolicy;
+  /** URL or name of a module with `openTree(socket, directory)`, for workers. Default: @berth/kernel. */
+  readonly treeModule?: string;
   readonly log?: Log;
 }
 
-export declare class Images {
-  static open(options: ImagesOptions): Promise<Images>;
-  pull(reference: string, options?: PullOptions): Promise<ImageRecord>;
-  list(): ImageRecord[];
-  find(referenceOrId: string): ImageRecord | undefined;
-  remove(referenceOrId: string): Promise<void>;
-  importArchive(stream: AsyncIterable<Uint8Array>, options?: ImportOptions): Promise<ImageRecord[]>;
-  importLayout(directory: string, options?: ImportOptions): Promise<ImageRecord[]>;
-  prepareRootfs(key: string, image: string | ImageRecord): Promise<Rootfs>;
-  removeRootfs(key: string): Promise<void>;
-  rootfs(key: string): Rootfs | undefined;
-  rootfsUsage(key: string): Promise<Usage>;
-  rootfsKeys(): string[];
-  userDatabase(image: string | ImageRecord): Promise<UserDatabase>;
-  usage(): Promise<StoreUsage>;
-  recover(): Promise<string[]>;
-  close(): Promise<void>;
-  [Symbol.asyncDispose](): Promise<void>;
+/** Bytes of /etc/passwd and /etc/group that are looked at. */
+const USER_FILE_MAX = 16 << 20;
+
+/** User databases of so many images are remembered. */
+const USERS_KEPT = 64;
+
+interface Parts {
+  readonly options: ImagesOptions;
+  readonly database: Database;
+  readonly content: ContentStore;
+  readonly pool: WorkerPool;
+  readonly snapshotter: Snapshotter;
+  readonly unpacker: Unpacker;
+  readonly catalog: Catalog;
+  readonly collector: Collector;
+  readonly context: PullContext;
+}
+
+export class Images {
+  readonly #parts: Parts;
+  readonly #users = new Map<string, Promise<UserDatabase>>();
+  /** Pulls and imports, so that close can wait for what they leave behind. */
+  readonly #working = new Set<Promise<unknown>>();
+  readonly #closing = new AbortController();
+
+  private constructor(parts: Parts) {
+    this.#parts = parts;
+  }
+
+  /** Rejects with ImageError. Call `recover` once before use after a start. */
+  static async open(options: ImagesOptions): Promise<Images> {
+    await mkdir(options.root, { recursive: true, mode: 0o711 });
+    const database = options.database ?? (await openDatabase(options.root));
+    database.migrate("image", IMAGE_SCHEMA);
+    const content = await ContentStore.open(options.root, database);
+    const pool = new WorkerPool();
+    const snapshotter = await OverlayfsSnapshotter.open({ root: options.root, hand: options.hand, database, pool });
+    const tree = { module: options.treeModule ?? "@berth/kernel", socket: options.serveSocket };
+    const warn = (message: string): void => options.log?.("warn", message);
+    const unpacker = new Unpacker({ warn, content, snapshotter, pool, tree, limits: options.limits });
+    const catalog = new Catalog(database, options.pinned ?? []);
+    const committer = new Committer({ database, content, snapshotter, unpacker, catalog });
+    const collector = new Collector({ database, content, snapshotter, catalog });
+    const context: PullContext = {
+      pool,
+      content,
+      committer,
+      hostsDir: options.hostsDir,
+      retry: options.retry,
+      known: (reference) => catalog.lookup(reference),
+    };
+    const images = new Images({ options, database, content, pool, snapshotter, unpacker, catalog, collector, context });
+    images.#tell(await catalog.load(content, (chainId) => snapshotter.has(chainId)));
+    return images;
+  }
+
+  /** Which implementation keeps the layers. */
+  get snapshotter(): string {
+    return this.#parts.snapshotter.name;
+  }
+
+  /**
+   * Pulls what `reference` names now, even where it is here already (that it may be pulled is for the registry to say), and
+   * resolves once it survives a power cut. Rejects with ImageError; after an abort within 100 ms.
+   */
+  async pull(reference: string, options: PullOptions = {}): Promise<ImageRecord> {
+    const id = await this.#work(
+      options.signal,
+      async (signal, lease) => await pullImage(reference, { ...options, signal }, lease, this.#parts.context),
+    );
+    return this.#record(id);
+  }
+
+  /**
+   * Imports every image of an OCI layout or docker archive, a tar stream that may be compressed by gzip or zstd. Rejects with
+   * ImageError: the image that failed leaves nothing, those before it in the archive stay.
+   */
+  async importArchive(stream: AsyncIterable<Uint8Array>, options: ImportOptions = {}): Promise<ImageRecord[]> {
+    const ids = await this.#work(
+      options.signal,
+      async (signal, lease) => await importStream(stream, { ...options, signal }, lease, this.#parts.context),
+    );
+    return [...new Set(ids)].map((id) => this.#record(id));
+  }
+
+  /** As importArchive, from a directory with an OCI layout. */
+  async importLayout(directory: string, options: ImportOptions = {}): Promise<ImageRecord[]> {
+    const ids = await this.#work(
+      options.signal,
+      async (signal, lease) => await importDirectory(directory, { ...options, signal }, lease, this.#parts.context),
+    );
+    return [...new Set(ids)].map((id) => this.#record(id));
+  }
+
+  list(): ImageRecord[] {
+    return this.#parts.catalog.list();
+  }
+
+  /** By reference in any form, by id, or by an id's first digits (at least four) where they are one image's only. */
+  find(referenceOrId: string): ImageRecord | undefined {
+    return this.#parts.catalog.find(referenceOrId);
+  }
+
+  /**
+   * Removes the image that is meant, with all its names. Unknown: nothing to do. Layers that containers use stay until
+   * those are removed. Resolves once the removal survives a power cut and its space is free.
+   */
+  async remove(referenceOrId: string): Promise<void> {
+    const record = this.find(referenceOrId);
+    if (record === undefined) return;
+    const { database, catalog, collector } = this.#parts;
+    database.transaction(() => catalog.drop(record.id));
+    catalog.refresh();
+    await database.sync();
+    await collector.collect();
+  }
+
+  /** A writable layer on the image, by a key of the caller's (a container's id). Rejects with ImageError NotFound, InUse or NoSpace. */
+  async prepareRootfs(key: string, image: string | ImageRecord): Promise<Rootfs> {
+    return await this.#parts.snapshotter.prepare(key, this.#required(image).chainId);
+  }
+
+  /** What prepareRootfs answered, also after a restart. */
+  rootfs(key: string): Rootfs | undefined {
+    return this.#parts.snapshotter.rootfs(key);
+  }
+
+  /** Removes a writable layer, which must not be mounted any more. Unknown: nothing to do. */
+  async removeRootfs(key: string): Promise<void> {
+    const { snapshotter, collector } = this.#parts;
+    await snapshotter.remove(key);
+    // The last container of a removed image takes the image's layers with it.
+    if (collector.hasGarbage()) await collector.collect();
+  }
+
+  /** Rejects with ImageError NotFound. */
+  async rootfsUsage(key: string): Promise<Usage> {
+    return await this.#parts.snapshotter.usage(key);
+  }
+
+  rootfsKeys(): string[] {
+    return this.#parts.snapshotter.list().flatMap((info) => (info.key === undefined ? [] : [info.key]));
+  }
+
+  /** The image's own /etc/passwd and /etc/group. */
+  async userDatabase(image: string | ImageRecord): Promise<UserDatabase> {
+    const { chainId } = this.#required(image);
+    if (chainId === undefined) return {};
+    let users = this.#users.get(chainId);
+    if (users === undefined) {
+      users = this.#readUsers(chainId);
+      users.catch(() => this.#users.delete(chainId));
+      const [oldest] = this.#users.keys();
+      if (this.#users.size >= USERS_KEPT && oldest !== undefined) this.#users.delete(oldest);
+      this.#users.set(chainId, users);
+    }
+    return await users;
+  }
+
+  /** What blobs, layers and writable layers (as last measured) take. */
+  async usage(): Promise<StoreUsage> {
+    const { content, snapshotter, options } = this.#parts;
+    const blobs = content.usage();
+    const layers = snapshotter.total();
+    return await Promise.resolve({
+      mountpoint: options.root,
+      usedBytes: blobs.bytes + layers.bytes,
+      inodesUsed: blobs.count + layers.inodes,
+    });
+  }
+
+  /**
+   * At start, before anything else: removes what a crash or power cut left unfinished, and drops images that are not whole
+   * any more. Returns what it did, in words.
+   */
+  async recover(): Promise<string[]> {
+    const { content, snapshotter, catalog, collector, database } = this.#parts;
+    dropTemporaryLeases(database);
+    const done = [
+      ...(await content.recover()),
+      ...(await snapshotter.recover()),
+      ...(await catalog.load(content, (chainId) => snapshotter.has(chainId))),
+    ];
+    const collected = await collector.collect();
+    if (collected > 0) done.push(`removed ${collected} blobs and layers that no image needs`);
+    await database.sync();
+    return done;
+  }
+
+  /** Ends pulls under way and waits for what they clean up. */
+  async close(): Promise<void> {
+    this.#closing.abort(new ImageError("Canceled", "the image store is closed"));
+    await Promise.allSettled(this.#working);
+    await this.#parts.unpacker.settled();
+    await this.#parts.pool.close();
+    if (this.#parts.options.database === undefined) await this.#parts.database.close();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  /** A pull or import with its lease, ended with whatever it leaves; the caller is answered at an abort, the rest goes on behind. */
+  async #work<T>(signal: AbortSignal | undefined, task: (signal: AbortSignal, lease: Lease) => Promise<T>): Promise<T> {
+    const both = signal === undefined ? this.#closing.signal : AbortSignal.any([signal, this.#closing.signal]);
+    if (both.aborted) throw canceled(both, "pull");
+    const { database, unpacker, collector } = this.#parts;
+    const lease = new Lease(database, true);
+    const work = task(both, lease);
+    const ended = work.then(
+      () => lease.release(),
+      async () => {
+        await unpacker.settled();
+        lease.release();
+        await collector.collect();
+      },
+    );
+    const tracked = ended
+      .catch((error: unknown) => this.#tell([`cleaning up after a failed pull: ${String(error)}`]))
+      .finally(() => this.#working.delete(tracked));
+    this.#working.add(tracked);
+    try {
+      const result = await raceAbort(work, both);
+      await tracked;
+      return result as T;
+    } catch (error) {
+      if (!both.aborted) await tracked;
+      throw error;
+    }
+  }
+
+  async #readUsers(chainId: string): Promise<UserDatabase> {
+    const { snapshotter } = this.#parts;
+    const [passwd, group] = await Promise.all(
+      ["etc/passwd", "etc/group"].map(async (path) => await snapshotter.readFile(chainId, path, USER_FILE_MAX)),
+    );
+    return { ...(passwd === undefined ? {} : { passwd }), ...(group === undefined ? {} : { group }) };
+  }
+
+  #record(id: string): ImageRecord {
+    const record = this.#parts.catalog.get(id);
+    if (record === undefined) throw new ImageError("NotFound", `image ${id} was removed while it was pulled`);
+    return record;
+  }
+
+  #required(image: string | ImageRecord): ImageRecord {
+    const record = this.find(typeof image === "string" ? image : image.id);
+    if (record === undefined)
+      throw new ImageError("NotFound", `no such image: ${typeof image === "string" ? image : image.id}; pull it first`);
+    return record;
+  }
+
+  #tell(messages: readonly string[]): void {
+    for (const message of messages) this.#parts.options.log?.("warn", message);
+  }
 }

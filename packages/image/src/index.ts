@@ -3,5 +3,17 @@ export { Images, type ImagesOptions } from "./images.ts";
 export { Database, openDatabase, type Migration } from "./store/database.ts";
 export { ImageError, type ImageErrorCode } from "./errors.ts";
 export type {
-  Credentials, ImageRecord, ImportOptions, Log, Progress, ProgressStatus, PullOptions, Rootfs, StoreUsage, Usage, UserDatabase,
+  Credentials,
+  ImageRecord,
+  ImportOptions,
+  Log,
+  Progress,
+  ProgressStatus,
+  PullOptions,
+  Rootfs,
+  StoreUsage,
+  Usage,
+  UserDatabase,
 } from "./types.ts";
+export type { RetryPolicy } from "./registry/retry.ts";
+export type { LayerLimits } from "./layers/apply.ts";

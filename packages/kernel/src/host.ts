@@ -4,10 +4,10 @@ import { release, tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Hand } from "./bosun/hand.ts";
 import { OrderError } from "./bosun/errors.ts";
-import { ownCapabilities, type OwnCapabilities } from "./capabilities.ts";
+import { CAP_SYS_RESOURCE, ownCapabilities, type OwnCapabilities } from "./capabilities.ts";
 import { probeCgroups, type CgroupHierarchies } from "./cgroups/hierarchy.ts";
 import type { Order } from "./orders/plan.ts";
-import { NO_SLOT } from "./orders/table.ts";
+import { atLeast, parseKernelVersion } from "./version.ts";
 import { ownLimits, type Limit, type RlimitName } from "./rlimits.ts";
 
 export interface KernelFeatures {
@@ -40,6 +40,8 @@ export interface HostFacts {
   readonly oomScoreAdj: number;
   readonly apparmor: boolean;
   readonly selinux: boolean;
+  /** For a person, once: what containers here will lack, and why. */
+  readonly warnings: readonly string[];
 }
 
 /** Reads /proc and /sys. With a `hand`, kernel features are tried rather than guessed from the version (distributions backport). */
@@ -49,28 +51,61 @@ export async function probeHost(hand?: Hand): Promise<HostFacts> {
     ownCapabilities(),
     ownLimits(),
     readFile("/proc/self/oom_score_adj", "utf8").then(Number),
-    readFile("/sys/module/apparmor/parameters/enabled", "utf8").then((text) => text.startsWith("Y"), () => false),
+    readFile("/sys/module/apparmor/parameters/enabled", "utf8").then(
+      (text) => text.startsWith("Y"),
+      () => false,
+    ),
     exists("/sys/fs/selinux/enforce"),
     exists("/sys/module/overlay/parameters/index"),
   ]);
   const version = parseKernelVersion(release());
   const guessed = featuresOfVersion(version, cgroups, overlayIndex);
   const features = hand === undefined ? guessed : { ...guessed, ...(await tryOverlay(hand)) };
-  return { kernel: { release: release(), version }, features, cgroups, capabilities, rlimits, oomScoreAdj, apparmor, selinux };
+  const facts = {
+    kernel: { release: release(), version },
+    features,
+    cgroups,
+    capabilities,
+    rlimits,
+    oomScoreAdj,
+    apparmor,
+    selinux,
+  };
+  return { ...facts, warnings: hostWarnings(facts) };
 }
 
-/** [6, 1] of "6.1.0-28-amd64". Throws on what is no kernel release. */
-export function parseKernelVersion(text: string): [number, number] {
-  const match = /^(\d+)\.(\d+)/.exec(text);
-  if (match?.[1] === undefined || match[2] === undefined) throw new Error(`kernel release ${JSON.stringify(text)} has no version`);
-  return [Number(match[1]), Number(match[2])];
+/** What berth was written for: Ubuntu 22.04's. */
+const OLDEST_KERNEL = [5, 15] as const;
+
+export function hostWarnings({
+  kernel,
+  cgroups,
+  capabilities,
+}: Pick<HostFacts, "kernel" | "cgroups" | "capabilities">): string[] {
+  const warnings: string[] = [];
+  if (!atLeast(kernel.version, ...OLDEST_KERNEL))
+    warnings.push(`kernel ${kernel.release} is older than ${OLDEST_KERNEL.join(".")}, the oldest that berth supports`);
+  if ((capabilities.effective & CAP_SYS_RESOURCE) === 0n) {
+    warnings.push(
+      "no CAP_SYS_RESOURCE: OOM scores below this process's own and resource limits above its own cannot be given to containers",
+    );
+  }
+  if (cgroups.v1.length === 0 && cgroups.unified === undefined)
+    warnings.push("no cgroup hierarchy is mounted: containers have no limits and no statistics");
+  if (!cgroups.v1.some(({ controllers }) => controllers.includes("devices"))) {
+    warnings.push(
+      "no cgroup v1 devices controller: device rules are not enforced (cgroup v2 needs a BPF program, which this version does not load)",
+    );
+  }
+  if (!cgroups.swap) warnings.push("swap is not accounted: swap limits are not applied (boot with swapaccount=1)");
+  return warnings;
 }
 
-export function atLeast(version: readonly [number, number], major: number, minor: number): boolean {
-  return version[0] > major || (version[0] === major && version[1] >= minor);
-}
-
-export function featuresOfVersion(version: readonly [number, number], cgroups: CgroupHierarchies, overlayIndex: boolean): KernelFeatures {
+export function featuresOfVersion(
+  version: readonly [number, number],
+  cgroups: CgroupHierarchies,
+  overlayIndex: boolean,
+): KernelFeatures {
   const from = (major: number, minor: number) => atLeast(version, major, minor);
   return {
     openat2: from(5, 6),
@@ -92,12 +127,31 @@ async function tryOverlay(hand: Hand): Promise<Pick<KernelFeatures, "lowerdirPlu
     await Promise.all(lowers.map((lower) => mkdir(lower)));
     const byPath: Order = {
       order: "fs_mount",
-      args: { slot: 0, fstype: "overlay", source: "probe", options: lowers.map((lower) => `lowerdir+=${lower}`), attrs: 0n, fdKeys: [], fdSlots: [] },
+      args: {
+        slot: 0,
+        fstype: "overlay",
+        source: "probe",
+        options: lowers.map((lower) => `lowerdir+=${lower}`),
+        attrs: 0n,
+        fdKeys: [],
+        fdSlots: [],
+      },
     };
-    const trees = lowers.map((path, index): Order => ({ order: "open_tree", args: { slot: index + 1, path, recursive: 0 } }));
+    const trees = lowers.map((path, index): Order => ({
+      order: "open_tree",
+      args: { slot: index + 1, path, recursive: 0 },
+    }));
     const byFd: Order = {
       order: "fs_mount",
-      args: { slot: 0, fstype: "overlay", source: "probe", options: [], attrs: 0n, fdKeys: lowers.map(() => "lowerdir+"), fdSlots: [1, 2] },
+      args: {
+        slot: 0,
+        fstype: "overlay",
+        source: "probe",
+        options: [],
+        attrs: 0n,
+        fdKeys: lowers.map(() => "lowerdir+"),
+        fdSlots: [1, 2],
+      },
     };
     return { lowerdirPlus: await works(hand, [byPath]), lowerdirFd: await works(hand, [...trees, byFd]) };
   } finally {
@@ -111,11 +165,14 @@ async function works(hand: Hand, orders: readonly Order[]): Promise<boolean> {
     await hand.run({ orders });
     return true;
   } catch (error) {
-    if (error instanceof OrderError && error.order !== undefined && error.order !== NO_SLOT) return false;
+    if (error instanceof OrderError && error.order !== undefined) return false;
     throw error;
   }
 }
 
 async function exists(path: string): Promise<boolean> {
-  return access(path).then(() => true, () => false);
+  return access(path).then(
+    () => true,
+    () => false,
+  );
 }

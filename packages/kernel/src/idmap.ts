@@ -18,7 +18,10 @@ export function hostId(mappings: readonly oci.LinuxIdMapping[], inside: number):
 export function overlap(mappings: readonly oci.LinuxIdMapping[]): [oci.LinuxIdMapping, oci.LinuxIdMapping] | undefined {
   for (const [index, one] of mappings.entries()) {
     for (const other of mappings.slice(index + 1)) {
-      if (rangesMeet(one.containerID, one.size, other.containerID, other.size) || rangesMeet(one.hostID, one.size, other.hostID, other.size)) {
+      if (
+        rangesMeet(one.containerID, one.size, other.containerID, other.size) ||
+        rangesMeet(one.hostID, one.size, other.hostID, other.size)
+      ) {
         return [one, other];
       }
     }

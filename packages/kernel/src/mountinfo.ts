@@ -1,4 +1,5 @@
 /** /proc/PID/mountinfo (proc_pid_mountinfo(5)). */
+import { readFile } from "node:fs/promises";
 
 export interface MountInfo {
   readonly id: number;
@@ -20,14 +21,25 @@ export interface MountInfo {
 
 /** Throws Error on a line that is not one of mountinfo's. */
 export function parseMountInfo(text: string): MountInfo[] {
-  return text.split("\n").filter((line) => line !== "").map(parseLine);
+  return text
+    .split("\n")
+    .filter((line) => line !== "")
+    .map(parseLine);
 }
 
 function parseLine(line: string): MountInfo {
   const [left, right] = splitOnce(line, " - ");
   const [id, parent, device, root, target, options, ...propagation] = left.split(" ");
   const [fstype, source, superOptions] = right.split(" ");
-  if (id === undefined || parent === undefined || device === undefined || root === undefined || target === undefined || options === undefined || fstype === undefined) {
+  if (
+    id === undefined ||
+    parent === undefined ||
+    device === undefined ||
+    root === undefined ||
+    target === undefined ||
+    options === undefined ||
+    fstype === undefined
+  ) {
     throw new Error(`mountinfo: unexpected line ${JSON.stringify(line)}`);
   }
   return {
@@ -52,4 +64,9 @@ function splitOnce(text: string, separator: string): [string, string] {
 /** The kernel writes space, tab, newline and backslash as three octal digits. */
 function unescapeOctal(text: string): string {
   return text.replaceAll(/\\([0-7]{3})/g, (_match, digits: string) => String.fromCharCode(Number.parseInt(digits, 8)));
+}
+
+/** Whether something is mounted at exactly this path (absolute, without symlinks) in this process's mount namespace. */
+export async function isMountpoint(path: string): Promise<boolean> {
+  return parseMountInfo(await readFile("/proc/self/mountinfo", "utf8")).some(({ target }) => target === path);
 }

@@ -62,7 +62,19 @@ const ATTRIBUTES: Readonly<Record<string, AttributeChange>> = {
 };
 
 /** Flags of the file system rather than of the mount: fsconfig keys of their own. */
-const SUPERBLOCK_FLAGS = new Set(["sync", "async", "dirsync", "lazytime", "nolazytime", "mand", "nomand", "silent", "loud", "iversion", "noiversion"]);
+const SUPERBLOCK_FLAGS = new Set([
+  "sync",
+  "async",
+  "dirsync",
+  "lazytime",
+  "nolazytime",
+  "mand",
+  "nomand",
+  "silent",
+  "loud",
+  "iversion",
+  "noiversion",
+]);
 
 const PROPAGATION: Readonly<Record<string, { readonly flag: bigint; readonly recursive: boolean }>> = {
   shared: { flag: MS.SHARED, recursive: false },
@@ -91,13 +103,30 @@ export interface MountOptions {
 }
 
 /** "defaults" and what only matters to fstab are dropped; the last of contradicting options wins, as in mount(8). */
-const IGNORED = new Set(["defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "_netdev", "nofail", "remount"]);
+const IGNORED = new Set([
+  "defaults",
+  "auto",
+  "noauto",
+  "user",
+  "nouser",
+  "users",
+  "owner",
+  "group",
+  "_netdev",
+  "nofail",
+  "remount",
+]);
 
 export function parseMountOptions(options: readonly string[]): MountOptions {
   const own = new Attributes();
   const recursive = new Attributes();
   const data: string[] = [];
-  let [propagation, bind, idmap, tmpcopyup]: [MountOptions["propagation"], MountOptions["bind"], MountOptions["idmap"], boolean] = [undefined, "none", "none", false];
+  let [propagation, bind, idmap, tmpcopyup]: [
+    MountOptions["propagation"],
+    MountOptions["bind"],
+    MountOptions["idmap"],
+    boolean,
+  ] = [undefined, "none", "none", false];
   for (const option of options) {
     const attribute = attributeOf(option);
     const recursiveAttribute = option.startsWith("r") ? attributeOf(option.slice(1)) : undefined;
@@ -109,7 +138,17 @@ export function parseMountOptions(options: readonly string[]): MountOptions {
     else if (option === "tmpcopyup") tmpcopyup = true;
     else if (!IGNORED.has(option) && option !== "") data.push(option);
   }
-  return { set: own.set, clear: own.clear, recursiveSet: recursive.set, recursiveClear: recursive.clear, propagation, bind, idmap, tmpcopyup, data };
+  return {
+    set: own.set,
+    clear: own.clear,
+    recursiveSet: recursive.set,
+    recursiveClear: recursive.clear,
+    propagation,
+    bind,
+    idmap,
+    tmpcopyup,
+    data,
+  };
 }
 
 /** Options of `data` that are no superblock flags: what a bind mount has no use for. */

@@ -29,7 +29,8 @@ export function parseSignal(text: string): number | undefined {
 
 /** "SIGTERM" for 15; "SIGRTMIN+n" for the real-time ones; the number itself where it has no name. */
 export function signalName(number: number): string {
-  for (const [name, value] of Object.entries(constants.signals)) if (value === number && name !== "SIGIOT" && name !== "SIGPOLL") return name;
+  for (const [name, value] of Object.entries(constants.signals))
+    if (value === number && name !== "SIGIOT" && name !== "SIGPOLL") return name;
   if (number >= 34 && number <= SIGNAL_MAX) return number === 34 ? "SIGRTMIN" : `SIGRTMIN+${number - 34}`;
   return String(number);
 }

@@ -2,8 +2,18 @@
 import type { oci } from "@berth/spec";
 
 const IPC = new Set([
-  "kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax", "kernel.shmmni",
-  "kernel.shm_rmid_forced", "kernel.msg_next_id", "kernel.sem_next_id", "kernel.shm_next_id", "kernel.auto_msgmni",
+  "kernel.msgmax",
+  "kernel.msgmnb",
+  "kernel.msgmni",
+  "kernel.sem",
+  "kernel.shmall",
+  "kernel.shmmax",
+  "kernel.shmmni",
+  "kernel.shm_rmid_forced",
+  "kernel.msg_next_id",
+  "kernel.sem_next_id",
+  "kernel.shm_next_id",
+  "kernel.auto_msgmni",
 ]);
 
 export type SysctlFile = { readonly path: string } | { readonly error: string };
@@ -21,10 +31,13 @@ export function sysctlFile(name: string, namespaces: ReadonlySet<oci.NamespaceTy
   }
   // Inside a component "/" stands for the dot of an interface's name ("eth0/1"); only a lone ".." could climb.
   const components = parts.map((part) => part.replaceAll("/", "."));
-  if (components.includes("..") || components.includes(".")) return { error: `${JSON.stringify(name)} climbs out of its directory` };
+  if (components.includes("..") || components.includes("."))
+    return { error: `${JSON.stringify(name)} climbs out of its directory` };
   const owner = ownerOf(dotted);
-  if (owner === undefined) return { error: `sysctl ${JSON.stringify(name)} is not namespaced: it would change the host` };
-  if (!namespaces.has(owner)) return { error: `sysctl ${JSON.stringify(name)} needs a ${owner} namespace of the container's own` };
+  if (owner === undefined)
+    return { error: `sysctl ${JSON.stringify(name)} is not namespaced: it would change the host` };
+  if (!namespaces.has(owner))
+    return { error: `sysctl ${JSON.stringify(name)} needs a ${owner} namespace of the container's own` };
   return { path: `sys/${components.join("/")}` };
 }
 

@@ -141,18 +141,17 @@ static pid_t parent_of(const char *name)
   return parent;
 }
 
-void kill_unknown_children(const pid_t *known, size_t count)
+pid_t find_child(bool (*known)(pid_t pid))
 {
   DIR *processes = opendir("/proc");
   if (!processes)
-    return;
-  for (struct dirent *entry; (entry = readdir(processes));) {
+    return 0;
+  pid_t found = 0;
+  for (struct dirent *entry; !found && (entry = readdir(processes));) {
     pid_t pid = (pid_t)strtol(entry->d_name, NULL, 10);
-    bool ours = pid > 0 && parent_of(entry->d_name) == getpid();
-    for (size_t i = 0; i < count && ours; i++)
-      ours = known[i] != pid;
-    if (ours)
-      kill(pid, SIGKILL);
+    if (pid > 0 && !known(pid) && parent_of(entry->d_name) == getpid())
+      found = pid;
   }
   closedir(processes);
+  return found;
 }

@@ -16,6 +16,8 @@
 
 /* A peer that owes us so many bytes of reading is not read from until it has taken them. */
 #define BACKLOG_LIMIT (256u << 10)
+/* A connection that is only kept for what its peer has yet to read is closed when that takes nothing for so long. */
+#define STALL_MS 10000
 
 int conn_listen(const char *name)
 {
@@ -51,7 +53,7 @@ void conn_close(struct conn *c)
 
 bool conn_read(struct conn *c)
 {
-  ssize_t n = recv(c->fd, scratch, sizeof scratch, MSG_DONTWAIT);
+  ssize_t n = recv(c->fd, scratch, SCRATCH_SIZE, MSG_DONTWAIT);
   if (n > 0) {
     buffer_append(&c->in, scratch, (size_t)n);
     return true;
@@ -81,17 +83,27 @@ void conn_flush(struct conn *c)
     ssize_t n = send(c->fd, c->out.data + c->sent, conn_backlog(c), MSG_DONTWAIT | MSG_NOSIGNAL);
     if (n < 0 && errno == EINTR)
       continue;
-    if (n < 0 && errno != EAGAIN) {
+    if (n < 0 && (errno != EAGAIN || (c->ending && now_ms() - c->moved > STALL_MS))) {
       fd_close(&c->fd);
       break;
     }
-    if (n < 0)
+    if (n < 0) {
+      if (c->ending)
+        loop_until(c->moved + STALL_MS + 1);
       return;
+    }
     c->sent += (size_t)n;
     c->moved = now_ms();
   }
   buffer_free(&c->out);
   c->sent = 0;
+}
+
+void conn_end(struct conn *c)
+{
+  if (!c->ending)
+    c->moved = now_ms();
+  c->ending = true;
 }
 
 short conn_events(const struct conn *c)

@@ -168,11 +168,21 @@ void log_give_up(struct log *log)
   log->retry = 0;
 }
 
+/* An unfinished line may wait for hours; it keeps no more than it needs. */
+static void trim(struct buffer *b)
+{
+  uint8_t *data = b->size ? realloc(b->data, b->size) : NULL;
+  if (data) {
+    b->data = data;
+    b->room = b->size;
+  } else if (!b->size) {
+    buffer_free(b);
+  }
+}
+
 void log_idle(struct log *log)
 {
-  if (!log->out.size)
-    buffer_free(&log->out);
-  for (int i = 0; i < 2; i++)
-    if (!log->partial[i].size)
-      buffer_free(&log->partial[i]);
+  trim(&log->out);
+  trim(&log->partial[0]);
+  trim(&log->partial[1]);
 }

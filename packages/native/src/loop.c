@@ -10,21 +10,29 @@
 
 #include "procs.h"
 
+#define IDLE_MS 1000
+#define STACK_MARGIN 1024
+#define STACK_RELEASED 65536
+
 struct entry { loop_handler handler; void *object; };
 
 static struct pollfd *polled;
 static struct entry *entries;
 static size_t count, room;
 static uint64_t wake;
-static bool again;
+static bool again, active, quiet;
+static uint64_t active_at;
 static volatile sig_atomic_t child_changed, stop_signal;
 
-/* Page-aligned so that its pages can be given back. */
-uint8_t scratch[SCRATCH_SIZE] __attribute__((aligned(4096)));
+/* Mapped, not in .bss, whose few small objects then share a page. */
+uint8_t *scratch;
 
-void scratch_release(void)
+void memory_release(void)
 {
-  madvise(scratch, sizeof scratch, MADV_DONTNEED);
+  madvise(scratch, SCRATCH_SIZE, MADV_DONTNEED);
+  /* Below this frame the stack holds nothing; pages that are not mapped make the call fail after the others are done. */
+  uintptr_t end = ((uintptr_t)__builtin_frame_address(0) - STACK_MARGIN) & ~(uintptr_t)4095;
+  madvise((void *)(end - STACK_RELEASED), STACK_RELEASED, MADV_DONTNEED);
 }
 
 static void on_signal(int signal)
@@ -38,10 +46,16 @@ static void on_signal(int signal)
 /* The signals are blocked but while ppoll(2) waits, so that a flag can never be set between its test and the wait. */
 void loop_start(void)
 {
+  if (!scratch)
+    scratch = mmap(NULL, SCRATCH_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (scratch == MAP_FAILED)
+    _exit(70);
   count = 0;
   wake = 0;
   child_changed = 0;
   stop_signal = 0;
+  active = true;
+  active_at = now_ms();
   sigset_t all;
   sigfillset(&all);
   sigprocmask(SIG_BLOCK, &all, NULL);
@@ -97,12 +111,34 @@ void loop_turn(void)
   int ready = ppoll(polled, count, limit, &none);
   size_t handled = count;
   count = 0;
+  quiet = ready == 0;
+  if (ready > 0) {
+    active = true;
+    active_at = now_ms();
+  }
   for (size_t i = 0; ready > 0 && i < handled; i++) {
     if (polled[i].revents) {
       ready--;
       entries[i].handler(entries[i].object, polled[i].revents);
     }
   }
+}
+
+bool loop_quiet(void)
+{
+  return quiet;
+}
+
+bool loop_idle(void)
+{
+  if (!active)
+    return false;
+  if (now_ms() - active_at < IDLE_MS) {
+    loop_until(active_at + IDLE_MS);
+    return false;
+  }
+  active = false;
+  return true;
 }
 
 bool loop_children(void)

@@ -1,7 +1,6 @@
 /* Orders on files: descriptors, what lies in the rootfs, and the host's own files. */
 #include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
@@ -37,10 +36,11 @@ int order_close(struct run *run, const struct order_close *o)
 
 /* --- inside the rootfs --------------------------------------------------------------------------------------------- */
 
-static int check_node(struct run *run, const struct order_mkdev *o, int fd, const struct stat *st)
+static int check_node(struct run *run, const struct order_mkdev *o, int fd)
 {
-  bool same = fstat(fd, (struct stat *)(uintptr_t)st) == 0 && (st->st_mode & S_IFMT) == (o->mode & S_IFMT) &&
-              (S_ISFIFO(o->mode) || st->st_rdev == makedev(o->major, o->minor));
+  struct stat st;
+  bool same = fstat(fd, &st) == 0 && (st.st_mode & S_IFMT) == (o->mode & S_IFMT) &&
+              (S_ISFIFO(o->mode) || st.st_rdev == makedev(o->major, o->minor));
   return same ? 0 : fail(&run->report, EEXIST, "%s is there already and is another thing", o->path);
 }
 
@@ -51,11 +51,10 @@ static int make_node(struct run *run, const struct order_mkdev *o, int parent, c
   umask(mask);
   if (made < 0 && errno != EEXIST)
     return failed(&run->report, "mknodat %s", o->path);
-  struct stat st;
   int fd = openat(parent, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
   if (fd < 0)
     return failed(&run->report, "open %s", o->path);
-  int result = check_node(run, o, fd, &st);
+  int result = check_node(run, o, fd);
   if (result == 0 && made == 0 && fchownat(fd, "", o->uid, o->gid, AT_EMPTY_PATH) < 0)
     result = failed(&run->report, "fchownat %s", o->path);
   close(fd);
@@ -202,7 +201,7 @@ static int make_host_parents(struct run *run, const char *path)
       continue;
     memcpy(part, path, at);
     part[at] = 0;
-    if (make_host_directory(part, 0755) < 0 && errno != EEXIST && errno != EROFS)
+    if (make_host_directory(part, 0755) < 0 && errno != EEXIST)
       return failed(&run->report, "mkdir %s", part);
   }
   return 0;

@@ -1,9 +1,7 @@
 /* Orders that make, change and attach mounts. */
 #include <errno.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sched.h>
+#include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 
@@ -153,6 +151,18 @@ static bool has_dots(const char *path)
   return false;
 }
 
+/* The kernel says EINVAL of many things; this one is a user's usual mistake. */
+static int attach_failed(struct run *run, const char *path, int tree, int target)
+{
+  struct stat source, st;
+  int err = errno;
+  if (fstat(tree, &source) == 0 && fstat(target, &st) == 0 && S_ISDIR(source.st_mode) != S_ISDIR(st.st_mode))
+    return fail(&run->report, S_ISDIR(source.st_mode) ? ENOTDIR : EISDIR, "move_mount %s: the source is %s and the target is %s", path,
+                S_ISDIR(source.st_mode) ? "a directory" : "a file", S_ISDIR(st.st_mode) ? "a directory" : "a file");
+  errno = err;
+  return failed(&run->report, "move_mount %s", path);
+}
+
 int order_move_mount(struct run *run, const struct order_move_mount *o)
 {
   int tree = slot_get(run, o->slot), root = slot_get(run, o->root);
@@ -166,8 +176,10 @@ int order_move_mount(struct run *run, const struct order_move_mount *o)
   if (target < 0)
     return failed(&run->report, "openat2 %s", o->target);
   int result = attach(tree, target);
+  if (result < 0)
+    attach_failed(run, o->target, tree, target);
   drop(target);
-  return result < 0 ? failed(&run->report, "move_mount %s", o->target) : 0;
+  return result;
 }
 
 int order_attach_host(struct run *run, const struct order_attach_host *o)

@@ -13,13 +13,15 @@ void loop_again(void);                                                      /* t
 void loop_turn(void);
 bool loop_children(void);                                                   /* whether SIGCHLD came since the last call */
 int loop_stop_signal(void);                                                 /* SIGTERM or SIGINT that came, or 0 */
+bool loop_quiet(void);                                                      /* nothing was ready in the last turn */
+bool loop_idle(void);                                                       /* true once when nothing has happened for a second */
 uint64_t now_ms(void);                                                      /* monotonic */
 uint64_t now_ns(void);                                                      /* since the epoch */
 
-/* Where every read(2) goes first; its pages go back to the kernel when the process is idle (scratch_release). */
-#define SCRATCH_SIZE 65536
-extern uint8_t scratch[SCRATCH_SIZE];
-void scratch_release(void);
+/* Where every read(2) goes first. */
+#define SCRATCH_SIZE 65536u
+extern uint8_t *scratch;
+void memory_release(void); /* gives back the pages of scratch and of the unused stack: there are many monitors, and they idle */
 
 /* --- conn.c: a stream socket with frames, or raw bytes, both ways. */
 struct conn {
@@ -27,7 +29,7 @@ struct conn {
   struct buffer in, out;
   size_t sent;        /* of `out` */
   bool ending;        /* closes once `out` is sent */
-  uint64_t moved;     /* when the peer last took something of `out`, ms */
+  uint64_t moved;     /* `ending`: when the peer last took something, ms */
 };
 /* Binds and listens on `name` in the current directory (so that no path is too long), mode 0600. The descriptor, or -1. */
 int conn_listen(const char *name);
@@ -37,6 +39,7 @@ bool conn_read(struct conn *c);
 /* The frame at *at of `in`: 1 and *at moved past it, 0 when it is not whole yet, -1 when it cannot be one. */
 int conn_frame(struct conn *c, size_t *at, struct frame_header *header, const uint8_t **body);
 void conn_flush(struct conn *c);
+void conn_end(struct conn *c);                                              /* closes once all is sent, or the peer takes nothing for long */
 static inline size_t conn_backlog(const struct conn *c) { return c->out.size - c->sent; }
 /* What to poll for; a peer that does not take its answers is not read from. */
 short conn_events(const struct conn *c);
@@ -53,8 +56,8 @@ void fd_close(int *fd);
 bool write_all(int fd, const void *data, size_t size);
 /* One SEQPACKET datagram into `message`, with the descriptor that came along or -1. Its size, 0 at the end, -1 with errno. */
 ssize_t receive_message(int fd, struct buffer *message, int *passed);
-/* SIGKILL to every child of this process that is not in `known`: for those whose number was lost with the stage that made them. */
-void kill_unknown_children(const pid_t *known, size_t count);
+/* A child of this process that is not `known`, or 0: for one whose number was lost with the stage that made it. */
+pid_t find_child(bool (*known)(pid_t pid));
 
 /* --- empty_mounts.c: a descriptor of a mount namespace of a read-only tmpfs with /rootfs, /proc and /sys. -1 with `report`. */
 int empty_mounts_make(struct report *report);
@@ -66,7 +69,6 @@ struct peer {
   bool greeted;
   bool streaming; /* a tree stream: its bytes belong to the writer */
 };
-struct job_settings { int empty_mounts; };
 void jobs_run(struct peer *peer, const struct frame_header *header, const struct message_run *message);
 void jobs_spawn(struct peer *peer, const struct frame_header *header, const struct message_spawn *message);
 void jobs_monitor(struct peer *peer, const struct frame_header *header, const struct message_monitor *message);
@@ -76,8 +78,11 @@ void jobs_peer_gone(struct peer *peer);
 void jobs_cancel_all(void);
 void jobs_turn(void); /* reaps, answers, enforces deadlines, registers with the loop */
 bool jobs_any(void);
+void jobs_forget(void);          /* in a monitor's fork: frees all */
+
+/* --- serve.c */
 extern int serve_empty_mounts;
-void serve_forget(const struct peer *requester); /* in a monitor's fork: frees what serve held, but for the request */
+void serve_forget(struct peer *requester, struct buffer *request); /* in a monitor's fork: frees all but the request's bytes, which move to `request` */
 
 /* --- log.c: the CRI log of one container. */
 struct log {
@@ -117,7 +122,7 @@ struct output {
   int fd;          /* -1: at its end, or none */
   uint32_t stream; /* STREAM_STDOUT or STREAM_STDERR */
   bool awaited;    /* nobody has attached yet; the data waits */
-  bool last;       /* draining: only `left` more bytes are read */
+  bool last;       /* draining is over: only the `left` bytes that are in the pipe are still read */
   int left;
   uint64_t retry;  /* a terminal that no process holds open: when to look again, ms */
   struct buffer kept;
@@ -127,46 +132,58 @@ enum step { STEP_SETUP, STEP_PARKED, STEP_RELEASED, STEP_RUNNING, STEP_FAILED };
 
 struct session {
   struct session *next;
-  uint32_t number;
-  struct client *owner; /* to be answered; NULL once answered or gone */
+  uint32_t number;      /* 0: the container's own process */
+  struct client *owner; /* who asked for it; NULL: gone, or number 0 */
   uint32_t request;
+  bool answered;
   bool sync, terminal, stdin_once;
   enum step step;
-  struct report report; /* STEP_FAILED: why; parked: the outputs */
-  pid_t stage, pid;     /* 0: reaped, or not known yet. Without `clone` both are the same */
-  bool dead;            /* `pid` is reaped; `status` is valid */
+  struct report report; /* STEP_FAILED: why. Parked: the outputs */
+  pid_t stage;          /* 0: reaped */
+  pid_t pid;            /* the stage's own while `cloned` is false */
+  bool cloned, dead;    /* dead: `pid` is reaped and `status` valid */
+  bool searched;        /* for a child whose number was lost */
   int status;
-  uint64_t died_at;     /* ns since the epoch */
+  uint64_t began_at, died_at; /* ns since the epoch */
   int sync_fd;
   int in;
-  struct buffer rest;   /* for `in` */
+  struct buffer rest;   /* of what is to be written to `in` */
   bool in_ends;         /* `in` closes once `rest` is written */
   struct output out[2];
+  uint32_t rows, columns; /* of the terminal, before it has come */
   uint32_t limit, drain_ms;
-  bool truncated, timed_out, delivered_late;
+  bool truncated, timed_out;
   uint64_t deadline, killed_at, dead_at; /* ms; 0: none, not yet */
 };
 
 struct session_options {
+  uint32_t number;
   bool terminal, want_stdin, sync;
   uint32_t rows, columns;
   uint32_t awaited; /* STREAM bits */
+  uint32_t limit, drain_ms;
   int empty_mounts;
 };
 /* Forks the stage. NULL with `report`. */
-struct session *session_make(const struct session_options *options, const uint8_t *plan, size_t size, struct report *report);
+struct session *session_make(const struct session_options *options, struct bytes plan, struct report *report);
 void session_free(struct session *s);
-bool session_release(struct session *s);          /* SYNC_GO */
-void session_kill(struct session *s);             /* SIGKILL to all there is of it */
+bool session_release(struct session *s);          /* SYNC_GO. False: it has died */
+void session_kill(struct session *s);             /* SIGKILL to all that is known of it */
 void session_reap(struct session *s);
-void session_turn(struct session *s);             /* moves on what time and deaths allow, registers with the loop */
-bool session_done(const struct session *s);       /* dead, and its outputs at their end */
+void session_turn(struct session *s);             /* does what is due, registers with the loop */
+bool session_gone(const struct session *s);       /* no process of it is left */
+bool session_done(const struct session *s);       /* gone, and its outputs at their end */
 bool session_delivered(const struct session *s);  /* done, and no attached client is owed anything */
+void session_code(const struct session *s, uint32_t *code, uint32_t *signal);
+
+/* stdio.c */
+void stdio_turn(struct session *s);
 int session_resize(struct session *s, uint32_t rows, uint32_t columns); /* -1 with errno */
-void session_stdin_ready(struct client *client);  /* the attached client has sent something, or ended */
-void session_stdin_gone(struct session *s);       /* an attached stdin client has gone */
-void session_attached(struct session *s, uint32_t stream);
-void session_exit_code(const struct session *s, uint32_t *code, uint32_t *signal);
+bool session_takes_input(const struct session *s);
+void session_feed(struct session *s, const uint8_t *data, size_t size);
+void session_input_gone(struct session *s);       /* an attached stdin client has ended */
+void session_orphan(struct session *s);           /* nobody will attach any more */
+struct output *session_output(struct session *s, uint32_t stream); /* NULL: no such stream */
 
 /* --- record.c: what the monitor leaves on disk. */
 struct record { int dir; pid_t monitor; };
@@ -179,6 +196,7 @@ bool oom_grew(struct oom_counter *counter);
 /* --- monitor.c */
 extern struct log monitor_log;
 extern struct client *monitor_clients;
+bool monitor_knows(pid_t pid);
 void monitor_main(int channel, uint32_t id, const struct message_monitor *message, int empty_mounts, struct buffer *request)
   __attribute__((noreturn));
 

@@ -8,93 +8,22 @@ import { ConfDir } from "./confdir.ts";
 import { type Log, silent } from "./log.ts";
 import { requireIdentifier, requireInterfaceName } from "./names.ts";
 import { callPlugin, type CniCommand, CniError, explainMissing, findPlugin } from "./plugin.ts";
-import { type CniDns, type CniInterface, type CniIp, type CniRoute, parseResult, sandboxAddresses } from "./result.ts";
-
-export const DEFAULT_CONF_DIR = "/etc/cni/net.d";
-export const DEFAULT_BIN_DIRS: readonly string[] = ["/opt/cni/bin", "/usr/lib/cni"];
-export const DEFAULT_CACHE_DIR = "/var/lib/cni";
+import { parseResult, sandboxAddresses } from "./result.ts";
+import {
+  type AttachRequest,
+  type Capabilities,
+  type CniOptions,
+  type CniResult,
+  type CniStatus,
+  DEFAULT_BIN_DIRS,
+  DEFAULT_CACHE_DIR,
+  DEFAULT_CONF_DIR,
+} from "./types.ts";
 
 /** What undoing a failed ADD may take, however little time the request had left. */
 const UNDO_TIMEOUT_MS = 30_000;
 /** statfs(2): what a pinned namespace's file is, as nsfs or, before Linux 3.19, procfs. */
 const NAMESPACE_FS = new Set([0x6e736673, 0x9fa0]);
-
-export interface CniOptions {
-  readonly hand: Hand;
-  /** Default /etc/cni/net.d. */
-  readonly confDir?: string;
-  /** Default /opt/cni/bin and /usr/lib/cni. */
-  readonly binDirs?: readonly string[];
-  /** Default /var/lib/cni; attachments are kept in its folder `results`. */
-  readonly cacheDir?: string;
-  /** How many networks a pod is attached to: the first that are valid, by file name. 0: all. Default 1. */
-  readonly maxNetworks?: number;
-  /** Marks this runtime's attachments in a shared cache, so that its `gc` leaves other runtimes' alone. */
-  readonly owner?: string;
-  readonly log?: Log;
-  /** Called after the configuration has changed. */
-  readonly onChange?: () => void;
-}
-
-export interface PortMapping {
-  readonly hostPort: number;
-  readonly containerPort: number;
-  readonly protocol: "tcp" | "udp" | "sctp";
-  readonly hostIP?: string;
-}
-
-/** Given to the plugins that declare the capability (CNI conventions, "Dynamic plugin specific fields"). */
-export interface Capabilities {
-  readonly portMappings?: readonly PortMapping[];
-  readonly dns?: { readonly servers?: readonly string[]; readonly searches?: readonly string[]; readonly options?: readonly string[] };
-  /** Rates in bits a second, bursts in bits. */
-  readonly bandwidth?: { readonly ingressRate?: number; readonly ingressBurst?: number; readonly egressRate?: number; readonly egressBurst?: number };
-  readonly ipRanges?: readonly (readonly Json[])[];
-  readonly ips?: readonly string[];
-  readonly mac?: string;
-  readonly cgroupPath?: string;
-  readonly [capability: string]: unknown;
-}
-
-export interface AttachRequest {
-  readonly containerId: string;
-  /** Path of the network namespace. DEL also takes "" or one that is gone. */
-  readonly netns: string;
-  /** The first network's interface; further networks count on from it. Default "eth0". */
-  readonly ifName?: string;
-  /** CNI_ARGS; see `kubernetesArgs`. */
-  readonly args?: Readonly<Record<string, string>>;
-  readonly capabilities?: Capabilities;
-}
-
-export interface CniResult {
-  /** The pod's addresses on its first network, in the plugins' order. */
-  readonly ips: readonly CniIp[];
-  readonly interfaces: readonly CniInterface[];
-  readonly routes: readonly CniRoute[];
-  readonly dns: CniDns;
-  /** One per network, as its last plugin answered. */
-  readonly networks: readonly { readonly network: string; readonly ifName: string; readonly result: Json }[];
-}
-
-export interface CniStatus {
-  readonly ready: boolean;
-  /** What to do about it; "" when ready. */
-  readonly reason: string;
-  /** The first network's name. */
-  readonly network: string | undefined;
-}
-
-/** The CNI_ARGS that Kubernetes runtimes give. */
-export function kubernetesArgs(pod: { readonly namespace: string; readonly name: string; readonly id: string; readonly uid: string }): Record<string, string> {
-  return {
-    IgnoreUnknown: "1",
-    K8S_POD_NAMESPACE: pod.namespace,
-    K8S_POD_NAME: pod.name,
-    K8S_POD_INFRA_CONTAINER_ID: pod.id,
-    K8S_POD_UID: pod.uid,
-  };
-}
 
 export class Cni {
   readonly #hand: Hand;
@@ -152,7 +81,10 @@ export class Cni {
     const network = networks[0]?.name;
     if (network !== undefined) return { ready: true, reason: "", network };
     const why = problems.map((problem) => problem.message).join("; ");
-    const reason = why === "" ? `no cni network configured: no *.conflist or *.conf in ${this.#confPath}` : `no valid cni network in ${this.#confPath}: ${why}`;
+    const reason =
+      why === ""
+        ? `no cni network configured: no *.conflist or *.conf in ${this.#confPath}`
+        : `no valid cni network in ${this.#confPath}: ${why}`;
     return { ready: false, reason, network };
   }
 
@@ -162,7 +94,11 @@ export class Cni {
     for (const network of this.networks) {
       for (const plugin of network.plugins) {
         if ((await findPlugin(plugin.type, this.#binDirs)) === undefined) {
-          return { ...status, ready: false, reason: `cni network ${JSON.stringify(network.name)} (${network.file}): ${explainMissing(plugin.type, this.#binDirs)}` };
+          return {
+            ...status,
+            ready: false,
+            reason: `cni network ${JSON.stringify(network.name)} (${network.file}): ${explainMissing(plugin.type, this.#binDirs)}`,
+          };
         }
       }
       if (!isAtLeast(network.cniVersion, "1.1.0")) continue;
@@ -217,7 +153,8 @@ export class Cni {
       const attachments = recorded.length > 0 ? recorded : this.networks.length > 0 ? this.#plan(request) : [];
       const netns = await livingNamespace(request.netns);
       const failures: unknown[] = [];
-      for (const attachment of attachments.toReversed()) failures.push(...(await this.#delOne({ ...attachment, netns }, options)));
+      for (const attachment of attachments.toReversed())
+        failures.push(...(await this.#delOne({ ...attachment, netns }, options)));
       throwFirst(failures);
     });
   }
@@ -230,9 +167,20 @@ export class Cni {
       if (recorded.length === 0) throw new Error(`container ${request.containerId}: not attached to any cni network`);
       for (const attachment of recorded) {
         const { network, result } = attachment;
-        if (!result) throw new Error(`container ${request.containerId}: its attachment to cni network ${JSON.stringify(network.name)} was never finished`);
+        if (!result)
+          throw new Error(
+            `container ${request.containerId}: its attachment to cni network ${JSON.stringify(network.name)} was never finished`,
+          );
         if (network.disableCheck || !isAtLeast(network.cniVersion, "0.4.0")) continue;
-        for (const plugin of network.plugins) await this.#call(network, plugin, "CHECK", { prevResult: result }, { ...attachment, netns: request.netns }, options);
+        for (const plugin of network.plugins)
+          await this.#call(
+            network,
+            plugin,
+            "CHECK",
+            { prevResult: result },
+            { ...attachment, netns: request.netns },
+            options,
+          );
       }
     });
   }
@@ -241,7 +189,10 @@ export class Cni {
    * Frees what is left of attachments that are not in `valid`: recorded ones of this owner by DEL, and, from spec 1.1 on,
    * unrecorded ones by the plugins' own GC. What other runtimes recorded in the same cache counts as valid.
    */
-  async gc(valid: readonly { readonly containerId: string; readonly ifName: string }[], options: CallOptions = {}): Promise<void> {
+  async gc(
+    valid: readonly { readonly containerId: string; readonly ifName: string }[],
+    options: CallOptions = {},
+  ): Promise<void> {
     const key = (item: { containerId: string; ifName: string }) => `${item.containerId}/${item.ifName}`;
     const keep = new Set(valid.map(key));
     const failures: unknown[] = [];
@@ -252,9 +203,14 @@ export class Cni {
         others.push(attachment);
         continue;
       }
-      this.#log.info({ containerId: attachment.containerId, network: attachment.network.name }, "removing a stale cni attachment");
+      this.#log.info(
+        { containerId: attachment.containerId, network: attachment.network.name },
+        "removing a stale cni attachment",
+      );
       const netns = await livingNamespace(attachment.netns);
-      failures.push(...(await this.#exclusively(attachment.containerId, () => this.#delOne({ ...attachment, netns }, options))));
+      failures.push(
+        ...(await this.#exclusively(attachment.containerId, () => this.#delOne({ ...attachment, netns }, options))),
+      );
     }
     for (const network of this.networks) {
       if (network.disableGc || !isAtLeast(network.cniVersion, "1.1.0")) continue;
@@ -262,7 +218,14 @@ export class Cni {
       const list = all.map((item) => ({ containerID: item.containerId, ifname: item.ifName }));
       for (const plugin of network.plugins) {
         try {
-          await this.#call(network, plugin, "GC", { "cni.dev/valid-attachments": list, "cni.dev/attachments": list }, undefined, options);
+          await this.#call(
+            network,
+            plugin,
+            "GC",
+            { "cni.dev/valid-attachments": list, "cni.dev/attachments": list },
+            undefined,
+            options,
+          );
         } catch (error) {
           failures.push(error);
         }
@@ -279,12 +242,18 @@ export class Cni {
     requireIdentifier("container id", request.containerId);
     const args = request.args ?? {};
     for (const [name, value] of Object.entries(args)) {
-      if (/[;=]/.test(name) || value.includes(";")) throw new TypeError(`cni argument ${name}: ";" and "=" cannot be passed on`);
+      if (/[;=]/.test(name) || value.includes(";"))
+        throw new TypeError(`cni argument ${name}: ";" and "=" cannot be passed on`);
     }
     const capabilities = withoutEmpty(request.capabilities ?? {});
-    const declared = new Set(this.networks.flatMap((network) => network.plugins.flatMap((plugin) => [...plugin.capabilities])));
+    const declared = new Set(
+      this.networks.flatMap((network) => network.plugins.flatMap((plugin) => [...plugin.capabilities])),
+    );
     if (capabilities["portMappings"] && !declared.has("portMappings")) {
-      this.#log.warn({ containerId: request.containerId }, "host ports are not mapped: no cni plugin of this node declares the capability portMappings (add the portmap plugin)");
+      this.#log.warn(
+        { containerId: request.containerId },
+        "host ports are not mapped: no cni plugin of this node declares the capability portMappings (add the portmap plugin)",
+      );
     }
     return this.networks.map((network, index) => {
       const name = interfaceAt(ifName, index);
@@ -306,7 +275,14 @@ export class Cni {
     const { network } = attachment;
     for (const plugin of network.plugins) {
       const fields = { plugin: plugin.type, network: network.name, command: "ADD", kind: "answer" } as const;
-      const answer = await this.#call(network, plugin, "ADD", previous ? { prevResult: previous } : {}, attachment, options);
+      const answer = await this.#call(
+        network,
+        plugin,
+        "ADD",
+        previous ? { prevResult: previous } : {},
+        attachment,
+        options,
+      );
       if (answer === undefined) throw new CniError("it answered nothing", fields);
       previous = { cniVersion: network.cniVersion, ...answer };
       try {
@@ -339,16 +315,29 @@ export class Cni {
       const netns = await livingNamespace(attachment.netns);
       const failures = await this.#delOne({ ...attachment, netns }, { timeoutMs: UNDO_TIMEOUT_MS });
       // A plugin that could not be started has done nothing to undo; it is the error already on its way.
-      const real = failures.filter((failure) => !(isMissing(failure) && isMissing(reason) && failure.plugin === reason.plugin));
+      const real = failures.filter(
+        (failure) => !(isMissing(failure) && isMissing(reason) && failure.plugin === reason.plugin),
+      );
       if (real.length === 0) await this.#cache.remove(attachment);
       for (const failure of real) {
-        this.#log.warn({ containerId: attachment.containerId, error: failure }, `cannot undo a failed cni attachment: ${(failure as Error).message}`);
+        this.#log.warn(
+          { containerId: attachment.containerId, error: failure },
+          `cannot undo a failed cni attachment: ${(failure as Error).message}`,
+        );
       }
     }
   }
 
-  #call(network: NetworkConf, plugin: PluginConf, command: CniCommand, extra: Json, attachment: Attachment | undefined, options: CallOptions): Promise<Json | undefined> {
-    const runtimeConfig = attachment && Object.entries(attachment.capabilities).filter(([name]) => plugin.capabilities.has(name));
+  #call(
+    network: NetworkConf,
+    plugin: PluginConf,
+    command: CniCommand,
+    extra: Json,
+    attachment: Attachment | undefined,
+    options: CallOptions,
+  ): Promise<Json | undefined> {
+    const runtimeConfig =
+      attachment && Object.entries(attachment.capabilities).filter(([name]) => plugin.capabilities.has(name));
     const conf = {
       ...plugin.raw,
       name: network.name,
@@ -360,15 +349,25 @@ export class Cni {
       containerId: attachment.containerId,
       netns: attachment.netns,
       ifName: attachment.ifName,
-      args: Object.entries(attachment.args).map(([name, value]) => `${name}=${value}`).join(";"),
+      args: Object.entries(attachment.args)
+        .map(([name, value]) => `${name}=${value}`)
+        .join(";"),
     };
-    return callPlugin(this.#hand, this.#binDirs, { network: network.name, plugin: plugin.type, command, conf, ...(about ? { attachment: about } : {}) }, options);
+    return callPlugin(
+      this.#hand,
+      this.#binDirs,
+      { network: network.name, plugin: plugin.type, command, conf, ...(about ? { attachment: about } : {}) },
+      options,
+    );
   }
 
   async #exclusively<T>(containerId: string, work: () => Promise<T>): Promise<T> {
     const before = this.#busy.get(containerId) ?? Promise.resolve();
     const mine = before.then(work);
-    const settled = mine.then(() => {}, () => {});
+    const settled = mine.then(
+      () => {},
+      () => {},
+    );
     this.#busy.set(containerId, settled);
     try {
       return await mine;
@@ -391,8 +390,16 @@ function interfaceAt(first: string, index: number): string {
 
 function withoutEmpty(capabilities: Capabilities): Json {
   const mappings = capabilities.portMappings?.filter((mapping) => mapping.hostPort > 0);
-  const entries = Object.entries({ ...capabilities, portMappings: mappings });
-  return Object.fromEntries(entries.filter(([, value]) => value !== undefined && !(Array.isArray(value) && value.length === 0)));
+  // Field by field: a caller's object may carry more than the convention knows.
+  const dns = capabilities.dns && {
+    servers: capabilities.dns.servers,
+    searches: capabilities.dns.searches,
+    options: capabilities.dns.options,
+  };
+  const entries = Object.entries({ ...capabilities, portMappings: mappings, dns });
+  return Object.fromEntries(
+    entries.filter(([, value]) => value !== undefined && !(Array.isArray(value) && value.length === 0)),
+  );
 }
 
 function summarize(attachments: readonly Attachment[]): CniResult {
@@ -403,7 +410,11 @@ function summarize(attachments: readonly Attachment[]): CniResult {
     interfaces,
     routes,
     dns,
-    networks: attachments.map((attachment) => ({ network: attachment.network.name, ifName: attachment.ifName, result: attachment.result ?? {} })),
+    networks: attachments.map((attachment) => ({
+      network: attachment.network.name,
+      ifName: attachment.ifName,
+      result: attachment.result ?? {},
+    })),
   };
 }
 
@@ -424,5 +435,7 @@ async function livingNamespace(path: string): Promise<string> {
 function throwFirst(failures: readonly unknown[]): void {
   if (failures.length === 0) return;
   if (failures.length === 1) throw failures[0];
-  throw new AggregateError(failures, failures.map((failure) => (failure as Error).message).join("; "), { cause: failures[0] });
+  throw new AggregateError(failures, failures.map((failure) => (failure as Error).message).join("; "), {
+    cause: failures[0],
+  });
 }

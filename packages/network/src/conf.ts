@@ -131,9 +131,14 @@ function parsePlugin(file: string, at: string, value: unknown): PluginConf {
   const field = (name: string) => (at === "" ? name : `${at}.${name}`);
   if (!isObject(value)) throw new ConfError(file, at, "must be an object");
   const type = value["type"];
-  if (typeof type !== "string" || type === "") throw new ConfError(file, field("type"), "must name the plugin's executable");
+  if (typeof type !== "string" || type === "")
+    throw new ConfError(file, field("type"), "must name the plugin's executable");
   if (type.includes("/") || type === "." || type === "..") {
-    throw new ConfError(file, field("type"), `${JSON.stringify(type)} must be a plain file name: plugins are looked for in the binary directories only`);
+    throw new ConfError(
+      file,
+      field("type"),
+      `${JSON.stringify(type)} must be a plain file name: plugins are looked for in the binary directories only`,
+    );
   }
   const ipam = value["ipam"];
   if (ipam !== undefined) {
@@ -161,7 +166,11 @@ function requireName(file: string, conf: Json): string {
   const name = conf["name"];
   if (typeof name !== "string" || name === "") throw new ConfError(file, "name", "must name the network");
   if (!isIdentifier(name)) {
-    throw new ConfError(file, "name", `${JSON.stringify(name)} must start with a letter or digit and hold only letters, digits, "_", "." and "-"`);
+    throw new ConfError(
+      file,
+      "name",
+      `${JSON.stringify(name)} must start with a letter or digit and hold only letters, digits, "_", "." and "-"`,
+    );
   }
   return name;
 }
@@ -180,13 +189,18 @@ function chooseVersion(file: string, conf: Json): CniVersion {
   const known = CNI_VERSIONS.findLast((version) => offered.includes(version));
   if (known === undefined) {
     const field = single === undefined ? "cniVersions" : "cniVersion";
-    throw new ConfError(file, field, `${offered.join(", ")} is not supported; supported are ${CNI_VERSIONS.join(", ")}`);
+    throw new ConfError(
+      file,
+      field,
+      `${offered.join(", ")} is not supported; supported are ${CNI_VERSIONS.join(", ")}`,
+    );
   }
   return known;
 }
 
 function requireVersion(file: string, field: string, value: unknown): string {
-  if (typeof value !== "string" || !/^\d+\.\d+\.\d+$/.test(value)) throw new ConfError(file, field, `must be a version such as "1.0.0"`);
+  if (typeof value !== "string" || !/^\d+\.\d+\.\d+$/.test(value))
+    throw new ConfError(file, field, `must be a version such as "1.0.0"`);
   return value;
 }
 

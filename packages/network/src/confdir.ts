@@ -30,10 +30,13 @@ export async function loadConfDir(dir: string, max = 1): Promise<Loaded> {
     try {
       const conf = await loadFile(file);
       const twin = networks.find((other) => other.name === conf.name);
-      if (twin) throw new ConfError(file, "name", `${JSON.stringify(conf.name)} is already the network of ${twin.file}`);
+      if (twin)
+        throw new ConfError(file, "name", `${JSON.stringify(conf.name)} is already the network of ${twin.file}`);
       networks.push(conf);
     } catch (error) {
-      problems.push(error instanceof ConfError ? error : new ConfError(file, "", (error as Error).message, { cause: error }));
+      problems.push(
+        error instanceof ConfError ? error : new ConfError(file, "", (error as Error).message, { cause: error }),
+      );
     }
   }
   return { networks, problems };
@@ -42,7 +45,10 @@ export async function loadConfDir(dir: string, max = 1): Promise<Loaded> {
 async function listConfFiles(dir: string): Promise<string[]> {
   try {
     const entries = await readdir(dir, { withFileTypes: true });
-    return entries.filter((entry) => !entry.isDirectory() && EXTENSIONS.has(extname(entry.name))).map((entry) => join(dir, entry.name)).sort();
+    return entries
+      .filter((entry) => !entry.isDirectory() && EXTENSIONS.has(extname(entry.name)))
+      .map((entry) => join(dir, entry.name))
+      .sort();
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === "ENOENT") return [];
     throw error;
@@ -82,7 +88,10 @@ export class ConfDir {
     this.#onChange = onChange;
   }
 
-  static async open(dir: string, options: { max?: number; log?: Log; onChange?: (loaded: Loaded) => void } = {}): Promise<ConfDir> {
+  static async open(
+    dir: string,
+    options: { max?: number; log?: Log; onChange?: (loaded: Loaded) => void } = {},
+  ): Promise<ConfDir> {
     const confDir = new ConfDir(dir, options.max ?? 1, options.log ?? silent, options.onChange ?? (() => {}));
     await confDir.reload();
     return confDir;
@@ -113,9 +122,13 @@ export class ConfDir {
     const before = this.#loaded;
     this.#loaded = await loadConfDir(this.#dir, this.#max);
     if (JSON.stringify(describe(before)) === JSON.stringify(describe(this.#loaded))) return;
-    for (const problem of this.#loaded.problems) this.#log.warn({ file: problem.file, field: problem.field }, problem.message);
+    for (const problem of this.#loaded.problems)
+      this.#log.warn({ file: problem.file, field: problem.field }, problem.message);
     const networks = this.#loaded.networks.map((network) => `${network.name} (${network.file})`);
-    this.#log.info({ dir: this.#dir, networks }, networks.length > 0 ? "cni networks loaded" : "no cni network configured");
+    this.#log.info(
+      { dir: this.#dir, networks },
+      networks.length > 0 ? "cni networks loaded" : "no cni network configured",
+    );
     this.#onChange(this.#loaded);
   }
 
@@ -132,7 +145,10 @@ export class ConfDir {
     try {
       for (const { path, child } of chain) this.#watch(path, child);
     } catch (error) {
-      this.#log.warn({ dir: this.#dir, error }, `cannot watch ${this.#dir} (${(error as Error).message}): reading it every ${POLL_MS / 1000} s; raise fs.inotify.max_user_watches`);
+      this.#log.warn(
+        { dir: this.#dir, error },
+        `cannot watch ${this.#dir} (${(error as Error).message}): reading it every ${POLL_MS / 1000} s; raise fs.inotify.max_user_watches`,
+      );
       this.#poll ??= setTimeout(() => {
         this.#poll = undefined;
         this.#reloadInBackground();
@@ -165,7 +181,9 @@ export class ConfDir {
   }
 
   #reloadInBackground(): void {
-    this.reload().catch((error: Error) => this.#log.warn({ dir: this.#dir, error }, `cannot read ${this.#dir}: ${error.message}`));
+    this.reload().catch((error: Error) =>
+      this.#log.warn({ dir: this.#dir, error }, `cannot read ${this.#dir}: ${error.message}`),
+    );
   }
 
   #disarm(): void {
@@ -175,7 +193,10 @@ export class ConfDir {
 }
 
 function describe(loaded: Loaded): unknown {
-  return [loaded.networks.map((network) => [network, network.plugins.map((plugin) => [...plugin.capabilities])]), loaded.problems.map((problem) => problem.message)];
+  return [
+    loaded.networks.map((network) => [network, network.plugins.map((plugin) => [...plugin.capabilities])]),
+    loaded.problems.map((problem) => problem.message),
+  ];
 }
 
 async function isDirectory(path: string): Promise<boolean> {

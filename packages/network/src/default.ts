@@ -6,7 +6,7 @@ import { join } from "node:path";
 import type { Hand } from "@berth/kernel";
 import type { Json } from "./conf.ts";
 import { loadConfDir } from "./confdir.ts";
-import { DEFAULT_CONF_DIR } from "./cni.ts";
+import { DEFAULT_CONF_DIR } from "./types.ts";
 
 export const DEFAULT_CONF_FILE = "10-berth.conflist";
 
@@ -57,7 +57,14 @@ export function defaultConflist(network: DefaultNetwork): Json {
  * Writes the default network into `confDir` unless a valid one is there, or a file that was meant to be one: a mistake in
  * it is for its author to mend. Resolves with the path written, or undefined. Atomic: two daemons at once write one file.
  */
-export async function ensureDefault(options: { hand: Hand; confDir?: string; bridge?: string; name?: string; dataDir?: string; routes?: string }): Promise<string | undefined> {
+export async function ensureDefault(options: {
+  hand: Hand;
+  confDir?: string;
+  bridge?: string;
+  name?: string;
+  dataDir?: string;
+  routes?: string;
+}): Promise<string | undefined> {
   const confDir = options.confDir ?? DEFAULT_CONF_DIR;
   const { networks, problems } = await loadConfDir(confDir);
   if (networks.length > 0 || problems.length > 0) return undefined;
@@ -94,7 +101,9 @@ export function freeSubnet(routes: string, bridge: string): string {
     const subnet = parseSubnet(candidate);
     if (!taken.some((route) => overlap(route, subnet))) return candidate;
   }
-  throw new Error(`no free subnet for the default cni network: the host routes all of ${SUBNETS.join(", ")}; write a conf list to ${DEFAULT_CONF_DIR} yourself`);
+  throw new Error(
+    `no free subnet for the default cni network: the host routes all of ${SUBNETS.join(", ")}; write a conf list to ${DEFAULT_CONF_DIR} yourself`,
+  );
 }
 
 interface Subnet {
@@ -109,11 +118,15 @@ function overlap(a: Subnet, b: Subnet): boolean {
 
 /** /proc/net/route: addresses and masks in hexadecimal, bytes in the host's (little-endian) order. Default routes overlap everything and mean nothing. */
 function parseRoutes(text: string): (Subnet & { readonly device: string })[] {
-  return text.trim().split("\n").slice(1).flatMap((line) => {
-    const [device = "", destination = "", , , , , , mask = ""] = line.split(/\s+/);
-    const route = { device, base: littleEndian(destination), mask: littleEndian(mask) };
-    return route.mask === 0 ? [] : [route];
-  });
+  return text
+    .trim()
+    .split("\n")
+    .slice(1)
+    .flatMap((line) => {
+      const [device = "", destination = "", , , , , , mask = ""] = line.split(/\s+/);
+      const route = { device, base: littleEndian(destination), mask: littleEndian(mask) };
+      return route.mask === 0 ? [] : [route];
+    });
 }
 
 function littleEndian(hex: string): number {
@@ -123,7 +136,16 @@ function littleEndian(hex: string): number {
 function parseSubnet(cidr: string): Subnet {
   const match = /^(\d+)\.(\d+)\.(\d+)\.(\d+)\/(\d+)$/.exec(cidr);
   const [a, b, c, d, bits] = (match ?? []).slice(1).map(Number);
-  if (a === undefined || b === undefined || c === undefined || d === undefined || bits === undefined || Math.max(a, b, c, d) > 255 || bits < 1 || bits > 30) {
+  if (
+    a === undefined ||
+    b === undefined ||
+    c === undefined ||
+    d === undefined ||
+    bits === undefined ||
+    Math.max(a, b, c, d) > 255 ||
+    bits < 1 ||
+    bits > 30
+  ) {
     throw new TypeError(`subnet ${JSON.stringify(cidr)}: must be an IPv4 subnet such as "10.213.0.0/20"`);
   }
   const mask = (-1 << (32 - bits)) | 0;
@@ -139,7 +161,10 @@ function formatSubnet(subnet: Subnet): string {
 async function forwardDrops(hand: Hand): Promise<boolean> {
   for (const iptables of ["/usr/sbin/iptables", "/sbin/iptables"]) {
     if (!existsSync(iptables)) continue;
-    const result = await hand.spawn({ argv: [iptables, "-w", "-S", "FORWARD"], env: { PATH: "/usr/sbin:/usr/bin:/sbin:/bin" } });
+    const result = await hand.spawn({
+      argv: [iptables, "-w", "-S", "FORWARD"],
+      env: { PATH: "/usr/sbin:/usr/bin:/sbin:/bin" },
+    });
     if (result.status === 0) return /^-P FORWARD DROP$/m.test(Buffer.from(result.stdout).toString());
   }
   return false;

@@ -13,12 +13,16 @@ export function isInterfaceName(name: string): boolean {
 
 export function requireIdentifier(what: string, name: string): void {
   if (!isIdentifier(name)) {
-    throw new TypeError(`${what} ${JSON.stringify(name)}: must start with a letter or digit and hold only letters, digits, "_", "." and "-"`);
+    throw new TypeError(
+      `${what} ${JSON.stringify(name)}: must start with a letter or digit and hold only letters, digits, "_", "." and "-"`,
+    );
   }
 }
 
 export function requireInterfaceName(name: string): void {
   if (!isInterfaceName(name)) {
-    throw new TypeError(`interface name ${JSON.stringify(name)}: must be 1 to 15 bytes without "/", ":" or white space`);
+    throw new TypeError(
+      `interface name ${JSON.stringify(name)}: must be 1 to 15 bytes without "/", ":" or white space`,
+    );
   }
 }

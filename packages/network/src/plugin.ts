@@ -13,8 +13,24 @@ const SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 
 /** Plugins of the CNI project's own collection, which distributions package together. */
 const STANDARD = new Set([
-  "bandwidth", "bridge", "dhcp", "dummy", "firewall", "host-device", "host-local", "ipvlan", "loopback", "macvlan",
-  "portmap", "ptp", "sbr", "static", "tap", "tuning", "vlan", "vrf",
+  "bandwidth",
+  "bridge",
+  "dhcp",
+  "dummy",
+  "firewall",
+  "host-device",
+  "host-local",
+  "ipvlan",
+  "loopback",
+  "macvlan",
+  "portmap",
+  "ptp",
+  "sbr",
+  "static",
+  "tap",
+  "tuning",
+  "vlan",
+  "vrf",
 ]);
 
 export interface CniErrorFields {
@@ -39,7 +55,10 @@ export class CniError extends Error {
   readonly kind: CniErrorFields["kind"];
 
   constructor(problem: string, fields: CniErrorFields, options?: ErrorOptions) {
-    super(`cni network ${JSON.stringify(fields.network)}: plugin ${fields.plugin}: ${fields.command}: ${problem}`, options);
+    super(
+      `cni network ${JSON.stringify(fields.network)}: plugin ${fields.plugin}: ${fields.command}: ${problem}`,
+      options,
+    );
     this.plugin = fields.plugin;
     this.network = fields.network;
     this.command = fields.command;
@@ -56,7 +75,12 @@ export interface Invocation {
   /** Written to the plugin's standard input. */
   readonly conf: Json;
   /** Absent for GC and STATUS, which are about no container. */
-  readonly attachment?: { readonly containerId: string; readonly netns: string; readonly ifName: string; readonly args: string };
+  readonly attachment?: {
+    readonly containerId: string;
+    readonly netns: string;
+    readonly ifName: string;
+    readonly args: string;
+  };
 }
 
 /** The plugin's executable in the first of `binDirs` that has it. */
@@ -87,7 +111,12 @@ export function explainMissing(type: string, binDirs: readonly string[]): string
 }
 
 /** Runs one plugin to its end. Resolves with its answer (`undefined`: it printed none); rejects with CniError or the signal's reason. */
-export async function callPlugin(hand: Hand, binDirs: readonly string[], call: Invocation, options: CallOptions): Promise<Json | undefined> {
+export async function callPlugin(
+  hand: Hand,
+  binDirs: readonly string[],
+  call: Invocation,
+  options: CallOptions,
+): Promise<Json | undefined> {
   const fields = { plugin: call.plugin, network: call.network, command: call.command };
   options.signal?.throwIfAborted();
   const path = await findPlugin(call.plugin, binDirs);
@@ -95,11 +124,19 @@ export async function callPlugin(hand: Hand, binDirs: readonly string[], call: I
   const timeoutMs = options.timeoutMs ?? PLUGIN_TIMEOUT_MS;
   let result: CommandResult;
   try {
-    const command = { argv: [path], env: pluginEnvironment(call, binDirs), stdin: Buffer.from(JSON.stringify(call.conf)) };
+    const command = {
+      argv: [path],
+      env: pluginEnvironment(call, binDirs),
+      stdin: Buffer.from(JSON.stringify(call.conf)),
+    };
     result = await hand.spawn(command, { ...(options.signal ? { signal: options.signal } : {}), timeoutMs });
   } catch (error) {
     if (error instanceof OrderError && error.code === "ETIMEDOUT") {
-      throw new CniError(`no answer after ${timeoutMs / 1000} s, so it was ended`, { ...fields, kind: "killed" }, { cause: error });
+      throw new CniError(
+        `no answer after ${timeoutMs / 1000} s, so it was ended`,
+        { ...fields, kind: "killed" },
+        { cause: error },
+      );
     }
     if (error instanceof OrderError && error.code !== "ECANCELED") {
       throw new CniError(`cannot start ${path}: ${error.message}`, { ...fields, kind: "killed" }, { cause: error });
@@ -111,7 +148,9 @@ export async function callPlugin(hand: Hand, binDirs: readonly string[], call: I
 }
 
 function pluginEnvironment(call: Invocation, binDirs: readonly string[]): Record<string, string> {
-  const inherited = Object.entries(process.env).filter((entry): entry is [string, string] => entry[1] !== undefined && !entry[0].startsWith("CNI_"));
+  const inherited = Object.entries(process.env).filter(
+    (entry): entry is [string, string] => entry[1] !== undefined && !entry[0].startsWith("CNI_"),
+  );
   return {
     ...Object.fromEntries(inherited),
     // Plugins call iptables and the like, which an ordinary user's PATH leaves out.
@@ -139,12 +178,16 @@ function refusal(result: CommandResult, fields: Fields): CniError {
   if (answer && typeof answer["msg"] === "string" && answer["msg"] !== "") {
     const details = typeof answer["details"] === "string" && answer["details"] !== "" ? answer["details"] : undefined;
     const code = typeof answer["code"] === "number" ? answer["code"] : undefined;
-    const text = answer["msg"] + (details === undefined ? "" : `; ${details}`) + (code === undefined ? "" : ` (code ${code})`);
+    const text =
+      answer["msg"] + (details === undefined ? "" : `; ${details}`) + (code === undefined ? "" : ` (code ${code})`);
     return new CniError(text, { ...fields, code, details, kind: "refused" });
   }
   const ending = result.signal === 0 ? `exit status ${result.status}` : `killed by signal ${result.signal}`;
   const said = [stderr, stdout].filter((text) => text !== "").join("; ");
-  return new CniError(said === "" ? `${ending}, and it said nothing` : `${ending}: ${said}`, { ...fields, kind: result.signal === 0 ? "refused" : "killed" });
+  return new CniError(said === "" ? `${ending}, and it said nothing` : `${ending}: ${said}`, {
+    ...fields,
+    kind: result.signal === 0 ? "refused" : "killed",
+  });
 }
 
 function parseAnswer(result: CommandResult, fields: Fields): Json | undefined {
@@ -154,7 +197,10 @@ function parseAnswer(result: CommandResult, fields: Fields): Json | undefined {
   const answer = tryObject(text);
   // Only ADD's answer means anything; what else a plugin prints at DEL is its own affair.
   if (answer === undefined && fields.command === "ADD") {
-    throw new CniError(`its answer is not a JSON object: ${JSON.stringify(text.slice(0, 200))}`, { ...fields, kind: "answer" });
+    throw new CniError(`its answer is not a JSON object: ${JSON.stringify(text.slice(0, 200))}`, {
+      ...fields,
+      kind: "answer",
+    });
   }
   return answer;
 }

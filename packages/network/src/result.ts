@@ -46,7 +46,9 @@ export function parseResult(raw: Json): PluginResult {
   return {
     ips: legacy ? legacyIps(raw) : list(raw, "ips").map((ip, index) => parseIp(ip, `ips[${index}]`)),
     interfaces: list(raw, "interfaces").map((value, index) => parseInterface(value, `interfaces[${index}]`)),
-    routes: legacy ? legacyRoutes(raw) : list(raw, "routes").map((route, index) => parseRoute(route, `routes[${index}]`)),
+    routes: legacy
+      ? legacyRoutes(raw)
+      : list(raw, "routes").map((route, index) => parseRoute(route, `routes[${index}]`)),
     dns: parseDns(raw["dns"]),
   };
 }
@@ -72,7 +74,8 @@ function list(raw: Json, field: string): readonly unknown[] {
 function parseIp(value: unknown, at: string): CniIp {
   if (!isObject(value)) throw new Error(`${at}: must be an object`);
   const owner = value["interface"];
-  if (owner !== undefined && owner !== null && (typeof owner !== "number" || !Number.isInteger(owner))) throw new Error(`${at}.interface: must be an index`);
+  if (owner !== undefined && owner !== null && (typeof owner !== "number" || !Number.isInteger(owner)))
+    throw new Error(`${at}.interface: must be an index`);
   return {
     ...parseCidr(value["address"], `${at}.address`),
     ...optionalString(value, "gateway"),
@@ -117,7 +120,12 @@ function parseRoute(value: unknown, at: string): CniRoute {
 function parseDns(value: unknown): CniDns {
   const dns = isObject(value) ? value : {};
   const strings = (field: string) => list(dns, field).filter((item): item is string => typeof item === "string");
-  return { nameservers: strings("nameservers"), ...optionalString(dns, "domain"), search: strings("search"), options: strings("options") };
+  return {
+    nameservers: strings("nameservers"),
+    ...optionalString(dns, "domain"),
+    search: strings("search"),
+    options: strings("options"),
+  };
 }
 
 /** Editions 0.1.0 and 0.2.0: at most one address per family, each with its routes. */
@@ -131,7 +139,9 @@ function legacyIps(raw: Json): CniIp[] {
 function legacyRoutes(raw: Json): CniRoute[] {
   return ["ip4", "ip6"].flatMap((family) => {
     const value = raw[family];
-    return isObject(value) ? list(value, "routes").map((route, index) => parseRoute(route, `${family}.routes[${index}]`)) : [];
+    return isObject(value)
+      ? list(value, "routes").map((route, index) => parseRoute(route, `${family}.routes[${index}]`))
+      : [];
   });
 }
 

@@ -17,25 +17,49 @@ async function bench(options: { version?: string; plugins?: object[] } = {}): Pr
     await made.plugin(name);
     await made.answers(name, "ADD", { stdout: { ...RESULT, marker: name } });
   }
-  const plugins = options.plugins ?? [{ type: "first" }, { type: "second", capabilities: { portMappings: true } }, { type: "third" }];
+  const plugins = options.plugins ?? [
+    { type: "first" },
+    { type: "second", capabilities: { portMappings: true } },
+    { type: "third" },
+  ];
   await made.conf("10-net.conflist", { cniVersion: options.version ?? "1.0.0", name: "net", plugins });
   return made;
 }
 
-const openCni = (made: Bench, more: object = {}) => Cni.open({ hand: spawningHand(), confDir: made.confDir, binDirs: ["/nowhere", made.binDir], cacheDir: made.cacheDir, ...more });
-const cached = async (made: Bench) => (await readdir(join(made.cacheDir, "results")).catch(() => [])).filter((name) => !name.endsWith(".tmp"));
+const openCni = (made: Bench, more: object = {}) =>
+  Cni.open({
+    hand: spawningHand(),
+    confDir: made.confDir,
+    binDirs: ["/nowhere", made.binDir],
+    cacheDir: made.cacheDir,
+    ...more,
+  });
+const cached = async (made: Bench) =>
+  (await readdir(join(made.cacheDir, "results")).catch(() => [])).filter((name) => !name.endsWith(".tmp"));
 
 suite("ADD", () => {
   test("runs the list in order, each with its predecessor's result, and says what came of it", async () => {
     await using made = await bench();
     await using cni = await openCni(made);
-    const result = await cni.add({ ...POD, args: kubernetesArgs({ namespace: "default", name: "web", id: ID, uid: "u-1" }) });
-    assert.deepEqual(result.ips, [{ address: "10.1.2.3", prefix: 24, gateway: "10.1.2.1", interface: 1 }, { address: "fd00::3", prefix: 64, interface: 1 }]);
+    const result = await cni.add({
+      ...POD,
+      args: kubernetesArgs({ namespace: "default", name: "web", id: ID, uid: "u-1" }),
+    });
+    assert.deepEqual(result.ips, [
+      { address: "10.1.2.3", prefix: 24, gateway: "10.1.2.1", interface: 1 },
+      { address: "fd00::3", prefix: 64, interface: 1 },
+    ]);
     assert.deepEqual(result.dns.nameservers, ["10.1.2.1"]);
     assert.deepEqual(result.routes, [{ dst: "0.0.0.0/0" }]);
     const calls = await made.calls();
-    assert.deepEqual(calls.map((call) => `${call.command} ${call.plugin}`), ["ADD first", "ADD second", "ADD third"]);
-    assert.deepEqual(calls.map((call) => (call.conf["prevResult"] as { marker?: string } | undefined)?.marker), [undefined, "first", "second"]);
+    assert.deepEqual(
+      calls.map((call) => `${call.command} ${call.plugin}`),
+      ["ADD first", "ADD second", "ADD third"],
+    );
+    assert.deepEqual(
+      calls.map((call) => (call.conf["prevResult"] as { marker?: string } | undefined)?.marker),
+      [undefined, "first", "second"],
+    );
     assert.deepEqual(calls[0]?.env, {
       CNI_COMMAND: "ADD",
       CNI_CONTAINERID: ID,
@@ -44,28 +68,46 @@ suite("ADD", () => {
       CNI_ARGS: `IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=web;K8S_POD_INFRA_CONTAINER_ID=${ID};K8S_POD_UID=u-1`,
       CNI_PATH: `/nowhere:${made.binDir}`,
     });
-    assert.deepEqual(calls.map((call) => [call.conf["name"], call.conf["cniVersion"]]), Array(3).fill(["net", "1.0.0"]));
+    assert.deepEqual(
+      calls.map((call) => [call.conf["name"], call.conf["cniVersion"]]),
+      [
+        ["net", "1.0.0"],
+        ["net", "1.0.0"],
+        ["net", "1.0.0"],
+      ],
+    );
   });
 
   test("gives capability arguments only to plugins that declare them, and no empty ones", async () => {
     await using made = await bench();
     await using cni = await openCni(made);
     const mapping = { hostPort: 8080, containerPort: 80, protocol: "tcp" as const };
-    await cni.add({ ...POD, capabilities: { portMappings: [mapping, { ...mapping, hostPort: 0 }], bandwidth: { ingressRate: 1 } } });
-    assert.deepEqual((await made.calls()).map((call) => call.conf["runtimeConfig"]), [undefined, { portMappings: [mapping] }, undefined]);
+    await cni.add({
+      ...POD,
+      capabilities: { portMappings: [mapping, { ...mapping, hostPort: 0 }], bandwidth: { ingressRate: 1 } },
+    });
+    assert.deepEqual(
+      (await made.calls()).map((call) => call.conf["runtimeConfig"]),
+      [undefined, { portMappings: [mapping] }, undefined],
+    );
   });
 
   test("host ports that no plugin maps are warned about", async () => {
     await using made = await bench({ plugins: [{ type: "first" }] });
     const warnings: string[] = [];
-    await using cni = await openCni(made, { log: { info() {}, warn: (_fields: object, message: string) => warnings.push(message) } });
+    await using cni = await openCni(made, {
+      log: { info() {}, warn: (_fields: object, message: string) => warnings.push(message) },
+    });
     await cni.add({ ...POD, capabilities: { portMappings: [{ hostPort: 1, containerPort: 1, protocol: "tcp" }] } });
     assert.match(warnings.join(), /host ports are not mapped/);
   });
 
   test("that fails midway is undone in reverse, and the error names network, plugin, message, details and code", async () => {
     await using made = await bench();
-    await made.answers("second", "ADD", { stdout: { cniVersion: "1.0.0", code: 7, msg: "no room", details: "pool is empty" }, status: 1 });
+    await made.answers("second", "ADD", {
+      stdout: { cniVersion: "1.0.0", code: 7, msg: "no room", details: "pool is empty" },
+      status: 1,
+    });
     await using cni = await openCni(made);
     await assert.rejects(cni.add(POD), (error) => {
       assert(error instanceof CniError);
@@ -87,8 +129,15 @@ suite("ADD", () => {
   test("by a plugin that is missing tells where it was looked for and who has it", async () => {
     await using made = await bench({ plugins: [{ type: "first" }, { type: "bandwidth" }] });
     await using cni = await openCni(made);
-    await assert.rejects(cni.add(POD), (error) => error instanceof CniError && error.kind === "missing" &&
-      error.message.endsWith(`no executable bandwidth in /nowhere or ${made.binDir}: install Debian's or Ubuntu's package containernetworking-plugins, or put it into one of them`));
+    await assert.rejects(
+      cni.add(POD),
+      (error) =>
+        error instanceof CniError &&
+        error.kind === "missing" &&
+        error.message.endsWith(
+          `no executable bandwidth in /nowhere or ${made.binDir}: install Debian's or Ubuntu's package containernetworking-plugins, or put it into one of them`,
+        ),
+    );
     assert.deepEqual(await made.sequence(), ["ADD first", "DEL first"]);
     assert.deepEqual(await cached(made), []);
     assert.equal((await cni.probe()).ready, false);
@@ -117,7 +166,13 @@ suite("ADD", () => {
     const watcher = watch(made.binDir);
     const adding = cni.add(POD, { signal: abort.signal });
     const failed = assert.rejects(adding, /enough/);
-    while (!(await access(join(made.binDir, "second.ADD.started")).then(() => true, () => false))) await once(watcher, "change");
+    while (
+      !(await access(join(made.binDir, "second.ADD.started")).then(
+        () => true,
+        () => false,
+      ))
+    )
+      await once(watcher, "change");
     watcher.close();
     abort.abort(new Error("enough"));
     await failed;
@@ -130,15 +185,28 @@ suite("ADD", () => {
     await made.conf("20-more.conflist", { cniVersion: "1.0.0", name: "more", plugins: [{ type: "second" }] });
     await using cni = await openCni(made, { maxNetworks: 0 });
     const result = await cni.add(POD);
-    assert.deepEqual(result.networks.map((network) => [network.network, network.ifName]), [["net", "eth0"], ["more", "eth1"]]);
+    assert.deepEqual(
+      result.networks.map((network) => [network.network, network.ifName]),
+      [
+        ["net", "eth0"],
+        ["more", "eth1"],
+      ],
+    );
     await cni.del(POD);
-    assert.deepEqual((await made.calls()).map((call) => `${call.command} ${call.plugin} ${call.env["CNI_IFNAME"]}`), ["ADD first eth0", "ADD second eth1", "DEL second eth1", "DEL first eth0"]);
+    assert.deepEqual(
+      (await made.calls()).map((call) => `${call.command} ${call.plugin} ${call.env["CNI_IFNAME"]}`),
+      ["ADD first eth0", "ADD second eth1", "DEL second eth1", "DEL first eth0"],
+    );
   });
 
   test("without a network says what is missing and where", async () => {
     await using made = await Bench.make();
     await using cni = await openCni(made);
-    assert.deepEqual(cni.status(), { ready: false, reason: `no cni network configured: no *.conflist or *.conf in ${made.confDir}`, network: undefined });
+    assert.deepEqual(cni.status(), {
+      ready: false,
+      reason: `no cni network configured: no *.conflist or *.conf in ${made.confDir}`,
+      network: undefined,
+    });
     await assert.rejects(cni.add(POD), /no cni network configured/);
   });
 
@@ -157,7 +225,13 @@ suite("ADD", () => {
 
   test("results of the first editions are understood", async () => {
     await using made = await bench({ version: "0.2.0", plugins: [{ type: "first" }] });
-    await made.answers("first", "ADD", { stdout: { cniVersion: "0.2.0", ip4: { ip: "10.9.0.2/16", gateway: "10.9.0.1", routes: [{ dst: "0.0.0.0/0" }] }, dns: {} } });
+    await made.answers("first", "ADD", {
+      stdout: {
+        cniVersion: "0.2.0",
+        ip4: { ip: "10.9.0.2/16", gateway: "10.9.0.1", routes: [{ dst: "0.0.0.0/0" }] },
+        dns: {},
+      },
+    });
     await using cni = await openCni(made);
     const result = await cni.add(POD);
     assert.deepEqual(result.ips, [{ address: "10.9.0.2", prefix: 16, gateway: "10.9.0.1" }]);
@@ -174,9 +248,19 @@ suite("DEL", () => {
     assert.deepEqual(await cached(made), [`net-${ID}-eth0`]);
     await cni.del(POD);
     const deletions = (await made.calls()).slice(3);
-    assert.deepEqual(deletions.map((call) => call.plugin), ["third", "second", "first"]);
-    assert.deepEqual(deletions.map((call) => (call.conf["prevResult"] as { marker: string }).marker), ["third", "third", "third"]);
-    assert.deepEqual(deletions.map((call) => call.env["CNI_NETNS"]), ["", "", ""], "a namespace that is gone is passed as none");
+    assert.deepEqual(
+      deletions.map((call) => call.plugin),
+      ["third", "second", "first"],
+    );
+    assert.deepEqual(
+      deletions.map((call) => (call.conf["prevResult"] as { marker: string }).marker),
+      ["third", "third", "third"],
+    );
+    assert.deepEqual(
+      deletions.map((call) => call.env["CNI_NETNS"]),
+      ["", "", ""],
+      "a namespace that is gone is passed as none",
+    );
     assert.deepEqual(await cached(made), []);
   });
 
@@ -191,7 +275,10 @@ suite("DEL", () => {
     await using cni = await openCni(made);
     await cni.del(POD);
     const deletions = (await made.calls()).slice(3);
-    assert.deepEqual(deletions.map((call) => call.plugin), ["third", "second", "first"]);
+    assert.deepEqual(
+      deletions.map((call) => call.plugin),
+      ["third", "second", "first"],
+    );
     assert.deepEqual(deletions[1]?.conf["runtimeConfig"], { portMappings: [mapping] });
     assert.equal(deletions[0]?.env["CNI_ARGS"], "A=1");
   });
@@ -203,7 +290,17 @@ suite("DEL", () => {
     await cni.add(POD);
     await writeFile(join(made.cacheDir, "results", `net-${ID}-eth0`), "");
     await cni.del(POD);
-    assert.deepEqual(await made.sequence(), ["DEL third", "DEL second", "DEL first", "ADD first", "ADD second", "ADD third", "DEL third", "DEL second", "DEL first"]);
+    assert.deepEqual(await made.sequence(), [
+      "DEL third",
+      "DEL second",
+      "DEL first",
+      "ADD first",
+      "ADD second",
+      "ADD third",
+      "DEL third",
+      "DEL second",
+      "DEL first",
+    ]);
     assert.deepEqual(await cached(made), []);
   });
 
@@ -223,7 +320,14 @@ suite("DEL", () => {
     await using made = await bench();
     await using cni = await openCni(made);
     await Promise.all([cni.add(POD), cni.del(POD)]);
-    assert.deepEqual(await made.sequence(), ["ADD first", "ADD second", "ADD third", "DEL third", "DEL second", "DEL first"]);
+    assert.deepEqual(await made.sequence(), [
+      "ADD first",
+      "ADD second",
+      "ADD third",
+      "DEL third",
+      "DEL second",
+      "DEL first",
+    ]);
   });
 });
 
@@ -232,10 +336,25 @@ suite("the record", () => {
     await using made = await bench();
     await using cni = await openCni(made);
     await cni.add({ ...POD, args: { A: "1" } });
-    const record = JSON.parse(await readFile(join(made.cacheDir, "results", `net-${ID}-eth0`), "utf8")) as Record<string, unknown>;
-    assert.deepEqual([record["kind"], record["containerId"], record["ifName"], record["networkName"], record["netns"], record["cniArgs"]],
-      ["cniCacheV1", ID, "eth0", "net", POD.netns, [["A", "1"]]]);
-    const config = JSON.parse(Buffer.from(record["config"] as string, "base64").toString()) as { name: string; plugins: unknown[] };
+    const record = JSON.parse(await readFile(join(made.cacheDir, "results", `net-${ID}-eth0`), "utf8")) as Record<
+      string,
+      unknown
+    >;
+    assert.deepEqual(
+      [
+        record["kind"],
+        record["containerId"],
+        record["ifName"],
+        record["networkName"],
+        record["netns"],
+        record["cniArgs"],
+      ],
+      ["cniCacheV1", ID, "eth0", "net", POD.netns, [["A", "1"]]],
+    );
+    const config = JSON.parse(Buffer.from(record["config"] as string, "base64").toString()) as {
+      name: string;
+      plugins: unknown[];
+    };
     assert.deepEqual([config.name, config.plugins.length], ["net", 3]);
     assert.equal((record["result"] as { marker: string }).marker, "third");
   });
@@ -250,7 +369,13 @@ suite("CHECK, GC and STATUS", () => {
     await cni.check(POD);
     await made.answers("second", "CHECK", { stdout: { code: 100, msg: "veth is gone" }, status: 1 });
     await assert.rejects(cni.check(POD), /plugin second: CHECK: veth is gone/);
-    assert.deepEqual((await made.sequence()).slice(3), ["CHECK first", "CHECK second", "CHECK third", "CHECK first", "CHECK second"]);
+    assert.deepEqual((await made.sequence()).slice(3), [
+      "CHECK first",
+      "CHECK second",
+      "CHECK third",
+      "CHECK first",
+      "CHECK second",
+    ]);
   });
 
   test("CHECK is left out before 0.4.0 and where it is disabled", async () => {
@@ -270,8 +395,17 @@ suite("CHECK, GC and STATUS", () => {
     await theirs.add({ ...POD, containerId: "other" });
     await mine.gc([{ containerId: "keep", ifName: "eth0" }]);
     const calls = (await made.calls()).slice(3);
-    assert.deepEqual(calls.map((call) => [call.command, call.env["CNI_CONTAINERID"]]), [["DEL", "stale"], ["GC", undefined]]);
-    assert.deepEqual(calls[1]?.conf["cni.dev/valid-attachments"], [{ containerID: "keep", ifname: "eth0" }, { containerID: "other", ifname: "eth0" }]);
+    assert.deepEqual(
+      calls.map((call) => [call.command, call.env["CNI_CONTAINERID"]]),
+      [
+        ["DEL", "stale"],
+        ["GC", undefined],
+      ],
+    );
+    assert.deepEqual(calls[1]?.conf["cni.dev/valid-attachments"], [
+      { containerID: "keep", ifname: "eth0" },
+      { containerID: "other", ifname: "eth0" },
+    ]);
     assert.deepEqual((await cached(made)).sort(), ["net-keep-eth0", "net-other-eth0"]);
   });
 
@@ -287,6 +421,10 @@ suite("CHECK, GC and STATUS", () => {
     await using cni = await openCni(made);
     assert.deepEqual(await cni.probe(), { ready: true, reason: "", network: "net" });
     await made.answers("first", "STATUS", { stdout: { code: 50, msg: "no daemon" }, status: 1 });
-    assert.deepEqual(await cni.probe(), { ready: false, reason: `cni network "net": plugin first: STATUS: no daemon (code 50)`, network: "net" });
+    assert.deepEqual(await cni.probe(), {
+      ready: false,
+      reason: `cni network "net": plugin first: STATUS: no daemon (code 50)`,
+      network: "net",
+    });
   });
 });

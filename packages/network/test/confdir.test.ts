@@ -17,9 +17,15 @@ suite("the configuration directory", () => {
     await bench.conf("10-a.json", { name: "a", type: "ptp" });
     await bench.conf("05-readme.txt", "not read");
     const one = await loadConfDir(bench.confDir);
-    assert.deepEqual(one.networks.map((network) => network.name), ["a"]);
+    assert.deepEqual(
+      one.networks.map((network) => network.name),
+      ["a"],
+    );
     assert.match(one.problems[0]?.message ?? "", /00-broken\.conflist: not valid JSON/);
-    assert.deepEqual((await loadConfDir(bench.confDir, 0)).networks.map((network) => network.name), ["a", "b"]);
+    assert.deepEqual(
+      (await loadConfDir(bench.confDir, 0)).networks.map((network) => network.name),
+      ["a", "b"],
+    );
   });
 
   test("a network named twice is one network and a problem", async () => {
@@ -36,22 +42,35 @@ suite("the configuration directory", () => {
     await mkdir(join(bench.confDir, "a"));
     await writeFile(join(bench.confDir, "a", "50-tuning.conf"), `{"type":"tuning"}`);
     await bench.conf("10.conflist", list("a"));
-    assert.deepEqual((await loadConfDir(bench.confDir)).networks[0]?.plugins.map((plugin) => plugin.type), ["bridge", "tuning"]);
+    assert.deepEqual(
+      (await loadConfDir(bench.confDir)).networks[0]?.plugins.map((plugin) => plugin.type),
+      ["bridge", "tuning"],
+    );
     await bench.conf("10.conflist", { ...list("a"), loadOnlyInlinedPlugins: true });
-    assert.deepEqual((await loadConfDir(bench.confDir)).networks[0]?.plugins.map((plugin) => plugin.type), ["bridge"]);
+    assert.deepEqual(
+      (await loadConfDir(bench.confDir)).networks[0]?.plugins.map((plugin) => plugin.type),
+      ["bridge"],
+    );
   });
 });
 
 /** A ConfDir and its changes as events; fails by the runner's time-out if one does not come. */
 async function watched(dir: string) {
   const events = new EventEmitter();
-  const confDir = await ConfDir.open(dir, { onChange: (loaded) => events.emit("change", loaded.networks.map((network) => network.name)) });
+  const confDir = await ConfDir.open(dir, {
+    onChange: (loaded) =>
+      events.emit(
+        "change",
+        loaded.networks.map((network) => network.name),
+      ),
+  });
   return {
     confDir,
     async until(names: string[], act: () => Promise<unknown>): Promise<void> {
       const signal = AbortSignal.timeout(10_000);
       await act();
-      while (confDir.loaded.networks.map((network) => network.name).join() !== names.join()) await once(events, "change", { signal });
+      while (confDir.loaded.networks.map((network) => network.name).join() !== names.join())
+        await once(events, "change", { signal });
     },
     [Symbol.dispose]: () => confDir.close(),
   };

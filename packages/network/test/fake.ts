@@ -31,7 +31,14 @@ function spawnCommand(command: Command, options: CallOptions = {}): Promise<Comm
     child.stdin.end(command.stdin);
     child.on("error", reject);
     child.on("close", (code, signal) =>
-      resolve({ status: code ?? 137, signal: signal ? 9 : 0, stdout: Buffer.concat(stdout), stderr: Buffer.concat(stderr), truncated: false }));
+      resolve({
+        status: code ?? 137,
+        signal: signal ? 9 : 0,
+        stdout: Buffer.concat(stdout),
+        stderr: Buffer.concat(stderr),
+        truncated: false,
+      }),
+    );
   });
 }
 
@@ -86,23 +93,36 @@ export class Bench {
     await chmod(path, 0o755);
   }
 
-  async answers(plugin: string, command: string, answer: { stdout?: string | object; stderr?: string; status?: number }): Promise<void> {
+  async answers(
+    plugin: string,
+    command: string,
+    answer: { stdout?: string | object; stderr?: string; status?: number },
+  ): Promise<void> {
     const base = join(this.binDir, `${plugin}.${command}`);
-    for (const [what, value] of Object.entries(answer)) await writeFile(`${base}.${what}`, typeof value === "object" ? JSON.stringify(value) : String(value));
+    for (const [what, value] of Object.entries(answer))
+      await writeFile(`${base}.${what}`, typeof value === "object" ? JSON.stringify(value) : String(value));
   }
 
   async calls(): Promise<Call[]> {
     const text = await readFile(join(this.binDir, "calls"), "utf8").catch(() => "");
-    return text.split("\x1d").filter((record) => record !== "").map((record) => {
-      const [head = "", conf = ""] = record.split("\x1e");
-      const [command = "", plugin = "", ...env] = head.split(/[ \t](?=CNI_)| /);
-      return {
-        command,
-        plugin,
-        env: Object.fromEntries(env.map((pair) => pair.trim()).filter((pair) => pair !== "").map((pair) => [pair.slice(0, pair.indexOf("=")), pair.slice(pair.indexOf("=") + 1)])) as Record<string, string>,
-        conf: JSON.parse(conf) as Record<string, unknown>,
-      };
-    });
+    return text
+      .split("\x1d")
+      .filter((record) => record !== "")
+      .map((record) => {
+        const [head = "", conf = ""] = record.split("\x1e");
+        const [command = "", plugin = "", ...env] = head.split(/[ \t](?=CNI_)| /);
+        return {
+          command,
+          plugin,
+          env: Object.fromEntries(
+            env
+              .map((pair) => pair.trim())
+              .filter((pair) => pair !== "")
+              .map((pair) => [pair.slice(0, pair.indexOf("=")), pair.slice(pair.indexOf("=") + 1)]),
+          ) as Record<string, string>,
+          conf: JSON.parse(conf) as Record<string, unknown>,
+        };
+      });
   }
 
   async sequence(): Promise<string[]> {
@@ -112,8 +132,14 @@ export class Bench {
 
 export const RESULT = {
   cniVersion: "1.0.0",
-  interfaces: [{ name: "br0", mac: "aa:bb:cc:00:00:01" }, { name: "eth0", mac: "aa:bb:cc:00:00:02", sandbox: "/run/netns/pod" }],
-  ips: [{ address: "10.1.2.3/24", gateway: "10.1.2.1", interface: 1 }, { address: "fd00::3/64", interface: 1 }],
+  interfaces: [
+    { name: "br0", mac: "aa:bb:cc:00:00:01" },
+    { name: "eth0", mac: "aa:bb:cc:00:00:02", sandbox: "/run/netns/pod" },
+  ],
+  ips: [
+    { address: "10.1.2.3/24", gateway: "10.1.2.1", interface: 1 },
+    { address: "fd00::3/64", interface: 1 },
+  ],
   routes: [{ dst: "0.0.0.0/0" }],
   dns: { nameservers: ["10.1.2.1"] },
 };

@@ -1,3 +1,44 @@
-import type { oci } from "@berth/spec";
-export interface Bundle { readonly directory: string; readonly spec: oci.Spec; readonly rootfs: string }
-export async function readBundle(directory: string): Promise<Bundle> { throw new Error(directory); }
+/** A bundle: a directory with config.json and, normally, the root file system beside it (bundle.md). */
+import { readFile } from "node:fs/promises";
+import { isAbsolute, resolve } from "node:path";
+import { oci } from "@berth/spec";
+
+export interface Bundle {
+  readonly directory: string;
+  /** As in config.json, with relative paths of the host made absolute. */
+  readonly spec: oci.Spec;
+  /** Absolute. */
+  readonly rootfs: string;
+}
+
+/** Rejects where config.json is missing, is not JSON, or has no root.path. */
+export async function readBundle(directory: string): Promise<Bundle> {
+  const absolute = resolve(directory);
+  const file = resolve(absolute, "config.json");
+  const text = await readFile(file, "utf8").catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== "ENOENT" && error.code !== "ENOTDIR") throw error;
+    throw new Error(`${file} does not exist; a bundle is a directory with a config.json`, { cause: error });
+  });
+  let spec: oci.Spec;
+  try {
+    spec = oci.parseSpec(text);
+  } catch (error) {
+    throw new Error(`${file} is not JSON: ${error instanceof Error ? error.message : String(error)}`, { cause: error });
+  }
+  const root = (spec as oci.Spec | undefined)?.root?.path;
+  if (typeof root !== "string" || root === "") throw new Error(`${file}: root.path is missing`);
+  return {
+    directory: absolute,
+    spec: { ...spec, mounts: (spec.mounts ?? []).map((mount) => hostPath(mount, absolute)) },
+    rootfs: resolve(absolute, root),
+  };
+}
+
+/** config.md: a bind mount's relative source is relative to the bundle. */
+function hostPath(mount: oci.Mount, directory: string): oci.Mount {
+  const isBind =
+    mount.type === "bind" || (mount.options ?? []).some((option) => option === "bind" || option === "rbind");
+  return isBind && mount.source !== undefined && !isAbsolute(mount.source)
+    ? { ...mount, source: resolve(directory, mount.source) }
+    : mount;
+}

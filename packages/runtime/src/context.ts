@@ -57,7 +57,7 @@ export interface Planned {
 
 /** A configuration that no plan can carry out; `field` is its path in the specification. */
 export class PlanError extends Error {
-  readonly name = "PlanError";
+  override readonly name = "PlanError";
   readonly field: string;
   constructor(field: string, message: string) {
     super(`${field}: ${message}`);

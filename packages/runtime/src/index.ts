@@ -1,6 +1,24 @@
 /** The OCI runtime's decisions: configuration in, plan out. */
-export { PlanError, type CompiledFilter, type ContainerContext, type ExecContext, type ExecTarget, type Planned, type Rootfs } from "./context.ts";
+export {
+  PlanError,
+  type CompiledFilter,
+  type ContainerContext,
+  type ExecContext,
+  type ExecTarget,
+  type Planned,
+  type Rootfs,
+} from "./context.ts";
 export { planContainer } from "./container.ts";
 export { planExec } from "./exec.ts";
 export { readBundle, type Bundle } from "./bundle.ts";
-export { cgroupRemoval, compileSeccomp, describePlan, killCgroup, probeHost, updateResources, type HostFacts, type Plan } from "@berth/kernel";
+export {
+  cgroupRemoval,
+  compileSeccomp,
+  describePlan,
+  cgroupCreation,
+  killCgroup,
+  probeHost,
+  updateResources,
+  type HostFacts,
+  type Plan,
+} from "@berth/kernel";

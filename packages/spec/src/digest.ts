@@ -17,12 +17,15 @@ export class InvalidDigest extends Error {
 /** Throws InvalidDigest: unknown algorithm, wrong length, or anything but lower-case hexadecimal. */
 export function parseDigest(text: string): Digest {
   const colon = text.indexOf(":");
-  if (colon < 1) throw new InvalidDigest(`digest "${text}" has no algorithm: expected "sha256:" and 64 hexadecimal digits`);
+  if (colon < 1)
+    throw new InvalidDigest(`digest "${text}" has no algorithm: expected "sha256:" and 64 hexadecimal digits`);
   const algorithm = text.slice(0, colon);
   const hex = text.slice(colon + 1);
-  if (!Object.hasOwn(HEX_LENGTH, algorithm)) throw new InvalidDigest(`digest "${text}" uses the unsupported algorithm "${algorithm}"`);
+  if (!Object.hasOwn(HEX_LENGTH, algorithm))
+    throw new InvalidDigest(`digest "${text}" uses the unsupported algorithm "${algorithm}"`);
   const length = HEX_LENGTH[algorithm as DigestAlgorithm];
-  if (hex.length !== length || !/^[0-9a-f]*$/.test(hex)) throw new InvalidDigest(`digest "${text}" needs ${length} lower-case hexadecimal digits after "${algorithm}:"`);
+  if (hex.length !== length || !/^[0-9a-f]*$/.test(hex))
+    throw new InvalidDigest(`digest "${text}" needs ${length} lower-case hexadecimal digits after "${algorithm}:"`);
   return { algorithm: algorithm as DigestAlgorithm, hex };
 }
 

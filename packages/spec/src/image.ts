@@ -104,8 +104,11 @@ export function isManifestType(mediaType: string): boolean {
 
 /** Docker's and OCI's layer types, whatever the compression, foreign ones included. */
 export function isLayerType(mediaType: string): boolean {
-  return mediaType.startsWith(MEDIA.ociLayer) || mediaType.startsWith("application/vnd.oci.image.layer.nondistributable.v1.tar") ||
-    /^application\/vnd\.docker\.image\.rootfs\.(foreign\.)?diff\.tar(\.gzip|\.zstd)?$/.test(mediaType);
+  return (
+    mediaType.startsWith(MEDIA.ociLayer) ||
+    mediaType.startsWith("application/vnd.oci.image.layer.nondistributable.v1.tar") ||
+    /^application\/vnd\.docker\.image\.rootfs\.(foreign\.)?diff\.tar(\.gzip|\.zstd)?$/.test(mediaType)
+  );
 }
 
 /** Layers that registries need not have: their descriptors' `urls` say where they are. */
@@ -116,7 +119,10 @@ export function isForeignLayerType(mediaType: string): boolean {
 /** One spelling for each platform: "x86_64" is amd64, "arm64/v8" is arm64, "arm" is arm/v7. */
 export function normalizePlatform(platform: Platform): Platform {
   const os = platform.os.toLowerCase() === "macos" ? "darwin" : platform.os.toLowerCase();
-  const { architecture, variant } = normalizeArchitecture(platform.architecture.toLowerCase(), (platform.variant ?? "").toLowerCase());
+  const { architecture, variant } = normalizeArchitecture(
+    platform.architecture.toLowerCase(),
+    (platform.variant ?? "").toLowerCase(),
+  );
   return {
     os,
     architecture,
@@ -142,7 +148,10 @@ function normalizeArchitecture(architecture: string, variant: string): { archite
     case "armel":
       return { architecture: "arm", variant: "v6" };
     case "arm":
-      return { architecture: "arm", variant: variant === "" ? "v7" : /^[5-8]$/.test(variant) ? `v${variant}` : variant };
+      return {
+        architecture: "arm",
+        variant: variant === "" ? "v7" : /^[5-8]$/.test(variant) ? `v${variant}` : variant,
+      };
     default:
       return { architecture, variant };
   }
@@ -180,7 +189,9 @@ function samePlatform(a: Platform, b: Platform): boolean {
 export function selectManifest(index: Index, platform: Platform): Descriptor | undefined {
   const candidates = index.manifests.filter((entry) => isManifestType(entry.mediaType) || isIndexType(entry.mediaType));
   for (const accepted of acceptedPlatforms(platform)) {
-    const found = candidates.find((entry) => entry.platform !== undefined && samePlatform(normalizePlatform(entry.platform), accepted));
+    const found = candidates.find(
+      (entry) => entry.platform !== undefined && samePlatform(normalizePlatform(entry.platform), accepted),
+    );
     if (found !== undefined) return found;
   }
   return candidates.find((entry) => entry.platform === undefined);
@@ -188,5 +199,7 @@ export function selectManifest(index: Index, platform: Platform): Descriptor | u
 
 /** "linux/arm/v7". */
 export function formatPlatform(platform: Platform): string {
-  return [platform.os, platform.architecture, platform.variant].filter((part) => part !== undefined && part !== "").join("/");
+  return [platform.os, platform.architecture, platform.variant]
+    .filter((part) => part !== undefined && part !== "")
+    .join("/");
 }

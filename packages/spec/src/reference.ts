@@ -43,11 +43,13 @@ export function parseReference(text: string): Reference {
   const colon = rest.indexOf(":");
   const tag = colon < 0 ? undefined : rest.slice(colon + 1);
   const short = colon < 0 ? rest : rest.slice(0, colon);
-  if (tag !== undefined && !TAG.test(tag)) fail(`"${tag}" is not a tag (letters, digits, "_", "." and "-", at most 128)`);
+  if (tag !== undefined && !TAG.test(tag))
+    fail(`"${tag}" is not a tag (letters, digits, "_", "." and "-", at most 128)`);
   if (short !== short.toLowerCase()) fail(`the repository name "${short}" must be lower-case`);
   const path = domain === DEFAULT_DOMAIN && !short.includes("/") ? OFFICIAL + short : short;
   if (path.length > PATH_MAX) fail(`the repository name is longer than ${PATH_MAX} characters`);
-  for (const component of path.split("/")) if (!PATH_COMPONENT.test(component)) fail(`"${component}" is not a repository name component`);
+  for (const component of path.split("/"))
+    if (!PATH_COMPONENT.test(component)) fail(`"${component}" is not a repository name component`);
   return { domain, path, ...(tag === undefined ? {} : { tag }), ...(digest === undefined ? {} : { digest }) };
 }
 

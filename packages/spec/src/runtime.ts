@@ -156,7 +156,9 @@ export interface Linux {
   readonly memoryPolicy?: LinuxMemoryPolicy | undefined;
   readonly personality?: LinuxPersonality | undefined;
   /** By clock: "monotonic", "boottime". */
-  readonly timeOffsets?: Readonly<Record<string, { readonly secs?: number | undefined; readonly nanosecs?: number | undefined }>> | undefined;
+  readonly timeOffsets?:
+    | Readonly<Record<string, { readonly secs?: number | undefined; readonly nanosecs?: number | undefined }>>
+    | undefined;
 }
 
 export const NAMESPACE_TYPES = ["pid", "network", "mount", "ipc", "uts", "user", "cgroup", "time"] as const;
@@ -311,11 +313,24 @@ export interface LinuxSeccomp {
 }
 
 export type SeccompAction =
-  | "SCMP_ACT_KILL" | "SCMP_ACT_KILL_PROCESS" | "SCMP_ACT_KILL_THREAD" | "SCMP_ACT_TRAP" | "SCMP_ACT_ERRNO"
-  | "SCMP_ACT_TRACE" | "SCMP_ACT_ALLOW" | "SCMP_ACT_LOG" | "SCMP_ACT_NOTIFY";
+  | "SCMP_ACT_KILL"
+  | "SCMP_ACT_KILL_PROCESS"
+  | "SCMP_ACT_KILL_THREAD"
+  | "SCMP_ACT_TRAP"
+  | "SCMP_ACT_ERRNO"
+  | "SCMP_ACT_TRACE"
+  | "SCMP_ACT_ALLOW"
+  | "SCMP_ACT_LOG"
+  | "SCMP_ACT_NOTIFY";
 
 export type SeccompOperator =
-  | "SCMP_CMP_NE" | "SCMP_CMP_LT" | "SCMP_CMP_LE" | "SCMP_CMP_EQ" | "SCMP_CMP_GE" | "SCMP_CMP_GT" | "SCMP_CMP_MASKED_EQ";
+  | "SCMP_CMP_NE"
+  | "SCMP_CMP_LT"
+  | "SCMP_CMP_LE"
+  | "SCMP_CMP_EQ"
+  | "SCMP_CMP_GE"
+  | "SCMP_CMP_GT"
+  | "SCMP_CMP_MASKED_EQ";
 
 export interface SeccompRule {
   readonly names: readonly string[];
@@ -344,17 +359,25 @@ export interface State {
   readonly annotations?: Readonly<Record<string, string>> | undefined;
 }
 
-/** Parses config.json, keeping integers that a JavaScript number cannot hold exactly as bigint. Throws SyntaxError. */
+/**
+ * Parses config.json, keeping integers that a JavaScript number cannot hold exactly as bigint. A null is an absent field, as
+ * it is for the programs in Go that write these files. Throws SyntaxError.
+ */
 export function parseSpec(text: string): Spec {
-  return JSON.parse(text, exactInteger as (key: string, value: unknown) => unknown) as Spec;
+  return JSON.parse(text, revive as (key: string, value: unknown) => unknown) as Spec;
 }
 
 /** The counterpart of parseSpec. */
 export function formatSpec(spec: Spec): string {
-  return JSON.stringify(spec, (_key, value: unknown) => (typeof value === "bigint" ? rawJson(String(value)) : value), 2);
+  return JSON.stringify(
+    spec,
+    (_key, value: unknown) => (typeof value === "bigint" ? rawJson(String(value)) : value),
+    2,
+  );
 }
 
-function exactInteger(_key: string, value: unknown, context: { readonly source?: string }): unknown {
+function revive(_key: string, value: unknown, context: { readonly source?: string }): unknown {
+  if (value === null) return undefined;
   if (typeof value !== "number" || Number.isSafeInteger(value) || context.source === undefined) return value;
   return /^-?\d+$/.test(context.source) ? BigInt(context.source) : value;
 }

@@ -1,25 +1,19 @@
 /** A pod's network: what CNI is told about it. */
 import { cri } from "@berth/spec";
-import type { CniAttachment, CniPortMapping } from "@berth/network";
+import { type AttachRequest, kubernetesArgs, type PortMapping } from "@berth/network";
 import type { SandboxRecord } from "../store/records.ts";
 import { invalid } from "../errors.ts";
 
-const PROTOCOLS: Readonly<Record<cri.Protocol, string>> = { [cri.Protocol.TCP]: "tcp", [cri.Protocol.UDP]: "udp", [cri.Protocol.SCTP]: "sctp" };
+const PROTOCOLS: Readonly<Record<cri.Protocol, PortMapping["protocol"]>> = { [cri.Protocol.TCP]: "tcp", [cri.Protocol.UDP]: "udp", [cri.Protocol.SCTP]: "sctp" };
 
 /** The attachment that ADD makes and DEL takes back; the same for both, as the CNI specification asks. */
-export function attachmentOf(record: SandboxRecord, netns: string): CniAttachment {
+export function attachmentOf(record: SandboxRecord, netns: string): AttachRequest {
   const metadata = record.config.metadata;
   return {
     containerId: record.id,
     netns,
     ifName: "eth0",
-    args: {
-      IgnoreUnknown: "1",
-      K8S_POD_NAMESPACE: metadata?.namespace ?? "",
-      K8S_POD_NAME: metadata?.name ?? "",
-      K8S_POD_INFRA_CONTAINER_ID: record.id,
-      K8S_POD_UID: metadata?.uid ?? "",
-    },
+    args: kubernetesArgs({ namespace: metadata?.namespace ?? "", name: metadata?.name ?? "", id: record.id, uid: metadata?.uid ?? "" }),
     capabilities: {
       portMappings: portMappings(record.config),
       ...(record.config.dnsConfig ? { dns: record.config.dnsConfig } : {}),
@@ -28,8 +22,8 @@ export function attachmentOf(record: SandboxRecord, netns: string): CniAttachmen
 }
 
 /** Only mappings with a host port reach the plugins (a container port alone is information). */
-export function portMappings(config: cri.PodSandboxConfig): CniPortMapping[] {
-  const mappings: CniPortMapping[] = [];
+export function portMappings(config: cri.PodSandboxConfig): PortMapping[] {
+  const mappings: PortMapping[] = [];
   for (const [index, mapping] of config.portMappings.entries()) {
     if (mapping.hostPort <= 0) continue;
     const protocol = PROTOCOLS[mapping.protocol];

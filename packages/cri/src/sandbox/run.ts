@@ -48,7 +48,7 @@ async function attach(context: CriContext, sandbox: Sandbox, signal: AbortSignal
   record.networked = true;
   context.sandboxes.save(sandbox);
   const result = await context.cni.add(attachmentOf(record, record.netns), { signal });
-  record.ips = result.ips;
+  record.ips = result.ips.map(({ address }) => address);
 }
 
 /** All settle before the first failure is thrown, so that undoing does not race with what still runs. */

@@ -27,7 +27,8 @@ export function parsePax(data: Uint8Array, at: number): PaxRecords {
 export function paxInteger(value: Uint8Array, key: string, at: number): number {
   const digits = latin1(value);
   const number = Number(digits);
-  if (!/^-?[0-9]+$/.test(digits) || !Number.isSafeInteger(number)) throw new ImageError("InvalidImage", `tar: the pax record ${key} at byte ${at} is no integer within range`);
+  if (!/^-?[0-9]+$/.test(digits) || !Number.isSafeInteger(number))
+    throw new ImageError("InvalidImage", `tar: the pax record ${key} at byte ${at} is no integer within range`);
   return number;
 }
 

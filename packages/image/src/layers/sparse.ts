@@ -38,9 +38,10 @@ export async function readOldSparse(header: Uint8Array, reader: ByteReader, stor
     }
   };
   collect(header, 386, 4);
-  for (let more = header[482] !== 0; more; ) {
+  for (let more = header[482] !== 0; more;) {
     const block = await reader.exactly(BLOCK);
-    if (block.length < BLOCK) throw new ImageError("InvalidImage", `tar: truncated in the sparse map at byte ${reader.offset}`);
+    if (block.length < BLOCK)
+      throw new ImageError("InvalidImage", `tar: truncated in the sparse map at byte ${reader.offset}`);
     if (extents.length > MAX_EXTENTS) throw tooMany(at);
     collect(block, 0, 21);
     more = block[504] !== 0;
@@ -50,7 +51,13 @@ export async function readOldSparse(header: Uint8Array, reader: ByteReader, stor
 
 /** Whether a file's pax records say that it is sparse. */
 export function isPaxSparse(records: PaxRecords): boolean {
-  return records.some(([key]) => key === "GNU.sparse.major" || key === "GNU.sparse.map" || key === "GNU.sparse.numblocks" || key === "GNU.sparse.offset");
+  return records.some(
+    ([key]) =>
+      key === "GNU.sparse.major" ||
+      key === "GNU.sparse.map" ||
+      key === "GNU.sparse.numblocks" ||
+      key === "GNU.sparse.offset",
+  );
 }
 
 /** `stored`: the bytes of the entry's data. Format 1.0 reads its map from the stream. */
@@ -66,32 +73,46 @@ export async function readPaxSparse(records: PaxRecords, reader: ByteReader, sto
     return check({ extents, size: length, mapBytes }, stored - mapBytes, at);
   }
   const map = last("GNU.sparse.map");
-  const numbers = map !== undefined ? numbersOf(map, at) : records.filter(([key]) => key === "GNU.sparse.offset" || key === "GNU.sparse.numbytes").map(([key, value]) => paxInteger(value, key, at));
+  const numbers =
+    map !== undefined
+      ? numbersOf(map, at)
+      : records
+          .filter(([key]) => key === "GNU.sparse.offset" || key === "GNU.sparse.numbytes")
+          .map(([key, value]) => paxInteger(value, key, at));
   return check({ extents: pair(numbers, at), size: length, mapBytes: 0 }, stored, at);
 }
 
 function numbersOf(map: Uint8Array, at: number): number[] {
   if (map.length === 0) return [];
-  return latin1(map).split(",").map((digits) => paxInteger(Buffer.from(digits), "GNU.sparse.map", at));
+  return latin1(map)
+    .split(",")
+    .map((digits) => paxInteger(Buffer.from(digits), "GNU.sparse.map", at));
 }
 
 function pair(numbers: readonly number[], at: number): Extent[] {
-  if (numbers.length % 2 !== 0) throw new ImageError("InvalidImage", `tar: the sparse map at byte ${at} ends within a pair`);
+  if (numbers.length % 2 !== 0)
+    throw new ImageError("InvalidImage", `tar: the sparse map at byte ${at} ends within a pair`);
   if (numbers.length / 2 > MAX_EXTENTS) throw tooMany(at);
   const extents: Extent[] = [];
-  for (let i = 0; i < numbers.length; i += 2) extents.push({ offset: numbers[i] as number, length: numbers[i + 1] as number });
+  for (let i = 0; i < numbers.length; i += 2)
+    extents.push({ offset: numbers[i] as number, length: numbers[i + 1] as number });
   return extents;
 }
 
 /** Lines of decimal numbers at the start of the data: how many pairs, then the pairs; padded to a block. */
-async function readMap1(reader: ByteReader, stored: number, at: number): Promise<{ extents: Extent[]; mapBytes: number }> {
+async function readMap1(
+  reader: ByteReader,
+  stored: number,
+  at: number,
+): Promise<{ extents: Extent[]; mapBytes: number }> {
   const numbers: number[] = [];
   let digits = "";
   let mapBytes = 0;
-  for (let wanted = 1; numbers.length < wanted; ) {
+  for (let wanted = 1; numbers.length < wanted;) {
     const block = await reader.exactly(BLOCK);
     mapBytes += BLOCK;
-    if (block.length < BLOCK || mapBytes > stored) throw new ImageError("InvalidImage", `tar: truncated in the sparse map at byte ${at}`);
+    if (block.length < BLOCK || mapBytes > stored)
+      throw new ImageError("InvalidImage", `tar: truncated in the sparse map at byte ${at}`);
     for (const character of latin1(block)) {
       if (numbers.length === wanted) break;
       if (character !== "\n") {
@@ -112,12 +133,18 @@ function check(map: SparseMap, stored: number, at: number): SparseMap {
   let end = 0;
   let sum = 0;
   for (const { offset, length } of map.extents) {
-    if (offset < end || length < 0) throw new ImageError("InvalidImage", `tar: the sparse map at byte ${at} is not in order`);
+    if (offset < end || length < 0)
+      throw new ImageError("InvalidImage", `tar: the sparse map at byte ${at} is not in order`);
     end = offset + length;
     sum += length;
   }
-  if (end > map.size || map.size < 0) throw new ImageError("InvalidImage", `tar: the sparse map at byte ${at} goes past the file's end`);
-  if (sum !== stored) throw new ImageError("InvalidImage", `tar: the sparse map at byte ${at} does not add up to the stored ${stored} bytes`);
+  if (end > map.size || map.size < 0)
+    throw new ImageError("InvalidImage", `tar: the sparse map at byte ${at} goes past the file's end`);
+  if (sum !== stored)
+    throw new ImageError(
+      "InvalidImage",
+      `tar: the sparse map at byte ${at} does not add up to the stored ${stored} bytes`,
+    );
   return { ...map, extents: map.extents.filter((extent) => extent.length > 0) };
 }
 

@@ -36,7 +36,8 @@ export function parseHeader(block: Uint8Array, at: number): Header {
   checkSum(block, at);
   const format = formatOf(block);
   const type = block[156] === 0 ? "0" : String.fromCharCode(block[156] as number);
-  const number = (offset: number, length: number, field: string): number => parseNumber(block.subarray(offset, offset + length), field, at);
+  const number = (offset: number, length: number, field: string): number =>
+    parseNumber(block.subarray(offset, offset + length), field, at);
   const devices = format !== "v7" && (type === "3" || type === "4");
   return {
     format,
@@ -62,7 +63,8 @@ function checkSum(block: Uint8Array, at: number): void {
     signed += byte > 127 ? byte - 256 : byte;
   }
   const stored = parseNumber(block.subarray(148, 156), "checksum", at);
-  if (stored !== unsigned && stored !== signed) throw new ImageError("InvalidImage", `tar: wrong header checksum at byte ${at}`);
+  if (stored !== unsigned && stored !== signed)
+    throw new ImageError("InvalidImage", `tar: wrong header checksum at byte ${at}`);
 }
 
 function formatOf(block: Uint8Array): HeaderFormat {
@@ -103,7 +105,8 @@ export function parseNumber(field: Uint8Array, name: string, at: number): number
     value = value * 8 + digit;
   }
   for (; i < field.length; i++) {
-    if (field[i] !== 0x20 && field[i] !== 0) throw new ImageError("InvalidImage", `tar: the ${name} in the header at byte ${at} is no octal number`);
+    if (field[i] !== 0x20 && field[i] !== 0)
+      throw new ImageError("InvalidImage", `tar: the ${name} in the header at byte ${at} is no octal number`);
   }
   return value;
 }
@@ -113,10 +116,11 @@ function parseBase256(field: Uint8Array, name: string, at: number): number {
   let value = BigInt((first & 0x40) === 0 ? first & 0x7f : (first & 0x7f) - 0x80);
   for (let i = 1; i < field.length; i++) value = value * 256n + BigInt(field[i] as number);
   const small = Number(value);
-  if (!Number.isSafeInteger(small)) throw new ImageError("InvalidImage", `tar: the ${name} in the header at byte ${at} is out of range`);
+  if (!Number.isSafeInteger(small))
+    throw new ImageError("InvalidImage", `tar: the ${name} in the header at byte ${at} is out of range`);
   return small;
 }
 
 export function latin1(bytes: Uint8Array): string {
-  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).latin1Slice();
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("latin1");
 }

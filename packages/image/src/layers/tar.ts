@@ -35,11 +35,23 @@ export type Piece = Uint8Array | number;
 
 /** Bytes of a pax header or GNU long name. */
 const EXTENSION_MAX = 1 << 20;
+/** Extended headers before one entry, and pax records that apply to it. */
+const HEADERS_MAX = 16;
+const RECORDS_MAX = 100_000;
 const XATTR = "SCHILY.xattr.";
 const NO_XATTRS: ReadonlyMap<string, Uint8Array> = new Map();
 
 const TYPES: Readonly<Record<string, EntryType>> = {
-  "0": "file", "1": "hardlink", "2": "symlink", "3": "character", "4": "block", "5": "directory", "6": "fifo", "7": "file", S: "file", D: "directory",
+  "0": "file",
+  "1": "hardlink",
+  "2": "symlink",
+  "3": "character",
+  "4": "block",
+  "5": "directory",
+  "6": "fifo",
+  "7": "file",
+  S: "file",
+  D: "directory",
 };
 
 export class TarReader {
@@ -60,11 +72,17 @@ export class TarReader {
     let local: PaxRecords = [];
     let longPath: Uint8Array | undefined;
     let longLink: Uint8Array | undefined;
-    for (;;) {
+    for (let headers = 0; ; headers++) {
       const at = this.#reader.offset;
+      if (headers > HEADERS_MAX)
+        throw new ImageError(
+          "LimitExceeded",
+          `tar: more than ${HEADERS_MAX} extended headers before the entry at byte ${at}`,
+        );
       const block = await this.#headerBlock();
       if (block === undefined) {
-        if (local.length > 0 || longPath !== undefined || longLink !== undefined) throw new ImageError("InvalidImage", `tar: ends at byte ${at} within an entry's headers`);
+        if (local.length > 0 || longPath !== undefined || longLink !== undefined)
+          throw new ImageError("InvalidImage", `tar: ends at byte ${at} within an entry's headers`);
         return undefined;
       }
       const header = parseHeader(block, at);
@@ -76,6 +94,7 @@ export class TarReader {
           break;
         case "g":
           this.#global = merge(this.#global, parsePax(await this.#extension(header, at), at));
+          headers = 0;
           break;
         case "L":
           longPath = untilNul(await this.#extension(header, at));
@@ -114,7 +133,14 @@ export class TarReader {
     return piece;
   }
 
-  async #entry(header: Header, block: Uint8Array, at: number, records: PaxRecords, longPath: Uint8Array | undefined, longLink: Uint8Array | undefined): Promise<TarEntry> {
+  async #entry(
+    header: Header,
+    block: Uint8Array,
+    at: number,
+    records: PaxRecords,
+    longPath: Uint8Array | undefined,
+    longLink: Uint8Array | undefined,
+  ): Promise<TarEntry> {
     const said = readRecords(records, at);
     const path = said.path ?? longPath ?? header.path;
     const link = said.link ?? longLink ?? header.link;
@@ -143,7 +169,11 @@ export class TarReader {
 
   #type(header: Header, path: Uint8Array, at: number): EntryType {
     const type = TYPES[header.type];
-    if (type === undefined) throw new ImageError("InvalidImage", `tar: entry "${printable(path)}" at byte ${at} has the unknown type ${JSON.stringify(header.type)}`);
+    if (type === undefined)
+      throw new ImageError(
+        "InvalidImage",
+        `tar: entry "${printable(path)}" at byte ${at} has the unknown type ${JSON.stringify(header.type)}`,
+      );
     // Before ustar had a type for directories, a trailing slash was the sign.
     return type === "file" && header.type === "0" && path.at(-1) === 0x2f ? "directory" : type;
   }
@@ -168,7 +198,8 @@ export class TarReader {
     this.#stored = 0;
     this.#padding = 0;
     this.#sparse = undefined;
-    if (rest > 0 && this.#reader.take(rest) === undefined && (await this.#reader.skip(rest)) < rest) throw truncated(this.#reader.offset);
+    if (rest > 0 && this.#reader.take(rest) === undefined && (await this.#reader.skip(rest)) < rest)
+      throw truncated(this.#reader.offset);
   }
 
   async #skip(size: number): Promise<void> {
@@ -184,15 +215,19 @@ export class TarReader {
     if (block.length < BLOCK) throw truncated(this.#reader.offset);
     if (!isZeroBlock(block)) return block;
     const second = await this.#reader.exactly(BLOCK);
-    if (second.length > 0 && !isZeroBlock(second)) throw new ImageError("InvalidImage", `tar: a lone zero block before byte ${this.#reader.offset}`);
+    if (second.length > 0 && !isZeroBlock(second))
+      throw new ImageError("InvalidImage", `tar: a lone zero block before byte ${this.#reader.offset}`);
     return undefined;
   }
 
   async #extension(header: Header, at: number): Promise<Uint8Array> {
-    if (header.size > EXTENSION_MAX) throw new ImageError("LimitExceeded", `tar: the extended header at byte ${at} is longer than ${EXTENSION_MAX} bytes`);
+    if (header.size > EXTENSION_MAX)
+      throw new ImageError(
+        "LimitExceeded",
+        `tar: the extended header at byte ${at} is longer than ${EXTENSION_MAX} bytes`,
+      );
     const data = await this.#reader.exactly(header.size);
     if (data.length < header.size) throw truncated(this.#reader.offset);
-    await this.#skip(0);
     this.#padding = (BLOCK - (header.size % BLOCK)) % BLOCK;
     await this.#finish();
     return data;
@@ -234,6 +269,8 @@ function readRecords(records: PaxRecords, at: number): Said {
 /** An entry's records over the global ones; an empty value takes a global record back. */
 function merge(global: PaxRecords, local: PaxRecords): PaxRecords {
   if (global.length === 0) return local;
+  if (global.length + local.length > RECORDS_MAX)
+    throw new ImageError("LimitExceeded", `tar: more than ${RECORDS_MAX} pax records apply to one entry`);
   const overridden = new Set(local.map(([key]) => key));
   return [...global.filter(([key]) => !overridden.has(key)), ...local];
 }
@@ -244,7 +281,8 @@ function checkName(name: Uint8Array, at: number): Uint8Array {
 }
 
 function checkId(id: number, name: string, at: number): number {
-  if (id < 0 || id > 0xffffffff) throw new ImageError("InvalidImage", `tar: the ${name} ${id} at byte ${at} is out of range`);
+  if (id < 0 || id > 0xffffffff)
+    throw new ImageError("InvalidImage", `tar: the ${name} ${id} at byte ${at} is out of range`);
   return id;
 }
 
@@ -259,7 +297,10 @@ function truncated(offset: number): ImageError {
 
 /** A name for a message: what is not printable ASCII is escaped. */
 export function printable(name: Uint8Array): string {
-  return latin1(name).replace(/[^\x20-\x7e]/g, (character) => `\\x${character.charCodeAt(0).toString(16).padStart(2, "0")}`);
+  return latin1(name).replace(
+    /[^\x20-\x7e]/g,
+    (character) => `\\x${character.charCodeAt(0).toString(16).padStart(2, "0")}`,
+  );
 }
 
 const EMPTY = new Uint8Array(0);

@@ -2,7 +2,7 @@
 
 /** An order of a plan failed. `message`: "mount /proc (mounts[0]): EPERM (operation not permitted): <detail>". */
 export class OrderError extends Error {
-  readonly name = "OrderError";
+  override readonly name = "OrderError";
   /** As in node:fs errors: "ENOENT", "ETIMEDOUT", "ECANCELED" … */
   readonly code: string;
   readonly errno: number;
@@ -29,10 +29,10 @@ export class OrderError extends Error {
 
 /** `bosun serve` ended or never came up: every pending call fails with it; the hand starts a new one for the next call. */
 export class HandLost extends Error {
-  readonly name = "HandLost";
+  override readonly name = "HandLost";
 }
 
 /** The monitor's connection ended without an exit. */
 export class MonitorLost extends Error {
-  readonly name = "MonitorLost";
+  override readonly name = "MonitorLost";
 }

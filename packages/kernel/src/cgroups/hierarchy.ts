@@ -1,5 +1,5 @@
 /** Which cgroup hierarchies this machine has, and where a cgroup's directories are in them (cgroups(7)). */
-import { access, readFile } from "node:fs/promises";
+import { access, readFile, readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { parseMountInfo, type MountInfo } from "../mountinfo.ts";
 
@@ -23,7 +23,20 @@ export interface CgroupHierarchies {
 }
 
 const V1_CONTROLLERS = new Set([
-  "cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "hugetlb", "net_cls", "net_prio", "perf_event", "rdma", "misc",
+  "cpu",
+  "cpuacct",
+  "cpuset",
+  "memory",
+  "devices",
+  "freezer",
+  "blkio",
+  "pids",
+  "hugetlb",
+  "net_cls",
+  "net_prio",
+  "perf_event",
+  "rdma",
+  "misc",
 ]);
 
 /** Reads /proc/self/mountinfo and the hierarchies' roots. */
@@ -34,12 +47,18 @@ export async function probeCgroups(): Promise<CgroupHierarchies> {
   const controllers = unified === undefined ? [] : await rootControllers(unified.target);
   const memory = v1.find((hierarchy) => hierarchy.controllers.includes("memory"))?.mountpoint;
   const blkio = v1.find((hierarchy) => hierarchy.controllers.includes("blkio"))?.mountpoint;
+  const bfq =
+    blkio !== undefined
+      ? exists(join(blkio, "blkio.bfq.weight"))
+      : unified === undefined
+        ? false
+        : unifiedBfq(unified.target);
   return {
     mode: unified === undefined ? "v1" : v1.length === 0 ? "v2" : "hybrid",
     v1,
     unified: unified === undefined ? undefined : { mountpoint: unified.target, controllers },
     swap: memory === undefined ? await swapAccounted() : await exists(join(memory, "memory.memsw.limit_in_bytes")),
-    bfq: blkio !== undefined && (await exists(join(blkio, "blkio.bfq.weight"))),
+    bfq: await bfq,
   };
 }
 
@@ -49,7 +68,8 @@ export function v1Hierarchies(mounts: readonly MountInfo[]): V1Hierarchy[] {
     if (mount.fstype !== "cgroup") continue;
     const controllers = mount.superOptions.filter((option) => V1_CONTROLLERS.has(option) || option.startsWith("name="));
     // A hierarchy that is mounted twice counts once: the first mount is the one systemd and distributions agree on.
-    if (controllers.length > 0 && !found.has(controllers.join())) found.set(controllers.join(), { mountpoint: mount.target, controllers });
+    if (controllers.length > 0 && !found.has(controllers.join()))
+      found.set(controllers.join(), { mountpoint: mount.target, controllers });
   }
   return [...found.values()];
 }
@@ -63,8 +83,18 @@ async function swapAccounted(): Promise<boolean> {
   return !/\bswapaccount=0\b/.test(await readFile("/proc/cmdline", "utf8"));
 }
 
+/** v2 shows weights only below the root. */
+async function unifiedBfq(mountpoint: string): Promise<boolean> {
+  const children = (await readdir(mountpoint, { withFileTypes: true })).filter((entry) => entry.isDirectory());
+  const found = await Promise.all(children.map(({ name }) => exists(join(mountpoint, name, "io.bfq.weight"))));
+  return found.includes(true);
+}
+
 async function exists(path: string): Promise<boolean> {
-  return access(path).then(() => true, () => false);
+  return access(path).then(
+    () => true,
+    () => false,
+  );
 }
 
 /** A cgroup's directories: v1 by hierarchy, and the cgroup2 one. `path` is absolute, from the hierarchies' roots. */
@@ -93,6 +123,7 @@ export function v1Directory(directories: CgroupDirectories, controller: string):
  */
 export function cleanCgroupPath(path: string): string {
   const parts = path.split("/").filter((part) => part !== "" && part !== ".");
-  if (parts.length === 0 || parts.includes("..")) throw new Error(`cgroup path ${JSON.stringify(path)} must name a cgroup below the root, without ".."`);
+  if (parts.length === 0 || parts.includes(".."))
+    throw new Error(`cgroup path ${JSON.stringify(path)} must name a cgroup below the root, without ".."`);
   return `/${parts.join("/")}`;
 }

@@ -12,7 +12,7 @@ const INITIAL_ROOM = 1024;
 
 /** What cannot be put on the wire: a value outside its type, or a NUL in a text. */
 export class EncodeError extends Error {
-  readonly name = "EncodeError";
+  override readonly name = "EncodeError";
 }
 
 /** One growing buffer for a whole frame; lengths that come before what they measure are filled in afterwards. */
@@ -121,7 +121,7 @@ export class Encoder {
 
 /** Bytes that are not what the tables say. */
 export class DecodeError extends Error {
-  readonly name = "DecodeError";
+  override readonly name = "DecodeError";
 }
 
 export class Decoder {
@@ -196,7 +196,8 @@ export class Decoder {
 
   #advance(size: number): number {
     const start = this.#at;
-    if (start + size > this.#buffer.length) throw new DecodeError(`${size} bytes wanted, ${this.#buffer.length - start} left`);
+    if (start + size > this.#buffer.length)
+      throw new DecodeError(`${size} bytes wanted, ${this.#buffer.length - start} left`);
     this.#at = start + size;
     return start;
   }

@@ -1,32 +1,44 @@
 /** Plans and messages to bytes, and reports and other answers back. The format is described in messages.ts. */
-import { Decoder, DecodeError, Encoder, type FieldInputs, type FieldOutput } from "./codec.ts";
+import { Decoder, DecodeError, Encoder, type FieldOutput } from "./codec.ts";
 import { MESSAGES, TREE, type MessageName } from "./messages.ts";
-import type { Order, OrderArguments, Plan } from "./plan.ts";
+import type { Order, Plan } from "./plan.ts";
 import { ORDERS, PLAN_VERSION, type FieldType, type OrderName, type OrderSpec } from "./table.ts";
 
 export const HEADER_SIZE = 16;
 const TREE_HEADER_SIZE = 8;
 
-type OutputOf<T extends FieldType> = T extends "u32" ? number
-  : T extends "u64" | "i64" ? bigint
-  : T extends "str" ? string
-  : T extends "bytes" ? Uint8Array
-  : T extends "strs" ? string[]
-  : T extends "blobs" ? Uint8Array[]
-  : number[];
+type OutputOf<T extends FieldType> = T extends "u32"
+  ? number
+  : T extends "u64" | "i64"
+    ? bigint
+    : T extends "str"
+      ? string
+      : T extends "bytes"
+        ? Uint8Array
+        : T extends "strs"
+          ? string[]
+          : T extends "blobs"
+            ? Uint8Array[]
+            : number[];
 
 /** The fields of a message as they are decoded. */
 export type Message<N extends MessageName> = {
   readonly [K in keyof (typeof MESSAGES)[N]["fields"]]: OutputOf<Extract<(typeof MESSAGES)[N]["fields"][K], FieldType>>;
 };
 
-type InputOf<T extends FieldType> = T extends "u32" ? number
-  : T extends "u64" | "i64" ? bigint
-  : T extends "str" ? string | Uint8Array
-  : T extends "bytes" ? Uint8Array
-  : T extends "strs" ? readonly (string | Uint8Array)[]
-  : T extends "blobs" ? readonly Uint8Array[]
-  : readonly number[];
+type InputOf<T extends FieldType> = T extends "u32"
+  ? number
+  : T extends "u64" | "i64"
+    ? bigint
+    : T extends "str"
+      ? string | Uint8Array
+      : T extends "bytes"
+        ? Uint8Array
+        : T extends "strs"
+          ? readonly (string | Uint8Array)[]
+          : T extends "blobs"
+            ? readonly Uint8Array[]
+            : readonly number[];
 
 /** The fields of a message as a caller gives them. */
 export type MessageFields<N extends MessageName> = {
@@ -56,7 +68,7 @@ export function encodePlan(plan: Plan): Buffer {
     encoder.u16(0);
     const sizeAt = encoder.size;
     encoder.u32(0);
-    encoder.fields(spec.fields, order.args as FieldInputs, order.order);
+    encoder.fields(spec.fields, order.args, order.order);
     encoder.setU32(sizeAt, encoder.size - sizeAt - 4);
   }
   return encoder.take();
@@ -67,21 +79,27 @@ export function decodePlan(bytes: Uint8Array): Plan {
   const decoder = new Decoder(bytes);
   const version = decoder.u32();
   if (version !== PLAN_VERSION) throw new DecodeError(`plan version ${version}; this is ${PLAN_VERSION}`);
-  const orders = Array.from({ length: decoder.u32() }, (): Order => {
+  const orders: Order[] = [];
+  for (let left = decoder.u32(); left > 0; left--) {
     const name = ORDERS_BY_CODE.get(decoder.u16());
     decoder.u16();
     const body = new Decoder(decoder.raw(decoder.u32()));
     if (name === undefined) throw new DecodeError("a plan has an order of unknown code");
     const args = body.fields(ORDERS[name].fields);
     if (!body.atEnd) throw new DecodeError(`order ${name} is longer than its fields`);
-    return { order: name, args: args as OrderArguments<typeof name> } as Order;
-  });
+    orders.push({ order: name, args } as unknown as Order);
+  }
   if (!decoder.atEnd) throw new DecodeError("a plan is longer than its orders");
   return { orders };
 }
 
 /** A whole frame, header and body. `timeoutMs` 0: none. */
-export function encodeMessage<N extends MessageName>(name: N, id: number, timeoutMs: number, fields: MessageFields<N>): Buffer {
+export function encodeMessage<N extends MessageName>(
+  name: N,
+  id: number,
+  timeoutMs: number,
+  fields: MessageFields<N>,
+): Buffer {
   const spec = MESSAGES[name];
   const encoder = new Encoder();
   encoder.u32(0);
@@ -89,7 +107,7 @@ export function encodeMessage<N extends MessageName>(name: N, id: number, timeou
   encoder.u16(spec.type);
   encoder.u16(0);
   encoder.u32(timeoutMs);
-  encoder.fields(spec.fields, fields as FieldInputs, name);
+  encoder.fields(spec.fields, fields, name);
   encoder.setU32(0, encoder.size - HEADER_SIZE);
   return encoder.take();
 }
@@ -125,7 +143,7 @@ export function encodeTreeEntry<N extends TreeEntryName>(name: N, fields: TreeFi
   encoder.u32(0);
   encoder.u16(spec.type);
   encoder.u16(0);
-  encoder.fields(spec.fields, fields as FieldInputs, name);
+  encoder.fields(spec.fields, fields, name);
   encoder.setU32(0, encoder.size - TREE_HEADER_SIZE);
   return encoder.take();
 }

@@ -111,6 +111,7 @@ export const ORDERS = {
   remove_tree: { code: 43, fields: { path: "str" }, words: "remove {path}" },
   /** rmdir(2), deepest directory first where `children`; ENOENT is success. For cgroups (EBUSY while a process is inside). */
   rmdir: { code: 46, fields: { path: "str", children: "u32" }, words: "rmdir {path}" },
+  /** unlink(2); ENOENT is success. */
   unlink: { code: 44, fields: { path: "str" }, words: "unlink {path}" },
   /** The cpuset seeding of v1: copies each of `files` from the parent directory when the child's is empty. */
   inherit_cpuset: { code: 45, fields: { path: "str", files: "strs" }, words: "inherit {files} in {path}" },

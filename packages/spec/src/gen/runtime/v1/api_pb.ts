@@ -65,6 +65,8 @@ export const VersionResponseSchema: GenMessage<VersionResponse> = /*@__PURE__*/
   messageDesc(file_runtime_v1_api, 1);
 
 /**
+ * What the pod's /etc/resolv.conf says.
+ *
  * @generated from message runtime.v1.DNSConfig
  */
 export type DNSConfig = Message<"runtime.v1.DNSConfig"> & {
@@ -92,6 +94,8 @@ export const DNSConfigSchema: GenMessage<DNSConfig> = /*@__PURE__*/
   messageDesc(file_runtime_v1_api, 2);
 
 /**
+ * A port of the host that leads to one of the pod. host_port 0: none, the entry only informs.
+ *
  * @generated from message runtime.v1.PortMapping
  */
 export type PortMapping = Message<"runtime.v1.PortMapping"> & {
@@ -124,6 +128,8 @@ export const PortMappingSchema: GenMessage<PortMapping> = /*@__PURE__*/
   messageDesc(file_runtime_v1_api, 3);
 
 /**
+ * A file or directory of the host, or an image, at a path of the container.
+ *
  * @generated from message runtime.v1.Mount
  */
 export type Mount = Message<"runtime.v1.Mount"> & {
@@ -186,6 +192,8 @@ export const MountSchema: GenMessage<Mount> = /*@__PURE__*/
   messageDesc(file_runtime_v1_api, 4);
 
 /**
+ * A range of ids inside a user namespace and what they are on the host.
+ *
  * @generated from message runtime.v1.IDMapping
  */
 export type IDMapping = Message<"runtime.v1.IDMapping"> & {
@@ -213,6 +221,8 @@ export const IDMappingSchema: GenMessage<IDMapping> = /*@__PURE__*/
   messageDesc(file_runtime_v1_api, 5);
 
 /**
+ * POD with mappings: a user namespace of the pod's own. NODE: none.
+ *
  * @generated from message runtime.v1.UserNamespace
  */
 export type UserNamespace = Message<"runtime.v1.UserNamespace"> & {
@@ -240,6 +250,8 @@ export const UserNamespaceSchema: GenMessage<UserNamespace> = /*@__PURE__*/
   messageDesc(file_runtime_v1_api, 6);
 
 /**
+ * Which namespaces are shared with whom. UTS follows network.
+ *
  * @generated from message runtime.v1.NamespaceOption
  */
 export type NamespaceOption = Message<"runtime.v1.NamespaceOption"> & {
@@ -294,6 +306,8 @@ export const Int64ValueSchema: GenMessage<Int64Value> = /*@__PURE__*/
   messageDesc(file_runtime_v1_api, 8);
 
 /**
+ * Security of the pod as a whole; a container's own settings stand beside it.
+ *
  * @generated from message runtime.v1.LinuxSandboxSecurityContext
  */
 export type LinuxSandboxSecurityContext = Message<"runtime.v1.LinuxSandboxSecurityContext"> & {
@@ -362,6 +376,8 @@ export const LinuxSandboxSecurityContextSchema: GenMessage<LinuxSandboxSecurityC
   messageDesc(file_runtime_v1_api, 9);
 
 /**
+ * A seccomp or AppArmor profile: the runtime's default, none, or a local one by name or path.
+ *
  * @generated from message runtime.v1.SecurityProfile
  */
 export type SecurityProfile = Message<"runtime.v1.SecurityProfile"> & {
@@ -415,6 +431,8 @@ export const SecurityProfile_ProfileTypeSchema: GenEnum<SecurityProfile_ProfileT
   enumDesc(file_runtime_v1_api, 10, 0);
 
 /**
+ * cgroup_parent: below which the pod's own cgroup is made, in the cgroup driver's notation.
+ *
  * @generated from message runtime.v1.LinuxPodSandboxConfig
  */
 export type LinuxPodSandboxConfig = Message<"runtime.v1.LinuxPodSandboxConfig"> & {
@@ -452,6 +470,8 @@ export const LinuxPodSandboxConfigSchema: GenMessage<LinuxPodSandboxConfig> = /*
   messageDesc(file_runtime_v1_api, 11);
 
 /**
+ * What names a pod: two with the same four fields are the same pod tried again.
+ *
  * @generated from message runtime.v1.PodSandboxMetadata
  */
 export type PodSandboxMetadata = Message<"runtime.v1.PodSandboxMetadata"> & {
@@ -484,6 +504,8 @@ export const PodSandboxMetadataSchema: GenMessage<PodSandboxMetadata> = /*@__PUR
   messageDesc(file_runtime_v1_api, 12);
 
 /**
+ * All there is to know before any container. log_directory: where containers' log_path is relative to.
+ *
  * @generated from message runtime.v1.PodSandboxConfig
  */
 export type PodSandboxConfig = Message<"runtime.v1.PodSandboxConfig"> & {
@@ -735,6 +757,8 @@ export const LinuxPodSandboxStatusSchema: GenMessage<LinuxPodSandboxStatus> = /*
   messageDesc(file_runtime_v1_api, 24);
 
 /**
+ * A pod as it is. created_at: ns since the epoch, never 0.
+ *
  * @generated from message runtime.v1.PodSandboxStatus
  */
 export type PodSandboxStatus = Message<"runtime.v1.PodSandboxStatus"> & {
@@ -1139,6 +1163,8 @@ export const PodSandboxAttributesSchema: GenMessage<PodSandboxAttributes> = /*@_
   messageDesc(file_runtime_v1_api, 41);
 
 /**
+ * What a pod uses, in total and by container.
+ *
  * @generated from message runtime.v1.PodSandboxStats
  */
 export type PodSandboxStats = Message<"runtime.v1.PodSandboxStats"> & {
@@ -1245,6 +1271,8 @@ export const WindowsPodSandboxStatsSchema: GenMessage<WindowsPodSandboxStats> = 
   messageDesc(file_runtime_v1_api, 44);
 
 /**
+ * Counters of the pod's interfaces since their making.
+ *
  * @generated from message runtime.v1.NetworkUsage
  */
 export type NetworkUsage = Message<"runtime.v1.NetworkUsage"> & {
@@ -1417,6 +1445,8 @@ export const WindowsProcessUsageSchema: GenMessage<WindowsProcessUsage> = /*@__P
   messageDesc(file_runtime_v1_api, 50);
 
 /**
+ * A reference to an image. `image` is what the runtime resolved, user_specified_image what somebody wrote.
+ *
  * @generated from message runtime.v1.ImageSpec
  */
 export type ImageSpec = Message<"runtime.v1.ImageSpec"> & {
@@ -1476,6 +1506,8 @@ export const KeyValueSchema: GenMessage<KeyValue> = /*@__PURE__*/
   messageDesc(file_runtime_v1_api, 52);
 
 /**
+ * Limits; 0 and empty mean not set. Times in µs, memory in bytes. `unified`: raw cgroup v2 files.
+ *
  * @generated from message runtime.v1.LinuxContainerResources
  */
 export type LinuxContainerResources = Message<"runtime.v1.LinuxContainerResources"> & {
@@ -1538,6 +1570,8 @@ export const LinuxContainerResourcesSchema: GenMessage<LinuxContainerResources> 
   messageDesc(file_runtime_v1_api, 53);
 
 /**
+ * page_size as the kernel writes it: 2MB, 1GB.
+ *
  * @generated from message runtime.v1.HugepageLimit
  */
 export type HugepageLimit = Message<"runtime.v1.HugepageLimit"> & {
@@ -1560,6 +1594,8 @@ export const HugepageLimitSchema: GenMessage<HugepageLimit> = /*@__PURE__*/
   messageDesc(file_runtime_v1_api, 54);
 
 /**
+ * A label's four parts; all empty: none asked for.
+ *
  * @generated from message runtime.v1.SELinuxOption
  */
 export type SELinuxOption = Message<"runtime.v1.SELinuxOption"> & {
@@ -1592,6 +1628,8 @@ export const SELinuxOptionSchema: GenMessage<SELinuxOption> = /*@__PURE__*/
   messageDesc(file_runtime_v1_api, 55);
 
 /**
+ * Names with or without CAP_; ALL stands for all there are.
+ *
  * @generated from message runtime.v1.Capability
  */
 export type Capability = Message<"runtime.v1.Capability"> & {
@@ -1619,6 +1657,8 @@ export const CapabilitySchema: GenMessage<Capability> = /*@__PURE__*/
   messageDesc(file_runtime_v1_api, 56);
 
 /**
+ * What the container's process may do, and as whom.
+ *
  * @generated from message runtime.v1.LinuxContainerSecurityContext
  */
 export type LinuxContainerSecurityContext = Message<"runtime.v1.LinuxContainerSecurityContext"> & {
@@ -1740,6 +1780,8 @@ export const LinuxContainerConfigSchema: GenMessage<LinuxContainerConfig> = /*@_
   messageDesc(file_runtime_v1_api, 58);
 
 /**
+ * As whom the first process was started.
+ *
  * @generated from message runtime.v1.LinuxContainerUser
  */
 export type LinuxContainerUser = Message<"runtime.v1.LinuxContainerUser"> & {
@@ -1946,6 +1988,8 @@ export const WindowsCpuGroupAffinitySchema: GenMessage<WindowsCpuGroupAffinity> 
   messageDesc(file_runtime_v1_api, 66);
 
 /**
+ * Names a container within its pod: attempt counts restarts.
+ *
  * @generated from message runtime.v1.ContainerMetadata
  */
 export type ContainerMetadata = Message<"runtime.v1.ContainerMetadata"> & {
@@ -1968,6 +2012,8 @@ export const ContainerMetadataSchema: GenMessage<ContainerMetadata> = /*@__PURE_
   messageDesc(file_runtime_v1_api, 67);
 
 /**
+ * A device node of the host; permissions of r, w and m (mknod).
+ *
  * @generated from message runtime.v1.Device
  */
 export type Device = Message<"runtime.v1.Device"> & {
@@ -1995,6 +2041,8 @@ export const DeviceSchema: GenMessage<Device> = /*@__PURE__*/
   messageDesc(file_runtime_v1_api, 68);
 
 /**
+ * A fully qualified device name, vendor/class=name, of the Container Device Interface.
+ *
  * @generated from message runtime.v1.CDIDevice
  */
 export type CDIDevice = Message<"runtime.v1.CDIDevice"> & {
@@ -2012,6 +2060,8 @@ export const CDIDeviceSchema: GenMessage<CDIDevice> = /*@__PURE__*/
   messageDesc(file_runtime_v1_api, 69);
 
 /**
+ * All there is to know about a container. Empty command and args: the image's own.
+ *
  * @generated from message runtime.v1.ContainerConfig
  */
 export type ContainerConfig = Message<"runtime.v1.ContainerConfig"> & {
@@ -2454,6 +2504,8 @@ export const ContainerStatusRequestSchema: GenMessage<ContainerStatusRequest> = 
   messageDesc(file_runtime_v1_api, 86);
 
 /**
+ * A container as it is. Times in ns since the epoch, 0: not yet. reason: OOMKilled, Completed or Error once it has exited.
+ *
  * @generated from message runtime.v1.ContainerStatus
  */
 export type ContainerStatus = Message<"runtime.v1.ContainerStatus"> & {
@@ -2907,6 +2959,8 @@ export const ListImagesRequestSchema: GenMessage<ListImagesRequest> = /*@__PURE_
   messageDesc(file_runtime_v1_api, 102);
 
 /**
+ * An image that is here. id: digest of its configuration. size: what it takes on disk.
+ *
  * @generated from message runtime.v1.Image
  */
 export type Image = Message<"runtime.v1.Image"> & {
@@ -3054,6 +3108,8 @@ export const ImageStatusResponseSchema: GenMessage<ImageStatusResponse> = /*@__P
   messageDesc(file_runtime_v1_api, 108);
 
 /**
+ * Credentials for one pull; one of user and password, `auth` (both in base64), or a token.
+ *
  * @generated from message runtime.v1.AuthConfig
  */
 export type AuthConfig = Message<"runtime.v1.AuthConfig"> & {
@@ -3234,6 +3290,8 @@ export const UpdateRuntimeConfigResponseSchema: GenMessage<UpdateRuntimeConfigRe
   messageDesc(file_runtime_v1_api, 117);
 
 /**
+ * RuntimeReady and NetworkReady are the two the kubelet waits for.
+ *
  * @generated from message runtime.v1.RuntimeCondition
  */
 export type RuntimeCondition = Message<"runtime.v1.RuntimeCondition"> & {
@@ -3322,6 +3380,8 @@ export const RuntimeHandlerFeaturesSchema: GenMessage<RuntimeHandlerFeatures> = 
   messageDesc(file_runtime_v1_api, 121);
 
 /**
+ * One that pods can name; the default one is also listed under the empty name.
+ *
  * @generated from message runtime.v1.RuntimeHandler
  */
 export type RuntimeHandler = Message<"runtime.v1.RuntimeHandler"> & {
@@ -3344,6 +3404,8 @@ export const RuntimeHandlerSchema: GenMessage<RuntimeHandler> = /*@__PURE__*/
   messageDesc(file_runtime_v1_api, 122);
 
 /**
+ * What holds for the runtime, whatever the handler.
+ *
  * @generated from message runtime.v1.RuntimeFeatures
  */
 export type RuntimeFeatures = Message<"runtime.v1.RuntimeFeatures"> & {
@@ -3445,6 +3507,8 @@ export const FilesystemIdentifierSchema: GenMessage<FilesystemIdentifier> = /*@_
   messageDesc(file_runtime_v1_api, 127);
 
 /**
+ * mountpoint: a path on the file system that is meant.
+ *
  * @generated from message runtime.v1.FilesystemUsage
  */
 export type FilesystemUsage = Message<"runtime.v1.FilesystemUsage"> & {
@@ -3687,6 +3751,8 @@ export const ContainerAttributesSchema: GenMessage<ContainerAttributes> = /*@__P
   messageDesc(file_runtime_v1_api, 138);
 
 /**
+ * A container's use. `timestamp`s say when each was read, ns since the epoch.
+ *
  * @generated from message runtime.v1.ContainerStats
  */
 export type ContainerStats = Message<"runtime.v1.ContainerStats"> & {
@@ -3761,6 +3827,8 @@ export const WindowsContainerStatsSchema: GenMessage<WindowsContainerStats> = /*
   messageDesc(file_runtime_v1_api, 140);
 
 /**
+ * Pressure stall information: Full, all tasks waited; Some, at least one did.
+ *
  * @generated from message runtime.v1.PsiStats
  */
 export type PsiStats = Message<"runtime.v1.PsiStats"> & {
@@ -3783,6 +3851,8 @@ export const PsiStatsSchema: GenMessage<PsiStats> = /*@__PURE__*/
   messageDesc(file_runtime_v1_api, 141);
 
 /**
+ * Total: µs waited since the start. Averages: per cent over 10, 60 and 300 s.
+ *
  * @generated from message runtime.v1.PsiData
  */
 export type PsiData = Message<"runtime.v1.PsiData"> & {
@@ -3815,6 +3885,8 @@ export const PsiDataSchema: GenMessage<PsiData> = /*@__PURE__*/
   messageDesc(file_runtime_v1_api, 142);
 
 /**
+ * Core-nanoseconds since the start, and nanocores (a billion is one core) just now.
+ *
  * @generated from message runtime.v1.CpuUsage
  */
 export type CpuUsage = Message<"runtime.v1.CpuUsage"> & {
@@ -3874,6 +3946,8 @@ export const WindowsCpuUsageSchema: GenMessage<WindowsCpuUsage> = /*@__PURE__*/
   messageDesc(file_runtime_v1_api, 144);
 
 /**
+ * Bytes. working_set: usage less what the kernel could drop at once, which is what eviction goes by.
+ *
  * @generated from message runtime.v1.MemoryUsage
  */
 export type MemoryUsage = Message<"runtime.v1.MemoryUsage"> & {
@@ -3948,6 +4022,8 @@ export const IoUsageSchema: GenMessage<IoUsage> = /*@__PURE__*/
   messageDesc(file_runtime_v1_api, 146);
 
 /**
+ * Bytes.
+ *
  * @generated from message runtime.v1.SwapUsage
  */
 export type SwapUsage = Message<"runtime.v1.SwapUsage"> & {
@@ -4095,6 +4171,8 @@ export const GetEventsRequestSchema: GenMessage<GetEventsRequest> = /*@__PURE__*
   messageDesc(file_runtime_v1_api, 153);
 
 /**
+ * One change of one container, with the pod's and its containers' states after it.
+ *
  * @generated from message runtime.v1.ContainerEventResponse
  */
 export type ContainerEventResponse = Message<"runtime.v1.ContainerEventResponse"> & {
@@ -4162,6 +4240,8 @@ export const ListMetricDescriptorsResponseSchema: GenMessage<ListMetricDescripto
   messageDesc(file_runtime_v1_api, 156);
 
 /**
+ * A metric's name and help, and the names of the labels whose values each Metric gives in order.
+ *
  * @generated from message runtime.v1.MetricDescriptor
  */
 export type MetricDescriptor = Message<"runtime.v1.MetricDescriptor"> & {
@@ -4298,6 +4378,8 @@ export const ContainerMetricsSchema: GenMessage<ContainerMetrics> = /*@__PURE__*
   messageDesc(file_runtime_v1_api, 163);
 
 /**
+ * One sample. timestamp 0: now.
+ *
  * @generated from message runtime.v1.Metric
  */
 export type Metric = Message<"runtime.v1.Metric"> & {
@@ -4365,6 +4447,8 @@ export const RuntimeConfigResponseSchema: GenMessage<RuntimeConfigResponse> = /*
   messageDesc(file_runtime_v1_api, 166);
 
 /**
+ * What the kubelet must do as the runtime does.
+ *
  * @generated from message runtime.v1.LinuxRuntimeConfiguration
  */
 export type LinuxRuntimeConfiguration = Message<"runtime.v1.LinuxRuntimeConfiguration"> & {
@@ -4484,6 +4568,8 @@ export const MountPropagationSchema: GenEnum<MountPropagation> = /*@__PURE__*/
   enumDesc(file_runtime_v1_api, 1);
 
 /**
+ * Whose namespace: the pod's, the container's own, the node's, or another container's (TARGET, by target_id).
+ *
  * @generated from enum runtime.v1.NamespaceMode
  */
 export const NamespaceMode = {
@@ -4509,6 +4595,8 @@ export const NamespaceMode = {
 } as const;
 
 /**
+ * Whose namespace: the pod's, the container's own, the node's, or another container's (TARGET, by target_id).
+ *
  * @generated from enum runtime.v1.NamespaceMode
  */
 export type NamespaceMode = (typeof NamespaceMode)[keyof typeof NamespaceMode] | UnknownEnum;
@@ -4520,6 +4608,8 @@ export const NamespaceModeSchema: GenEnum<NamespaceMode> = /*@__PURE__*/
   enumDesc(file_runtime_v1_api, 2);
 
 /**
+ * Merge: groups of the image's /etc/group for this user count too. Strict: only those listed.
+ *
  * @generated from enum runtime.v1.SupplementalGroupsPolicy
  */
 export const SupplementalGroupsPolicy = {
@@ -4535,6 +4625,8 @@ export const SupplementalGroupsPolicy = {
 } as const;
 
 /**
+ * Merge: groups of the image's /etc/group for this user count too. Strict: only those listed.
+ *
  * @generated from enum runtime.v1.SupplementalGroupsPolicy
  */
 export type SupplementalGroupsPolicy = (typeof SupplementalGroupsPolicy)[keyof typeof SupplementalGroupsPolicy] | UnknownEnum;
@@ -4546,6 +4638,8 @@ export const SupplementalGroupsPolicySchema: GenEnum<SupplementalGroupsPolicy> =
   enumDesc(file_runtime_v1_api, 3);
 
 /**
+ * READY until something that all its containers depend on is gone.
+ *
  * @generated from enum runtime.v1.PodSandboxState
  */
 export const PodSandboxState = {
@@ -4561,6 +4655,8 @@ export const PodSandboxState = {
 } as const;
 
 /**
+ * READY until something that all its containers depend on is gone.
+ *
  * @generated from enum runtime.v1.PodSandboxState
  */
 export type PodSandboxState = (typeof PodSandboxState)[keyof typeof PodSandboxState] | UnknownEnum;
@@ -4572,6 +4668,8 @@ export const PodSandboxStateSchema: GenEnum<PodSandboxState> = /*@__PURE__*/
   enumDesc(file_runtime_v1_api, 4);
 
 /**
+ * Stop signals by name; the numbers are this list's, not Linux's.
+ *
  * @generated from enum runtime.v1.Signal
  */
 export const Signal = {
@@ -4907,6 +5005,8 @@ export const Signal = {
 } as const;
 
 /**
+ * Stop signals by name; the numbers are this list's, not Linux's.
+ *
  * @generated from enum runtime.v1.Signal
  */
 export type Signal = (typeof Signal)[keyof typeof Signal] | UnknownEnum;
@@ -4918,6 +5018,8 @@ export const SignalSchema: GenEnum<Signal> = /*@__PURE__*/
   enumDesc(file_runtime_v1_api, 5);
 
 /**
+ * UNKNOWN: the runtime lost sight of it, and cannot say whether it runs.
+ *
  * @generated from enum runtime.v1.ContainerState
  */
 export const ContainerState = {
@@ -4943,6 +5045,8 @@ export const ContainerState = {
 } as const;
 
 /**
+ * UNKNOWN: the runtime lost sight of it, and cannot say whether it runs.
+ *
  * @generated from enum runtime.v1.ContainerState
  */
 export type ContainerState = (typeof ContainerState)[keyof typeof ContainerState] | UnknownEnum;
@@ -5016,6 +5120,8 @@ export const MetricTypeSchema: GenEnum<MetricType> = /*@__PURE__*/
   enumDesc(file_runtime_v1_api, 8);
 
 /**
+ * Who writes cgroups: systemd through its units, or the runtime through cgroupfs.
+ *
  * @generated from enum runtime.v1.CgroupDriver
  */
 export const CgroupDriver = {
@@ -5031,6 +5137,8 @@ export const CgroupDriver = {
 } as const;
 
 /**
+ * Who writes cgroups: systemd through its units, or the runtime through cgroupfs.
+ *
  * @generated from enum runtime.v1.CgroupDriver
  */
 export type CgroupDriver = (typeof CgroupDriver)[keyof typeof CgroupDriver] | UnknownEnum;
@@ -5042,10 +5150,14 @@ export const CgroupDriverSchema: GenEnum<CgroupDriver> = /*@__PURE__*/
   enumDesc(file_runtime_v1_api, 9);
 
 /**
+ * Pods and containers.
+ *
  * @generated from service runtime.v1.RuntimeService
  */
 export const RuntimeService: GenService<{
   /**
+   * Names the runtime and its version; the answer must arrive before anything else is asked.
+   *
    * @generated from rpc runtime.v1.RuntimeService.Version
    */
   version: {
@@ -5054,6 +5166,8 @@ export const RuntimeService: GenService<{
     output: typeof VersionResponseSchema;
   },
   /**
+   * Makes and starts a pod: its namespaces, network, cgroup and files. Ready when it answers.
+   *
    * @generated from rpc runtime.v1.RuntimeService.RunPodSandbox
    */
   runPodSandbox: {
@@ -5062,6 +5176,8 @@ export const RuntimeService: GenService<{
     output: typeof RunPodSandboxResponseSchema;
   },
   /**
+   * Ends every container of the pod at once and frees its network. Idempotent; also for a pod that is half gone.
+   *
    * @generated from rpc runtime.v1.RuntimeService.StopPodSandbox
    */
   stopPodSandbox: {
@@ -5070,6 +5186,8 @@ export const RuntimeService: GenService<{
     output: typeof StopPodSandboxResponseSchema;
   },
   /**
+   * Removes the pod with its containers, running ones too. Idempotent.
+   *
    * @generated from rpc runtime.v1.RuntimeService.RemovePodSandbox
    */
   removePodSandbox: {
@@ -5078,6 +5196,8 @@ export const RuntimeService: GenService<{
     output: typeof RemovePodSandboxResponseSchema;
   },
   /**
+   * One pod. NOT_FOUND if there is none of this id.
+   *
    * @generated from rpc runtime.v1.RuntimeService.PodSandboxStatus
    */
   podSandboxStatus: {
@@ -5086,6 +5206,8 @@ export const RuntimeService: GenService<{
     output: typeof PodSandboxStatusResponseSchema;
   },
   /**
+   * The pods that match the filter.
+   *
    * @generated from rpc runtime.v1.RuntimeService.ListPodSandbox
    */
   listPodSandbox: {
@@ -5094,6 +5216,8 @@ export const RuntimeService: GenService<{
     output: typeof ListPodSandboxResponseSchema;
   },
   /**
+   * ListPodSandbox in batches (1.36), for answers larger than one message may be.
+   *
    * @generated from rpc runtime.v1.RuntimeService.StreamPodSandboxes
    */
   streamPodSandboxes: {
@@ -5102,6 +5226,8 @@ export const RuntimeService: GenService<{
     output: typeof StreamPodSandboxesResponseSchema;
   },
   /**
+   * Makes a container in a pod from an image that is here, without starting it.
+   *
    * @generated from rpc runtime.v1.RuntimeService.CreateContainer
    */
   createContainer: {
@@ -5110,6 +5236,8 @@ export const RuntimeService: GenService<{
     output: typeof CreateContainerResponseSchema;
   },
   /**
+   * Starts a created container.
+   *
    * @generated from rpc runtime.v1.RuntimeService.StartContainer
    */
   startContainer: {
@@ -5118,6 +5246,8 @@ export const RuntimeService: GenService<{
     output: typeof StartContainerResponseSchema;
   },
   /**
+   * TERM (or the stop signal), and KILL after `timeout` seconds. Idempotent.
+   *
    * @generated from rpc runtime.v1.RuntimeService.StopContainer
    */
   stopContainer: {
@@ -5126,6 +5256,8 @@ export const RuntimeService: GenService<{
     output: typeof StopContainerResponseSchema;
   },
   /**
+   * Removes a container, a running one by force. Idempotent.
+   *
    * @generated from rpc runtime.v1.RuntimeService.RemoveContainer
    */
   removeContainer: {
@@ -5134,6 +5266,8 @@ export const RuntimeService: GenService<{
     output: typeof RemoveContainerResponseSchema;
   },
   /**
+   * The containers that match the filter.
+   *
    * @generated from rpc runtime.v1.RuntimeService.ListContainers
    */
   listContainers: {
@@ -5142,6 +5276,8 @@ export const RuntimeService: GenService<{
     output: typeof ListContainersResponseSchema;
   },
   /**
+   * ListContainers in batches (1.36).
+   *
    * @generated from rpc runtime.v1.RuntimeService.StreamContainers
    */
   streamContainers: {
@@ -5150,6 +5286,8 @@ export const RuntimeService: GenService<{
     output: typeof StreamContainersResponseSchema;
   },
   /**
+   * One container. NOT_FOUND if there is none of this id.
+   *
    * @generated from rpc runtime.v1.RuntimeService.ContainerStatus
    */
   containerStatus: {
@@ -5158,6 +5296,8 @@ export const RuntimeService: GenService<{
     output: typeof ContainerStatusResponseSchema;
   },
   /**
+   * Changes a live container's limits, at once and for its whole life.
+   *
    * @generated from rpc runtime.v1.RuntimeService.UpdateContainerResources
    */
   updateContainerResources: {
@@ -5166,6 +5306,8 @@ export const RuntimeService: GenService<{
     output: typeof UpdateContainerResourcesResponseSchema;
   },
   /**
+   * Closes and opens the log file by its name, after the kubelet has rotated it.
+   *
    * @generated from rpc runtime.v1.RuntimeService.ReopenContainerLog
    */
   reopenContainerLog: {
@@ -5174,6 +5316,8 @@ export const RuntimeService: GenService<{
     output: typeof ReopenContainerLogResponseSchema;
   },
   /**
+   * Runs a command in a container to its end and answers with its output, 16 MiB of each at most.
+   *
    * @generated from rpc runtime.v1.RuntimeService.ExecSync
    */
   execSync: {
@@ -5182,6 +5326,8 @@ export const RuntimeService: GenService<{
     output: typeof ExecSyncResponseSchema;
   },
   /**
+   * Prepares a streaming exec: answers with a URL to connect to.
+   *
    * @generated from rpc runtime.v1.RuntimeService.Exec
    */
   exec: {
@@ -5190,6 +5336,8 @@ export const RuntimeService: GenService<{
     output: typeof ExecResponseSchema;
   },
   /**
+   * Prepares streaming to a container's own stdio: answers with a URL.
+   *
    * @generated from rpc runtime.v1.RuntimeService.Attach
    */
   attach: {
@@ -5198,6 +5346,8 @@ export const RuntimeService: GenService<{
     output: typeof AttachResponseSchema;
   },
   /**
+   * Prepares forwarding to ports inside the pod's network: answers with a URL.
+   *
    * @generated from rpc runtime.v1.RuntimeService.PortForward
    */
   portForward: {
@@ -5206,6 +5356,8 @@ export const RuntimeService: GenService<{
     output: typeof PortForwardResponseSchema;
   },
   /**
+   * One container's use of CPU, memory and its writable layer. NOT_FOUND if there is none of this id.
+   *
    * @generated from rpc runtime.v1.RuntimeService.ContainerStats
    */
   containerStats: {
@@ -5214,6 +5366,8 @@ export const RuntimeService: GenService<{
     output: typeof ContainerStatsResponseSchema;
   },
   /**
+   * The same for all running containers that match the filter.
+   *
    * @generated from rpc runtime.v1.RuntimeService.ListContainerStats
    */
   listContainerStats: {
@@ -5222,6 +5376,8 @@ export const RuntimeService: GenService<{
     output: typeof ListContainerStatsResponseSchema;
   },
   /**
+   * ListContainerStats in batches (1.36).
+   *
    * @generated from rpc runtime.v1.RuntimeService.StreamContainerStats
    */
   streamContainerStats: {
@@ -5230,6 +5386,8 @@ export const RuntimeService: GenService<{
     output: typeof StreamContainerStatsResponseSchema;
   },
   /**
+   * One pod's use, its network and containers included.
+   *
    * @generated from rpc runtime.v1.RuntimeService.PodSandboxStats
    */
   podSandboxStats: {
@@ -5238,6 +5396,8 @@ export const RuntimeService: GenService<{
     output: typeof PodSandboxStatsResponseSchema;
   },
   /**
+   * The same for all ready pods that match the filter.
+   *
    * @generated from rpc runtime.v1.RuntimeService.ListPodSandboxStats
    */
   listPodSandboxStats: {
@@ -5246,6 +5406,8 @@ export const RuntimeService: GenService<{
     output: typeof ListPodSandboxStatsResponseSchema;
   },
   /**
+   * ListPodSandboxStats in batches (1.36).
+   *
    * @generated from rpc runtime.v1.RuntimeService.StreamPodSandboxStats
    */
   streamPodSandboxStats: {
@@ -5254,6 +5416,8 @@ export const RuntimeService: GenService<{
     output: typeof StreamPodSandboxStatsResponseSchema;
   },
   /**
+   * Tells the runtime the node's pod CIDR.
+   *
    * @generated from rpc runtime.v1.RuntimeService.UpdateRuntimeConfig
    */
   updateRuntimeConfig: {
@@ -5262,6 +5426,8 @@ export const RuntimeService: GenService<{
     output: typeof UpdateRuntimeConfigResponseSchema;
   },
   /**
+   * Whether the runtime and its network are ready, and what its handlers can do.
+   *
    * @generated from rpc runtime.v1.RuntimeService.Status
    */
   status: {
@@ -5270,6 +5436,8 @@ export const RuntimeService: GenService<{
     output: typeof StatusResponseSchema;
   },
   /**
+   * Writes a running container's state into an archive (1.25).
+   *
    * @generated from rpc runtime.v1.RuntimeService.CheckpointContainer
    */
   checkpointContainer: {
@@ -5278,6 +5446,8 @@ export const RuntimeService: GenService<{
     output: typeof CheckpointContainerResponseSchema;
   },
   /**
+   * Sends created, started, stopped and deleted as they happen (1.25), so that nobody need poll.
+   *
    * @generated from rpc runtime.v1.RuntimeService.GetContainerEvents
    */
   getContainerEvents: {
@@ -5286,6 +5456,8 @@ export const RuntimeService: GenService<{
     output: typeof ContainerEventResponseSchema;
   },
   /**
+   * Names, help and labels of the metrics that ListPodSandboxMetrics will give (1.26).
+   *
    * @generated from rpc runtime.v1.RuntimeService.ListMetricDescriptors
    */
   listMetricDescriptors: {
@@ -5294,6 +5466,8 @@ export const RuntimeService: GenService<{
     output: typeof ListMetricDescriptorsResponseSchema;
   },
   /**
+   * Metrics of every pod, in the order and with the labels that the descriptors said.
+   *
    * @generated from rpc runtime.v1.RuntimeService.ListPodSandboxMetrics
    */
   listPodSandboxMetrics: {
@@ -5302,6 +5476,8 @@ export const RuntimeService: GenService<{
     output: typeof ListPodSandboxMetricsResponseSchema;
   },
   /**
+   * ListPodSandboxMetrics in batches (1.36).
+   *
    * @generated from rpc runtime.v1.RuntimeService.StreamPodSandboxMetrics
    */
   streamPodSandboxMetrics: {
@@ -5310,6 +5486,8 @@ export const RuntimeService: GenService<{
     output: typeof StreamPodSandboxMetricsResponseSchema;
   },
   /**
+   * Which cgroup driver the runtime uses, so that the kubelet does not have to be told (1.28).
+   *
    * @generated from rpc runtime.v1.RuntimeService.RuntimeConfig
    */
   runtimeConfig: {
@@ -5318,6 +5496,8 @@ export const RuntimeService: GenService<{
     output: typeof RuntimeConfigResponseSchema;
   },
   /**
+   * Tells the runtime a pod's new overhead and sum of limits after a resize in place (1.33).
+   *
    * @generated from rpc runtime.v1.RuntimeService.UpdatePodSandboxResources
    */
   updatePodSandboxResources: {
@@ -5329,10 +5509,14 @@ export const RuntimeService: GenService<{
   serviceDesc(file_runtime_v1_api, 0);
 
 /**
+ * Images.
+ *
  * @generated from service runtime.v1.ImageService
  */
 export const ImageService: GenService<{
   /**
+   * The images that match the filter.
+   *
    * @generated from rpc runtime.v1.ImageService.ListImages
    */
   listImages: {
@@ -5341,6 +5525,8 @@ export const ImageService: GenService<{
     output: typeof ListImagesResponseSchema;
   },
   /**
+   * ListImages in batches (1.36).
+   *
    * @generated from rpc runtime.v1.ImageService.StreamImages
    */
   streamImages: {
@@ -5349,6 +5535,8 @@ export const ImageService: GenService<{
     output: typeof StreamImagesResponseSchema;
   },
   /**
+   * One image; an answer without `image` where it is not here.
+   *
    * @generated from rpc runtime.v1.ImageService.ImageStatus
    */
   imageStatus: {
@@ -5357,6 +5545,8 @@ export const ImageService: GenService<{
     output: typeof ImageStatusResponseSchema;
   },
   /**
+   * Pulls an image with the credentials given; answers with what containers are to name it by.
+   *
    * @generated from rpc runtime.v1.ImageService.PullImage
    */
   pullImage: {
@@ -5365,6 +5555,8 @@ export const ImageService: GenService<{
     output: typeof PullImageResponseSchema;
   },
   /**
+   * Removes an image and all its tags. Idempotent.
+   *
    * @generated from rpc runtime.v1.ImageService.RemoveImage
    */
   removeImage: {
@@ -5373,6 +5565,8 @@ export const ImageService: GenService<{
     output: typeof RemoveImageResponseSchema;
   },
   /**
+   * The file systems that hold images and writable layers, and how much they use.
+   *
    * @generated from rpc runtime.v1.ImageService.ImageFsInfo
    */
   imageFsInfo: {

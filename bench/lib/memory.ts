@@ -1,0 +1,33 @@
+/** What processes and the kernel hold. */
+import { readFileSync, readdirSync } from "node:fs";
+
+/** PSS in bytes (proc(5), smaps_rollup); 0 for a process that is gone. */
+export function pss(pid: number): number {
+  try {
+    return Number(/^Pss:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/smaps_rollup`, "utf8"))?.[1] ?? 0) * 1024;
+  } catch (error) {
+    if (["ENOENT", "ESRCH"].includes((error as NodeJS.ErrnoException).code ?? "")) return 0;
+    throw error;
+  }
+}
+
+/** Every process whose /proc/PID/comm or command line matches. */
+export function processesLike(pattern: RegExp): number[] {
+  return readdirSync("/proc")
+    .filter((name) => /^\d+$/.test(name))
+    .map(Number)
+    .filter((pid) => {
+      try {
+        return pattern.test(`${readFileSync(`/proc/${pid}/comm`, "utf8").trim()} ${readFileSync(`/proc/${pid}/cmdline`, "utf8").replaceAll("\0", " ")}`);
+      } catch (error) {
+        if (["ENOENT", "ESRCH"].includes((error as NodeJS.ErrnoException).code ?? "")) return false;
+        throw error;
+      }
+    });
+}
+
+/** Kernel memory in bytes: slab, page tables and kernel stacks (proc(5), meminfo). */
+export function kernelMemory(): number {
+  const text = readFileSync("/proc/meminfo", "utf8");
+  return ["Slab", "PageTables", "KernelStack"].reduce((sum, key) => sum + Number(new RegExp(`^${key}:\\s+(\\d+) kB$`, "m").exec(text)?.[1] ?? 0) * 1024, 0);
+}

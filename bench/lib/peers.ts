@@ -1,0 +1,77 @@
+/** The two runtimes side by side, each with directories, network and socket of its own. */
+import { mkdirSync, writeFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { type Service, run, startService } from "./process.ts";
+
+export interface Peer {
+  readonly name: string;
+  readonly socket: string;
+  readonly service: Service;
+  /** Matches every process that stands for a pod or container besides the workload. */
+  readonly perPod: RegExp;
+  readonly image: string;
+}
+
+const checkout = fileURLToPath(new URL("../..", import.meta.url)).replace(/\/$/, "");
+export const IMAGE = "localhost/berth-bench/busybox:latest";
+const PAUSE = "localhost/berth-bench/pause:latest";
+
+/** The same plugins with the same options for both: bridge with masquerading, host-local, portmap. */
+function writeNetwork(dir: string, name: string, subnet: string): void {
+  mkdirSync(dir, { recursive: true });
+  const ipam = { type: "host-local", ranges: [[{ subnet }]], routes: [{ dst: "0.0.0.0/0" }], dataDir: `${dir}/leases` };
+  const plugins = [
+    { type: "bridge", bridge: name, isGateway: true, ipMasq: true, hairpinMode: true, ipam },
+    { type: "portmap", capabilities: { portMappings: true } },
+  ];
+  writeFileSync(`${dir}/10-bench.conflist`, JSON.stringify({ cniVersion: "1.0.0", name, plugins }));
+}
+
+export async function startBerth(work: string, archive: string): Promise<Peer> {
+  const [root, state, cni] = [`${work}/berth/root`, `${work}/berth/state`, `${work}/berth/cni`];
+  mkdirSync(state, { recursive: true });
+  writeNetwork(cni, "bbench0", "10.201.0.0/20");
+  const socket = `${state}/berth.sock`;
+  const argv = [`${checkout}/bin/berthd`, "--root", root, "--state", state, "--cni-conf-dir", cni, "--cni-bin-dir", "/usr/lib/cni", "--cni-cache-dir", `${work}/berth/cni-cache`];
+  const service = await startService(argv, socket, `${work}/berthd.log`);
+  await run([`${checkout}/bin/berth`, "--address", socket, "load", "-i", archive]);
+  return { name: "berth", socket, service, perPod: /^bosun-monitor/, image: IMAGE };
+}
+
+export async function startContainerd(work: string, archive: string, pauseArchive: string): Promise<Peer> {
+  const [root, state, cni] = [`${work}/containerd/root`, `${work}/containerd/state`, `${work}/containerd/cni`];
+  mkdirSync(state, { recursive: true });
+  writeNetwork(cni, "cbench0", "10.202.0.0/20");
+  const socket = `${state}/containerd.sock`;
+  const config = `${work}/containerd/config.toml`;
+  writeFileSync(
+    config,
+    `version = 2
+root = "${root}"
+state = "${state}"
+[grpc]
+address = "${socket}"
+[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = "${PAUSE}"
+restrict_oom_score_adj = true
+[plugins."io.containerd.grpc.v1.cri".cni]
+bin_dir = "/usr/lib/cni"
+conf_dir = "${cni}"
+`,
+  );
+  const service = await startService(["containerd", "--config", config], socket, `${work}/containerd.log`);
+  for (const file of [archive, pauseArchive]) await run(["ctr", "--address", socket, "--namespace", "k8s.io", "images", "import", file]);
+  return { name: "containerd", socket, service, perPod: /^(containerd-shim|pause )/, image: IMAGE };
+}
+
+/** docker archives of the machine's busybox, and of a pause program that ends at TERM and reaps. */
+export async function makeImages(work: string): Promise<{ busybox: string; pause: string }> {
+  const node = process.execPath;
+  const script = `${checkout}/scripts/busybox-image.ts`;
+  const [busybox, pause] = [`${work}/busybox.tar`, `${work}/pause.tar`];
+  await run([node, script, "--output", busybox, "--name", IMAGE]);
+  const source = "#include <signal.h>\n#include <stdlib.h>\n#include <sys/wait.h>\n#include <unistd.h>\nstatic void done(int s){(void)s;exit(0);}\nstatic void reap(int s){(void)s;while(waitpid(-1,0,WNOHANG)>0);}\nint main(void){signal(SIGINT,done);signal(SIGTERM,done);signal(SIGCHLD,reap);for(;;)pause();}\n";
+  await run(["musl-gcc", "-Os", "-static", "-x", "c", "-o", `${work}/pause`, "-"], { input: source });
+  await run([node, script, "--output", pause, "--name", PAUSE, "--file", `${work}/pause:/pause`, "--entrypoint", "/pause"]);
+  return { busybox, pause };
+}

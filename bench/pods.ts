@@ -1,0 +1,148 @@
+/**
+ * The life of pods through one gRPC client, berthd and Debian's containerd + runc in turn, in one run: medians per call and
+ * their ratios, a burst, and the memory that pods cost.
+ *
+ *   sudo bench/run pods [--rounds 30] [--burst 20] [--json FILE]
+ */
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { parseArgs } from "node:util";
+import { connectCri, type CriClient } from "./lib/client.ts";
+import { median, percentile, table } from "./lib/figures.ts";
+import { kernelMemory, processesLike, pss } from "./lib/memory.ts";
+import { makeImages, type Peer, startBerth, startContainerd } from "./lib/peers.ts";
+
+const { values: flags } = parseArgs({ options: { rounds: { type: "string", default: "30" }, burst: { type: "string", default: "20" }, json: { type: "string" } } });
+const [rounds, burstSize] = [Number(flags.rounds), Number(flags.burst)];
+const BURST_WIDTH = 5;
+
+/** Ends at once on TERM, as a well-behaved server does. */
+const COMMAND = ["/bin/sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1000 & wait; done"];
+
+type Times = Record<string, number[]>;
+let serial = 0;
+
+interface Subject {
+  readonly peer: Peer;
+  readonly client: CriClient;
+  readonly times: Times;
+}
+
+async function timed<T>(subject: Subject, call: string, work: Promise<T>): Promise<T> {
+  const before = performance.now();
+  const result = await work;
+  (subject.times[call] ??= []).push(performance.now() - before);
+  return result;
+}
+
+/** Namespace mode 1 is CONTAINER: what the kubelet asks for unless a pod shares its PID namespace. */
+const sandboxConfig = () => ({
+  metadata: { name: `bench-${++serial}`, namespace: "bench", uid: `uid-${serial}`, attempt: 0 },
+  hostname: "bench",
+  linux: { securityContext: { namespaceOptions: { pid: 1 } } },
+});
+type SandboxConfig = ReturnType<typeof sandboxConfig>;
+
+async function up(subject: Subject, config: SandboxConfig, measure = true): Promise<{ pod: string; container: string }> {
+  const { runtime } = subject.client;
+  const maybe = <T>(call: string, work: Promise<T>): Promise<T> => (measure ? timed(subject, call, work) : work);
+  const { podSandboxId: pod } = await maybe("RunPodSandbox", runtime.runPodSandbox({ config }));
+  const container = {
+    metadata: { name: "main", attempt: 0 },
+    image: { image: subject.peer.image },
+    command: COMMAND,
+    linux: { securityContext: { namespaceOptions: { pid: 1 }, seccomp: { profileType: 0 } } },
+  };
+  const { containerId } = await maybe("CreateContainer", runtime.createContainer({ podSandboxId: pod, config: container, sandboxConfig: config }));
+  await maybe("StartContainer", runtime.startContainer({ containerId }));
+  return { pod, container: containerId };
+}
+
+async function down(subject: Subject, pod: string, containerId: string, measure = true): Promise<void> {
+  const { runtime } = subject.client;
+  const maybe = <T>(call: string, work: Promise<T>): Promise<T> => (measure ? timed(subject, call, work) : work);
+  if (measure) {
+    await maybe("StopContainer", runtime.stopContainer({ containerId, timeout: 10n }));
+    await maybe("RemoveContainer", runtime.removeContainer({ containerId }));
+  }
+  await maybe("StopPodSandbox", runtime.stopPodSandbox({ podSandboxId: pod }));
+  await maybe("RemovePodSandbox", runtime.removePodSandbox({ podSandboxId: pod }));
+}
+
+async function round(subject: Subject): Promise<void> {
+  const { runtime } = subject.client;
+  const before = performance.now();
+  const { pod, container } = await up(subject, sandboxConfig());
+  (subject.times["three calls up"] ??= []).push(performance.now() - before);
+  for (let i = 0; i < 5; i++) await timed(subject, "ExecSync", runtime.execSync({ containerId: container, cmd: ["/bin/true"], timeout: 10n }));
+  await timed(subject, "ContainerStatus", runtime.containerStatus({ containerId: container }));
+  await timed(subject, "ListContainers", runtime.listContainers({}));
+  await down(subject, pod, container);
+}
+
+/** All of them, so many at once. */
+async function inParallel<T, R>(items: readonly T[], width: number, work: (item: T) => Promise<R>): Promise<R[]> {
+  const results: R[] = [];
+  const queue = [...items.entries()];
+  await Promise.all(
+    Array.from({ length: width }, async () => {
+      for (let next = queue.shift(); next; next = queue.shift()) results[next[0]] = await work(next[1]);
+    }),
+  );
+  return results;
+}
+
+interface Burst { upMs: number; downMs: number; podPss: number; podKernel: number; daemonPss: number }
+
+async function burst(subject: Subject): Promise<Burst> {
+  const kernelBefore = kernelMemory();
+  const configs = Array.from({ length: burstSize }, sandboxConfig);
+  let from = performance.now();
+  const pods = await inParallel(configs, BURST_WIDTH, (config) => up(subject, config, false));
+  const upMs = performance.now() - from;
+  const memory = processesLike(subject.peer.perPod).reduce((sum, pid) => sum + pss(pid), 0);
+  const podKernel = (kernelMemory() - kernelBefore) / burstSize;
+  const daemonPss = pss(subject.peer.service.pid);
+  from = performance.now();
+  await inParallel(pods, BURST_WIDTH, ({ pod, container }) => down(subject, pod, container, false));
+  return { upMs, downMs: performance.now() - from, podPss: memory / burstSize, podKernel, daemonPss };
+}
+
+const work = mkdtempSync("/var/tmp/berth-bench-");
+const images = await makeImages(work);
+const peers = [await startBerth(work, images.busybox), await startContainerd(work, images.busybox, images.pause)];
+try {
+  const subjects = peers.map((peer): Subject => ({ peer, client: connectCri(peer.socket), times: {} }));
+  for (const subject of subjects) await round({ ...subject, times: {} });
+  const idle = subjects.map(({ peer }) => pss(peer.service.pid));
+  for (let i = 0; i < rounds; i++) for (const subject of subjects) await round(subject);
+  const bursts: Burst[] = [];
+  for (const subject of subjects) bursts.push(await burst(subject));
+  report(subjects, bursts, idle);
+  for (const { client } of subjects) client.close();
+} finally {
+  for (const peer of peers) await peer.service.stop();
+  rmSync(work, { recursive: true, force: true });
+}
+
+function report(subjects: readonly Subject[], bursts: readonly Burst[], idle: readonly number[]): void {
+  const [ours, theirs] = subjects;
+  const [ourBurst, theirBurst] = bursts;
+  if (!ours || !theirs || !ourBurst || !theirBurst) throw new Error("both runtimes must have been measured");
+  const ms = (value: number): string => value.toFixed(1);
+  const kb = (value: number): string => `${Math.round(value / 1024)} KB`;
+  const rows = [["median ms", "berth", "p90", "containerd", "p90", "ratio"]];
+  for (const call of Object.keys(ours.times)) {
+    const [a, b] = [ours.times[call] ?? [], theirs.times[call] ?? []];
+    rows.push([call, ms(median(a)), ms(percentile(a, 90)), ms(median(b)), ms(percentile(b, 90)), (median(a) / median(b)).toFixed(2)]);
+  }
+  const sum = ({ times }: Subject): number => median(times["CreateContainer"] ?? []) + median(times["StartContainer"] ?? []);
+  rows.push(["Create + Start", ms(sum(ours)), "", ms(sum(theirs)), "", (sum(ours) / sum(theirs)).toFixed(2)]);
+  rows.push([`${burstSize} pods, ${BURST_WIDTH} at once: up`, ms(ourBurst.upMs), "", ms(theirBurst.upMs), "", (ourBurst.upMs / theirBurst.upMs).toFixed(2)]);
+  rows.push([`${burstSize} pods, ${BURST_WIDTH} at once: down`, ms(ourBurst.downMs), "", ms(theirBurst.downMs), "", (ourBurst.downMs / theirBurst.downMs).toFixed(2)]);
+  rows.push(["memory per pod, PSS", kb(ourBurst.podPss), "", kb(theirBurst.podPss), "", (ourBurst.podPss / theirBurst.podPss).toFixed(3)]);
+  rows.push(["kernel memory per pod", kb(ourBurst.podKernel), "", kb(theirBurst.podKernel), "", (ourBurst.podKernel / theirBurst.podKernel).toFixed(2)]);
+  rows.push(["daemon idle, PSS", kb(idle[0] ?? 0), "", kb(idle[1] ?? 0), "", ((idle[0] ?? 0) / (idle[1] ?? 1)).toFixed(2)]);
+  rows.push([`daemon with ${burstSize} pods, PSS`, kb(ourBurst.daemonPss), "", kb(theirBurst.daemonPss), "", (ourBurst.daemonPss / theirBurst.daemonPss).toFixed(2)]);
+  console.log(table(rows));
+  if (flags.json !== undefined) writeFileSync(flags.json, JSON.stringify({ times: subjects.map(({ peer, times }) => ({ name: peer.name, times })), bursts, idle }, null, 1));
+}

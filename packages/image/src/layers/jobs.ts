@@ -1,0 +1,77 @@
+/** What workers are asked to do: data only, as it crosses threads. worker.ts does it, pool.ts asks. */
+import type { image, Reference } from "@berth/spec";
+import type { FetchedManifest, Session } from "../registry/client.ts";
+import type { RetryPolicy } from "../registry/retry.ts";
+import type { Credentials, Usage } from "../types.ts";
+import type { AppliedLayer, LayerLimits } from "./apply.ts";
+
+/** Where an unpacked layer goes. `module` exports `openTree(socket, directory): Promise<TreeWriter>`. */
+export interface LayerTarget {
+  readonly kind: "tree";
+  readonly directory: string;
+}
+
+export interface RemoteSource {
+  readonly kind: "registry";
+  readonly reference: Reference;
+  readonly credentials?: Credentials | undefined;
+  readonly hostsDir?: string | undefined;
+  readonly session?: Session | undefined;
+  readonly retry?: RetryPolicy | undefined;
+}
+
+export interface FileSource {
+  readonly kind: "file";
+  readonly path: string;
+}
+
+export interface Jobs {
+  /** The reference's manifest or index and, of an index, the manifest for `platform`; `known`: a digest whose content need not be sent again. */
+  resolve: {
+    request: { source: RemoteSource; platform: image.Platform; known?: string | undefined };
+    result: { target: string; documents: FetchedManifest[]; session: Session };
+  };
+  /** A small blob, whole and verified. */
+  fetch: {
+    request: { source: RemoteSource; descriptor: image.Descriptor; limit: number };
+    result: { bytes: Uint8Array; session: Session };
+  };
+  /** Reads a layer once: stores it (`ingest`), verifies digest, size and diff id, and unpacks it into `target`. */
+  layer: {
+    request: {
+      source: RemoteSource | FileSource;
+      descriptor: image.Descriptor;
+      diffId: string;
+      ingest?: string | undefined;
+      target: LayerTarget;
+      tree: { module: string; socket: string };
+      limits?: LayerLimits | undefined;
+      aliases?: ReadonlyMap<string, string> | undefined;
+    };
+    result: AppliedLayer;
+  };
+  /** Takes an archive apart: every regular file of it becomes a file in `directory`, hashed. The archive comes as chunks. */
+  archive: { request: { directory: string; limits?: LayerLimits | undefined }; result: ArchiveMember[] };
+  /** Copies a file into `ingest` and verifies it. */
+  copy: { request: { path: string; descriptor: image.Descriptor; ingest: string }; result: { size: number } };
+  /** What a directory tree takes on disk, hard links once, other file systems not. */
+  usage: { request: { directory: string }; result: Usage };
+}
+
+export interface ArchiveMember {
+  /** Normalised. */
+  readonly name: string;
+  /** Where its content is; "" for a link. */
+  readonly path: string;
+  readonly size: number;
+  readonly digest: string;
+  /** Of a symlink or hard link: the normalised name of what it is a link to. */
+  readonly link?: string;
+}
+
+export type JobName = keyof Jobs;
+
+export interface JobProgress {
+  readonly doneBytes: number;
+  readonly totalBytes: number;
+}

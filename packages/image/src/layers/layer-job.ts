@@ -1,0 +1,177 @@
+/** The path of a layer, read once: source → digest → blob in the store → inflate → diff id → tar → tree. */
+import { createHash } from "node:crypto";
+import { createReadStream } from "node:fs";
+import { type FileHandle, open } from "node:fs/promises";
+import type { TreeWriter } from "@berth/kernel";
+import { type image, parseDigest } from "@berth/spec";
+import { ImageError, toImageError } from "../errors.ts";
+import { applyLayer, type AppliedLayer } from "./apply.ts";
+import { ByteReader } from "./byte-reader.ts";
+import { hashed, inflate } from "./inflate.ts";
+import type { Jobs } from "./jobs.ts";
+import { TarReader } from "./tar.ts";
+import type { JobContext } from "./worker.ts";
+
+const CHUNK = 256 * 1024;
+
+type OpenTree = (socket: string, directory: string) => Promise<TreeWriter>;
+
+export async function unpackLayer(request: Jobs["layer"]["request"], context: JobContext): Promise<AppliedLayer> {
+  const { descriptor, diffId } = request;
+  const { openTree } = (await import(request.tree.module)) as { openTree: OpenTree };
+  const tree = await openTree(request.tree.socket, request.target.directory).catch((error: unknown) => {
+    throw toImageError(error, `open ${request.target.directory}`);
+  });
+  const stop = (): void => void tree.abort().catch(() => undefined);
+  context.signal.addEventListener("abort", stop, { once: true });
+  const blob = new BlobStream(descriptor, sourceOf(request, context), request.ingest, context);
+  try {
+    const diff = createHash(parseDigest(diffId).algorithm);
+    const reader = new ByteReader(hashed(inflate(blob), diff));
+    const applied = await applyLayer(new TarReader(reader), tree, {
+      ...(request.limits === undefined ? {} : { limits: request.limits }),
+      ...(request.aliases === undefined ? {} : { aliases: request.aliases }),
+    });
+    await reader.drain();
+    await blob.finish();
+    const actual = `${parseDigest(diffId).algorithm}:${diff.digest("hex")}`;
+    if (actual !== diffId)
+      throw new ImageError(
+        "DigestMismatch",
+        `layer ${descriptor.digest} unpacks to ${actual}, but the image's config says ${diffId}`,
+      );
+    await tree.end(false);
+    return applied;
+  } catch (error) {
+    await tree.abort().catch(() => undefined);
+    throw await explain(error, blob, descriptor);
+  } finally {
+    context.signal.removeEventListener("abort", stop);
+    await blob.close();
+  }
+}
+
+/** Data that breaks its format is most often not the data that was asked for: then that is what is told. */
+async function explain(error: unknown, blob: BlobStream, descriptor: image.Descriptor): Promise<ImageError> {
+  if (!(error instanceof ImageError)) return toImageError(error, `unpack layer ${descriptor.digest}`);
+  if (error.code !== "InvalidImage") return error;
+  try {
+    for await (const _ of blob);
+    await blob.finish();
+  } catch (other) {
+    if (other instanceof ImageError) return other;
+    throw other;
+  }
+  return new ImageError(error.code, `layer ${descriptor.digest}: ${error.message}`, { cause: error });
+}
+
+function sourceOf(
+  { source, descriptor }: Pick<Jobs["layer"]["request"], "source" | "descriptor">,
+  context: JobContext,
+): AsyncIterable<Uint8Array> {
+  return source.kind === "registry" ? context.registry(source).blob(descriptor) : fileChunks(source.path);
+}
+
+async function* fileChunks(path: string): AsyncGenerator<Uint8Array, void, undefined> {
+  try {
+    for await (const chunk of createReadStream(path, { highWaterMark: CHUNK })) yield chunk as Uint8Array;
+  } catch (error) {
+    throw toImageError(error, `read ${path}`);
+  }
+}
+
+/**
+ * A blob's bytes as they pass: counted, hashed, written to the store's ingest file. It can be iterated again after an
+ * iteration that ended early, and goes on there.
+ */
+class BlobStream implements AsyncIterable<Uint8Array> {
+  readonly #descriptor: image.Descriptor;
+  readonly #source: AsyncIterator<Uint8Array>;
+  readonly #ingest: string | undefined;
+  readonly #context: JobContext;
+  readonly #hash;
+  #file: FileHandle | undefined;
+  #writing: Promise<unknown> = Promise.resolve();
+  #size = 0;
+
+  constructor(
+    descriptor: image.Descriptor,
+    source: AsyncIterable<Uint8Array>,
+    ingest: string | undefined,
+    context: JobContext,
+  ) {
+    this.#descriptor = descriptor;
+    this.#source = source[Symbol.asyncIterator]();
+    this.#ingest = ingest;
+    this.#context = context;
+    this.#hash = createHash(parseDigest(descriptor.digest).algorithm);
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<Uint8Array, void, undefined> {
+    for (;;) {
+      if (this.#context.signal.aborted) throw this.#context.signal.reason;
+      const next = await this.#source.next();
+      if (next.done === true) return;
+      await this.#pass(next.value);
+      yield next.value;
+    }
+  }
+
+  /** After the last byte. Throws DigestMismatch. */
+  async finish(): Promise<void> {
+    await this.#writing;
+    const { digest, size } = this.#descriptor;
+    if (this.#size !== size)
+      throw new ImageError(
+        "DigestMismatch",
+        `blob ${digest} has ${this.#size} bytes instead of the ${size} of its descriptor`,
+      );
+    const actual = `${parseDigest(digest).algorithm}:${this.#hash.copy().digest("hex")}`;
+    if (actual !== digest)
+      throw new ImageError("DigestMismatch", `blob ${digest}: the content received has digest ${actual}`);
+  }
+
+  async close(): Promise<void> {
+    await this.#source.return?.(undefined);
+    await this.#writing.catch(() => undefined);
+    await this.#file?.close();
+  }
+
+  async #pass(chunk: Uint8Array): Promise<void> {
+    this.#size += chunk.length;
+    if (this.#size > this.#descriptor.size)
+      throw new ImageError(
+        "DigestMismatch",
+        `blob ${this.#descriptor.digest} is longer than the ${this.#descriptor.size} bytes of its descriptor`,
+      );
+    this.#hash.update(chunk);
+    this.#context.progress({ doneBytes: this.#size, totalBytes: this.#descriptor.size });
+    if (this.#ingest === undefined) return;
+    // One write is under way while the chunk is inflated; the next waits for it.
+    await this.#writing;
+    this.#file ??= await open(this.#ingest, "wx", 0o600);
+    const file = this.#file;
+    this.#writing = writeAll(file, chunk).catch((error: unknown) => {
+      throw toImageError(error, `write ${this.#ingest}`);
+    });
+    this.#writing.catch(() => undefined);
+  }
+}
+
+async function writeAll(file: FileHandle, chunk: Uint8Array): Promise<void> {
+  for (let at = 0; at < chunk.length;) at += (await file.write(chunk, at)).bytesWritten;
+}
+
+export async function copyBlob(
+  { path, descriptor, ingest }: Jobs["copy"]["request"],
+  context: JobContext,
+): Promise<Jobs["copy"]["result"]> {
+  const blob = new BlobStream(descriptor, fileChunks(path), ingest, context);
+  try {
+    for await (const _ of blob);
+    await blob.finish();
+    return { size: descriptor.size };
+  } finally {
+    await blob.close();
+  }
+}

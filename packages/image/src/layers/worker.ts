@@ -1,0 +1,85 @@
+/** A worker thread's main module: one job at a time, as pool.ts asks. */
+import { parentPort } from "node:worker_threads";
+import { fromPlain, toPlain } from "../errors.ts";
+import { HttpClient } from "../registry/http.ts";
+import { RegistryClient } from "../registry/client.ts";
+import { takeApart } from "./archive-job.ts";
+import type { JobName, JobProgress, Jobs, RemoteSource } from "./jobs.ts";
+import { copyBlob, unpackLayer } from "./layer-job.ts";
+import type { FromWorker, ToWorker } from "./pool.ts";
+import { resolveImage } from "./resolve-job.ts";
+import { diskUsage } from "./usage-job.ts";
+
+/** What a job has besides its request. */
+export interface JobContext {
+  readonly signal: AbortSignal;
+  /** The chunks that the caller sends. */
+  readonly input: () => AsyncIterable<Uint8Array>;
+  readonly progress: (progress: JobProgress) => void;
+  readonly registry: (source: RemoteSource) => RegistryClient;
+}
+
+type Job<N extends JobName> = (request: Jobs[N]["request"], context: JobContext) => Promise<Jobs[N]["result"]>;
+
+const JOBS: { readonly [N in JobName]: Job<N> } = {
+  resolve: resolveImage,
+  fetch: async ({ source, descriptor, limit }, { registry }) => {
+    const client = registry(source);
+    return { bytes: await client.small(descriptor, limit), session: client.session };
+  },
+  layer: unpackLayer,
+  archive: takeApart,
+  copy: copyBlob,
+  usage: async ({ directory }) => diskUsage(directory),
+};
+
+const PROGRESS_INTERVAL = 50;
+
+if (parentPort === null) throw new Error("worker.ts runs as a worker only");
+const port = parentPort;
+const http = new HttpClient();
+const post = (message: FromWorker): void => port.postMessage(message);
+let abort = new AbortController();
+let deliver: ((message: ToWorker) => void) | undefined;
+
+port.on("message", (message: ToWorker) => {
+  if (message.type === "job") void work(message.name, message.request);
+  else if (message.type === "abort") abort.abort(fromPlain(message.reason));
+  else deliver?.(message);
+});
+
+async function work(name: JobName, request: unknown): Promise<void> {
+  abort = new AbortController();
+  const { signal } = abort;
+  let last = 0;
+  const context: JobContext = {
+    signal,
+    input: () => received(signal),
+    progress: (progress) => {
+      const now = performance.now();
+      if (now - last < PROGRESS_INTERVAL && progress.doneBytes < progress.totalBytes) return;
+      last = now;
+      post({ type: "progress", progress });
+    },
+    registry: (source) => new RegistryClient(http, { ...source, signal }),
+  };
+  try {
+    post({ type: "done", result: await (JOBS[name] as Job<JobName>)(request as never, context) });
+  } catch (error) {
+    post({ type: "failed", error: toPlain(signal.aborted ? signal.reason : error) });
+  }
+}
+
+/** Chunks from the main thread, each asked for when the one before is used up. */
+async function* received(signal: AbortSignal): AsyncGenerator<Uint8Array, void, undefined> {
+  for (;;) {
+    const message = await new Promise<ToWorker>((resolve, reject) => {
+      if (signal.aborted) return reject(signal.reason as Error);
+      signal.addEventListener("abort", () => reject(signal.reason as Error), { once: true });
+      deliver = resolve;
+      post({ type: "more" });
+    });
+    if (message.type !== "chunk") return;
+    yield message.bytes;
+  }
+}

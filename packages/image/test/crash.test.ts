@@ -1,0 +1,160 @@
+/**
+ * kill -9 at the steps of pulling, preparing and removing: what was committed is whole, what was not is gone after the next
+ * start, and the same thing done again succeeds.
+ */
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { cpSync, existsSync, readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import test, { type TestContext } from "node:test";
+import { startHand } from "@berth/kernel";
+import { Images } from "../src/images.ts";
+import { build, FakeRegistry } from "./support/registry.ts";
+import { BOSUN, leftovers, scratch, whyNoBosun } from "./support/store.ts";
+import { archive } from "./support/tar-writer.ts";
+
+const skip = whyNoBosun() === undefined ? {} : { skip: whyNoBosun() as string };
+const built = build([
+  archive({ name: "etc/", type: "5", mode: 0o755 }, { name: "etc/name", data: "base" }),
+  archive({ name: "etc/top", data: "top" }),
+]);
+
+interface Death {
+  readonly at?: number;
+  readonly in?: "main" | "worker";
+}
+
+/** Runs a verb in a process of its own; resolves to how many steps it took, or undefined if it died on the way. */
+async function run(root: string, verb: string, argument: string, death: Death = {}): Promise<number | undefined> {
+  const support = new URL("./support/", import.meta.url);
+  const child = spawn(
+    process.execPath,
+    [
+      "--import",
+      new URL("dying.ts", support).href,
+      new URL("puller.ts", support).pathname,
+      root,
+      BOSUN,
+      verb,
+      argument,
+    ],
+    {
+      stdio: ["ignore", "pipe", "pipe"],
+      env: { ...process.env, BERTH_DIE_AT: String(death.at ?? 0), BERTH_DIE_IN: death.in ?? "main" },
+    },
+  );
+  let out = "";
+  let err = "";
+  child.stdout.setEncoding("utf8").on("data", (text: string) => (out += text));
+  child.stderr.setEncoding("utf8").on("data", (text: string) => (err += text));
+  const [code, signal] = await new Promise<[number | null, NodeJS.Signals | null]>((resolve) =>
+    child.once("close", (...ended) => resolve(ended)),
+  );
+  if (signal === "SIGKILL") return undefined;
+  assert.equal(code, 0, err);
+  return Number(/steps (\d+)/.exec(out)?.[1]);
+}
+
+interface Opened {
+  readonly images: Images;
+  readonly did: readonly string[];
+  close(): Promise<void>;
+}
+
+async function open(root: string): Promise<Opened> {
+  const hand = await startHand({ bosun: BOSUN, state: join(root, "state") });
+  const images = await Images.open({
+    root: join(root, "images"),
+    hand,
+    serveSocket: join(root, "state", "serve.sock"),
+  });
+  const did = await images.recover();
+  return {
+    images,
+    did,
+    close: async () => {
+      await images.close();
+      await hand.close();
+    },
+  };
+}
+
+/** What is in the store is consistent: an image's layers have their files, and a second recovery finds nothing to do. */
+async function checkWhole({ images }: Opened): Promise<void> {
+  assert.deepEqual(await images.recover(), []);
+  for (const record of images.list()) {
+    const rootfs = await images.prepareRootfs("check", record);
+    assert.equal(readFileSync(join(rootfs.lowers[0] as string, "etc/top"), "utf8"), "top");
+    assert.equal(readFileSync(join(rootfs.lowers[1] as string, "etc/name"), "utf8"), "base");
+    await images.removeRootfs("check");
+  }
+}
+
+async function registryFor(t: TestContext): Promise<{ registry: FakeRegistry; reference: string }> {
+  const registry = await FakeRegistry.start();
+  t.after(() => registry.close());
+  return { registry, reference: registry.push("a", "1", built) };
+}
+
+/** The steps of an operation that takes `steps` of them, as many as a test has time for. */
+function* sample(steps: number): Generator<number, void, undefined> {
+  const every = Math.max(1, Math.ceil(steps / Number(process.env["BERTH_CRASH_POINTS"] ?? 6)));
+  for (let at = 1; at <= steps; at += every) yield at;
+}
+
+for (const where of ["main", "worker"] as const) {
+  test(`killed in a pull (${where} thread)`, skip, async (t) => {
+    const { reference } = await registryFor(t);
+    const fresh = scratch(t);
+    const steps = (await run(fresh, "pull", reference, { in: where })) as number;
+    assert.ok(where === "worker" || steps > 20, `${steps} steps`);
+    let deaths = 0;
+    for (const at of where === "worker" ? [1, 2, 3] : sample(steps)) {
+      const root = scratch(t);
+      if ((await run(root, "pull", reference, { at, in: where })) === undefined) deaths++;
+      const opened = await open(root);
+      const ids = opened.images.list().map(({ id }) => id);
+      assert.ok(ids.length === 0 || ids[0] === built.id);
+      if (ids.length === 0)
+        assert.deepEqual(leftovers(join(root, "images")), [], `killed at step ${at}: ${opened.did.join("; ")}`);
+      await checkWhole(opened);
+      assert.equal((await opened.images.pull(reference)).id, built.id);
+      await checkWhole(opened);
+      await opened.images.remove(reference);
+      assert.deepEqual(leftovers(join(root, "images")), []);
+      await opened.close();
+    }
+    assert.ok(deaths > 0);
+  });
+}
+
+for (const verb of ["run", "stop", "remove"]) {
+  test(`killed in ${verb}`, skip, async (t) => {
+    const { reference } = await registryFor(t);
+    const prepared = scratch(t);
+    await run(prepared, "pull", reference);
+    if (verb !== "run") await run(prepared, "run", reference);
+    if (verb === "stop") await run(prepared, "remove", reference);
+    const argument = verb === "stop" ? "c" : reference;
+    const whole = scratch(t);
+    cpSync(prepared, whole, { recursive: true, preserveTimestamps: true, filter: (path) => !path.endsWith(".sock") });
+    const steps = (await run(whole, verb, argument)) as number;
+    for (const at of sample(steps)) {
+      const root = scratch(t);
+      cpSync(prepared, root, { recursive: true, preserveTimestamps: true, filter: (path) => !path.endsWith(".sock") });
+      assert.equal(await run(root, verb, argument, { at }), undefined);
+      const opened = await open(root);
+      await checkWhole(opened);
+      for (const key of opened.images.rootfsKeys()) await opened.images.removeRootfs(key);
+      await opened.images.remove(reference);
+      assert.deepEqual(leftovers(join(root, "images")), [], `killed at step ${at}: ${opened.did.join("; ")}`);
+      await opened.close();
+      assert.deepEqual(
+        readdirSync(join(root, "images")).filter((name) => name.startsWith("berth.db")),
+        ["berth.db"],
+        "the database is closed in order",
+      );
+    }
+    assert.ok(existsSync(join(prepared, "images", "berth.db")));
+  });
+}

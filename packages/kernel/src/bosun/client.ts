@@ -1,0 +1,264 @@
+/** A framed connection to one of bosun's sockets: requests by id, their deadlines and cancellation, and events. */
+import { constants as osConstants } from "node:os";
+import { open } from "node:fs/promises";
+import { connect, type Socket } from "node:net";
+import { basename, dirname } from "node:path";
+import {
+  decodeHeader,
+  decodeMessage,
+  encodeMessage,
+  HEADER_SIZE,
+  type AnyMessage,
+  type Message,
+  type MessageFields,
+} from "../orders/encode.ts";
+import { NO_ORDER, type MessageName } from "../orders/messages.ts";
+import type { Plan } from "../orders/plan.ts";
+import { orderWords } from "../orders/words.ts";
+import { OrderError } from "./errors.ts";
+import type { CallOptions } from "./hand.ts";
+
+/** sizeof(sockaddr_un.sun_path), with its NUL. */
+const SOCKET_PATH_ROOM = 108;
+/** FRAME_MAX of bosun.h. */
+const LARGEST_FRAME = 64 << 20;
+export const DEFAULT_TIMEOUT_MS = 120_000;
+/** bosun enforces deadlines; this is how much later a call gives up on bosun itself. */
+const GRACE_MS = 5_000;
+
+interface Pending {
+  readonly settle: (outcome: AnyMessage | Error) => void;
+}
+
+export class Connection {
+  readonly socket: Socket;
+  readonly #pending = new Map<number, Pending>();
+  readonly #lost: (reason: string) => Error;
+  readonly #ended = Promise.withResolvers<void>();
+  #chunks: Buffer[] = [];
+  #buffered = 0;
+  #nextId = 1;
+  #failure: Error | undefined;
+  /** Called for frames that answer nothing (id 0). */
+  onEvent: (message: AnyMessage) => void = () => {};
+
+  private constructor(socket: Socket, lost: (reason: string) => Error) {
+    this.socket = socket;
+    this.#lost = lost;
+    socket.on("data", this.#onData);
+    socket.on("error", this.#onError);
+    socket.on("close", this.#onClose);
+  }
+
+  /** `lost` makes the error that pending requests reject with when the connection ends. */
+  static async open(path: string, lost: (reason: string) => Error): Promise<Connection> {
+    return new Connection(await connectTo(path), lost);
+  }
+
+  /** Resolves when the connection has ended, for whatever reason. */
+  get ended(): Promise<void> {
+    return this.#ended.promise;
+  }
+
+  get isOpen(): boolean {
+    return this.#failure === undefined;
+  }
+
+  /**
+   * Sends a request and resolves with its answer, whatever message that is. On abort the work is cancelled, and once bosun
+   * has ended it the call rejects with the signal's reason.
+   */
+  async request<N extends MessageName>(
+    name: N,
+    fields: MessageFields<N>,
+    options: CallOptions = {},
+  ): Promise<AnyMessage> {
+    const { signal, timeoutMs = DEFAULT_TIMEOUT_MS } = options;
+    signal?.throwIfAborted();
+    if (this.#failure !== undefined) throw this.#failure;
+    const id = this.#takeId();
+    const frame = encodeMessage(name, id, timeoutMs, fields);
+    const { promise, resolve, reject } = Promise.withResolvers<AnyMessage>();
+    this.#pending.set(id, { settle: (outcome) => (outcome instanceof Error ? reject(outcome) : resolve(outcome)) });
+    const cancel = () => this.#cancel(id, name, signal?.reason);
+    signal?.addEventListener("abort", cancel, { once: true });
+    const giveUp =
+      timeoutMs === 0 ? undefined : setTimeout(() => this.#abandon(id, timedOut(name)), timeoutMs + GRACE_MS);
+    this.socket.write(frame);
+    try {
+      const answer = await promise;
+      if (signal?.aborted && answer.name === "report" && answer.fields.errno !== 0) throw signal.reason;
+      return answer;
+    } finally {
+      clearTimeout(giveUp);
+      signal?.removeEventListener("abort", cancel);
+      this.#pending.delete(id);
+    }
+  }
+
+  /** Hands over the socket after the last answer: bytes that came behind it are put back, and no frame is read any more. */
+  detach(): Socket {
+    const { socket } = this;
+    socket.pause();
+    socket.off("data", this.#onData);
+    socket.off("error", this.#onError);
+    socket.off("close", this.#onClose);
+    this.#failure = this.#lost("the connection was handed over");
+    if (this.#buffered > 0) socket.unshift(Buffer.concat(this.#chunks));
+    this.#chunks = [];
+    this.#buffered = 0;
+    this.#ended.resolve();
+    return socket;
+  }
+
+  /** `reason` is what requests that still wait are told. */
+  close(reason = "it was closed"): void {
+    this.#fail(this.#lost(reason));
+  }
+
+  #takeId(): number {
+    const id = this.#nextId;
+    this.#nextId = id === 0xffff_fffe ? 1 : id + 1;
+    return this.#pending.has(id) ? this.#takeId() : id;
+  }
+
+  #cancel(id: number, name: MessageName, reason: unknown): void {
+    if (!this.#pending.has(id) || this.#failure !== undefined) return;
+    this.socket.write(encodeMessage("cancel", this.#takeId(), 0, { id }));
+    const timer = setTimeout(() => this.#abandon(id, reason instanceof Error ? reason : timedOut(name)), GRACE_MS);
+    timer.unref();
+  }
+
+  #abandon(id: number, error: Error): void {
+    this.#pending.get(id)?.settle(error);
+  }
+
+  readonly #onData = (chunk: Buffer): void => {
+    this.#chunks.push(chunk);
+    this.#buffered += chunk.length;
+    try {
+      while (this.#readFrame());
+    } catch (error) {
+      this.#fail(
+        this.#lost(`it sent what cannot be understood: ${error instanceof Error ? error.message : String(error)}`),
+      );
+    }
+  };
+
+  /** Takes one frame off the buffered chunks, without joining them before a frame is whole. */
+  #readFrame(): boolean {
+    if (this.#failure !== undefined || this.#buffered < HEADER_SIZE) return false;
+    if ((this.#chunks[0]?.length ?? 0) < HEADER_SIZE) this.#chunks = [Buffer.concat(this.#chunks)];
+    const first = this.#chunks[0];
+    if (first === undefined) return false;
+    const header = decodeHeader(first);
+    if (header.size > LARGEST_FRAME) throw new Error(`a frame of ${header.size} bytes`);
+    const size = HEADER_SIZE + header.size;
+    if (this.#buffered < size) return false;
+    const all = this.#chunks.length === 1 ? first : Buffer.concat(this.#chunks);
+    this.#chunks = all.length === size ? [] : [all.subarray(size)];
+    this.#buffered = all.length - size;
+    this.#dispatch(header.id, decodeMessage(header.type, all.subarray(HEADER_SIZE, size)));
+    return true;
+  }
+
+  #dispatch(id: number, message: AnyMessage): void {
+    const pending = this.#pending.get(id);
+    if (pending !== undefined) {
+      this.#pending.delete(id);
+      pending.settle(message);
+    } else if (id === 0) this.onEvent(message);
+  }
+
+  readonly #onError = (error: Error): void => this.#fail(this.#lost(error.message));
+  readonly #onClose = (): void => this.#fail(this.#lost("the connection ended"));
+
+  #fail(error: Error): void {
+    if (this.#failure !== undefined) return;
+    this.#failure = error;
+    this.socket.destroy();
+    const pending = [...this.#pending.values()];
+    this.#pending.clear();
+    for (const { settle } of pending) settle(error);
+    this.#ended.resolve();
+  }
+}
+
+/** Connects to a unix socket; a path too long for sockaddr_un goes through a descriptor of its directory. */
+export async function connectTo(path: string): Promise<Socket> {
+  if (Buffer.byteLength(path) < SOCKET_PATH_ROOM) return await connected(path);
+  const directory = await open(dirname(path), "r");
+  try {
+    return await connected(`/proc/self/fd/${directory.fd}/${basename(path)}`);
+  } finally {
+    await directory.close();
+  }
+}
+
+function connected(path: string): Promise<Socket> {
+  const { promise, resolve, reject } = Promise.withResolvers<Socket>();
+  const socket = connect({ path, allowHalfOpen: true });
+  socket.once("error", reject);
+  socket.once("connect", () => {
+    socket.off("error", reject);
+    resolve(socket);
+  });
+  return promise;
+}
+
+const ERRNO_NAMES: ReadonlyMap<number, string> = new Map(
+  Object.entries(osConstants.errno)
+    .filter(([name]) => name !== "EWOULDBLOCK" && name !== "EOPNOTSUPP")
+    .map(([name, number]) => [number, name]),
+);
+/** What node:os does not list. */
+const MORE_ERRNOS: ReadonlyMap<number, string> = new Map([
+  [40, "ELOOP"],
+  [95, "EOPNOTSUPP"],
+  [116, "ESTALE"],
+  [122, "EDQUOT"],
+  [15, "ENOTBLK"],
+  [117, "EUCLEAN"],
+]);
+
+export function errnoName(errno: number): string {
+  return ERRNO_NAMES.get(errno) ?? MORE_ERRNOS.get(errno) ?? `errno ${errno}`;
+}
+
+/** A failure report as an error: "clone mount tree /data (mounts[3]): ENOENT: open_tree /data". */
+export function reportError(report: Message<"report">, what: string, plan?: Plan): OrderError {
+  const code = errnoName(report.errno);
+  const order = report.order === NO_ORDER ? undefined : plan?.orders[report.order];
+  const because = order?.because === undefined ? "" : ` (${order.because})`;
+  const subject = order === undefined ? what : `${orderWords(order)}${because}`;
+  return new OrderError(`${subject}: ${code}${report.detail === "" ? "" : `: ${report.detail}`}`, {
+    code,
+    errno: report.errno,
+    order: report.order === NO_ORDER ? undefined : report.order,
+    orderName: order?.order,
+    because: order?.because,
+    where: report.stage === 0 ? "stage" : "container",
+    detail: report.detail,
+  });
+}
+
+function timedOut(what: string): OrderError {
+  const errno = osConstants.errno.ETIMEDOUT;
+  const detail = "bosun did not answer";
+  return new OrderError(`${what}: ETIMEDOUT: ${detail}`, {
+    code: "ETIMEDOUT",
+    errno,
+    order: undefined,
+    orderName: undefined,
+    because: undefined,
+    where: "stage",
+    detail,
+  });
+}
+
+/** The answer if it is the expected message; throws OrderError for a failure report, Error for anything else. */
+export function expect<N extends MessageName>(answer: AnyMessage, name: N, what: string, plan?: Plan): Message<N> {
+  if (answer.name === "report" && answer.fields.errno !== 0) throw reportError(answer.fields, what, plan);
+  if (answer.name !== name) throw new Error(`${what}: bosun answered ${answer.name} where ${name} was expected`);
+  return answer.fields as unknown as Message<N>;
+}

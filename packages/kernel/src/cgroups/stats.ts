@@ -1,0 +1,121 @@
+/** What a cgroup has used, for the CRI's statistics. */
+import { access, readFile } from "node:fs/promises";
+import { join } from "node:path";
+import type { HostFacts } from "../host.ts";
+import { cgroupDirectories, v1Directory } from "./hierarchy.ts";
+
+/** 0 where the machine has no controller that counts it. */
+export interface CgroupStats {
+  /** Nanoseconds of CPU time since the cgroup was made. */
+  readonly cpuNs: bigint;
+  readonly memoryBytes: bigint;
+  /** Memory without the file pages that can go first: what the kubelet evicts by. */
+  readonly workingSetBytes: bigint;
+  readonly rssBytes: bigint;
+  readonly pageFaults: bigint;
+  readonly majorPageFaults: bigint;
+  /** Undefined: no limit. */
+  readonly memoryLimitBytes: bigint | undefined;
+  /** Processes and threads now. */
+  readonly pids: bigint;
+}
+
+type MemoryStats = Omit<CgroupStats, "cpuNs" | "pids">;
+
+const NO_MEMORY: MemoryStats = {
+  memoryBytes: 0n,
+  workingSetBytes: 0n,
+  rssBytes: 0n,
+  pageFaults: 0n,
+  majorPageFaults: 0n,
+  memoryLimitBytes: undefined,
+};
+/** v1's "no limit" is the largest page-aligned 63-bit number. */
+const V1_UNLIMITED = 0x7fff_ffff_ffff_f000n;
+
+/** Rejects with ENOENT where the cgroup is gone. */
+export async function readCgroupStats(path: string, host: HostFacts): Promise<CgroupStats> {
+  const directories = cgroupDirectories(path, host.cgroups);
+  const controllers = host.cgroups.unified?.controllers ?? [];
+  const v2 = (controller: string) => (controllers.includes(controller) ? directories.unified : undefined);
+  const cpuacct = v1Directory(directories, "cpuacct");
+  const memory = v1Directory(directories, "memory");
+  const pids = v1Directory(directories, "pids") ?? v2("pids");
+  const [cpuNs, memoryStats, current] = await Promise.all([
+    cpuacct !== undefined ? number(join(cpuacct, "cpuacct.usage")) : v2Usage(v2("cpu")),
+    memory !== undefined ? memoryV1(memory) : memoryV2(v2("memory")),
+    pids === undefined ? 0n : number(join(pids, "pids.current")),
+    // Without any of the controllers a cgroup that is gone must not look like an idle one.
+    access(directories.unified ?? directories.v1[0]?.directory ?? ""),
+  ]);
+  return { cpuNs, ...memoryStats, pids: current };
+}
+
+async function v2Usage(directory: string | undefined): Promise<bigint> {
+  if (directory === undefined) return 0n;
+  return ((await keyed(join(directory, "cpu.stat"))).get("usage_usec") ?? 0n) * 1000n;
+}
+
+async function memoryV1(directory: string): Promise<MemoryStats> {
+  const [usage, stat, limit] = await Promise.all([
+    number(join(directory, "memory.usage_in_bytes")),
+    keyed(join(directory, "memory.stat")),
+    number(join(directory, "memory.limit_in_bytes")),
+  ]);
+  const keys = {
+    inactive: "total_inactive_file",
+    rss: "total_rss",
+    faults: "total_pgfault",
+    major: "total_pgmajfault",
+  };
+  return memoryStats(usage, stat, keys, limit >= V1_UNLIMITED ? undefined : limit);
+}
+
+async function memoryV2(directory: string | undefined): Promise<MemoryStats> {
+  if (directory === undefined) return NO_MEMORY;
+  const [usage, stat, limit] = await Promise.all([
+    number(join(directory, "memory.current")),
+    keyed(join(directory, "memory.stat")),
+    readFile(join(directory, "memory.max"), "utf8"),
+  ]);
+  const keys = { inactive: "inactive_file", rss: "anon", faults: "pgfault", major: "pgmajfault" };
+  return memoryStats(usage, stat, keys, limit.startsWith("max") ? undefined : BigInt(limit.trim()));
+}
+
+interface StatKeys {
+  readonly inactive: string;
+  readonly rss: string;
+  readonly faults: string;
+  readonly major: string;
+}
+
+function memoryStats(
+  usage: bigint,
+  stat: ReadonlyMap<string, bigint>,
+  keys: StatKeys,
+  limit: bigint | undefined,
+): MemoryStats {
+  const inactive = stat.get(keys.inactive) ?? 0n;
+  return {
+    memoryBytes: usage,
+    workingSetBytes: usage > inactive ? usage - inactive : 0n,
+    rssBytes: stat.get(keys.rss) ?? 0n,
+    pageFaults: stat.get(keys.faults) ?? 0n,
+    majorPageFaults: stat.get(keys.major) ?? 0n,
+    memoryLimitBytes: limit,
+  };
+}
+
+async function number(file: string): Promise<bigint> {
+  return BigInt((await readFile(file, "utf8")).trim());
+}
+
+/** "key value" lines. */
+async function keyed(file: string): Promise<Map<string, bigint>> {
+  const entries = new Map<string, bigint>();
+  for (const line of (await readFile(file, "utf8")).split("\n")) {
+    const [key, value] = line.split(" ");
+    if (key !== undefined && value !== undefined && /^\d+$/.test(value)) entries.set(key, BigInt(value));
+  }
+  return entries;
+}

@@ -1,0 +1,201 @@
+/* The end of a container's plan: becoming its process, or the reaping PID 1 of a pod. */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include "orders.h"
+
+#define FIRST_FD 3
+#define SIGNALS 64
+#define SIGNAL_SET_SIZE 8
+
+/* The monitor's descriptors become 0-2. First out of the way of one another: stdio[2] may be 1. */
+static int place_stdio(struct run *run)
+{
+  int high[3];
+  for (int i = 0; i < 3; i++) {
+    high[i] = run->stdio[i] < 0 ? -1 : fcntl(run->stdio[i], F_DUPFD_CLOEXEC, FIRST_FD);
+    if (run->stdio[i] >= 0 && high[i] < 0)
+      return failed(&run->report, "stdio %d", i);
+  }
+  for (int i = 0; i < 3; i++) {
+    if (high[i] >= 0 && dup2(high[i], i) < 0)
+      return failed(&run->report, "dup2 stdio %d", i);
+    drop(high[i]);
+    run->stdio[i] = -1;
+  }
+  return 0;
+}
+
+/* Those that came in at 3 and up from whoever asked for the process; one of bosun's own is none of them. */
+static int keep_fds(struct run *run, unsigned count)
+{
+  for (unsigned i = 0; i < count; i++) {
+    int fd = FIRST_FD + (int)i, flags = fcntl(fd, F_GETFD);
+    if (flags < 0 || flags & FD_CLOEXEC)
+      return fail(&run->report, EBADF, "descriptor %d is to be preserved and is not there", fd);
+  }
+  return 0;
+}
+
+/*
+ * Really closed, not marked: an executable named /proc/self/fd/N must not be found (CVE-2024-21626). Only the way to tell
+ * the monitor stays; it is a socket, and close-on-exec.
+ */
+static int close_others(struct run *run, unsigned first)
+{
+  unsigned sync = (unsigned)run->sync_fd;
+  if (sync < first)
+    return fail(&run->report, EBADF, "%u descriptors cannot be preserved", first - FIRST_FD);
+  if ((sync > first && syscall(SYS_close_range, first, sync - 1, 0) < 0) || syscall(SYS_close_range, sync + 1, ~0u, 0) < 0)
+    return failed(&run->report, "close_range");
+  memset(run->slots, -1, sizeof run->slots);
+  return 0;
+}
+
+/* By the raw call: C libraries keep some signals to themselves, which whoever started us may have ignored. */
+static int reset_signals(struct run *run)
+{
+  const uint8_t defaults[64] = {0};
+  for (int signal_number = 1; signal_number <= SIGNALS; signal_number++)
+    if (signal_number != SIGKILL && signal_number != SIGSTOP &&
+        syscall(SYS_rt_sigaction, signal_number, defaults, NULL, SIGNAL_SET_SIZE) < 0)
+      return failed(&run->report, "rt_sigaction %d", signal_number);
+  uint64_t none = 0;
+  if (syscall(SYS_rt_sigprocmask, SIG_SETMASK, &none, NULL, SIGNAL_SET_SIZE) < 0)
+    return failed(&run->report, "rt_sigprocmask");
+  return 0;
+}
+
+/* A vector for execve; never freed, the process ends either way. */
+static char **vector(struct strs items)
+{
+  char **list = calloc((size_t)items.count + 1, sizeof *list);
+  const char *text;
+  if (!list)
+    return NULL;
+  for (size_t i = 0; (text = strs_next(&items)); i++)
+    list[i] = (char *)(uintptr_t)text;
+  return list;
+}
+
+static const char *path_variable(struct strs env)
+{
+  const char *text;
+  while ((text = strs_next(&env)))
+    if (strncmp(text, "PATH=", 5) == 0)
+      return text + 5;
+  return "";
+}
+
+/* 0: can be run as far as can be told without running it; else an errno. */
+static int judge(const char *path)
+{
+  struct stat st;
+  if (stat(path, &st) < 0)
+    return errno;
+  if (!S_ISREG(st.st_mode))
+    return EACCES;
+  return faccessat(AT_FDCWD, path, X_OK, 0) < 0 ? errno : 0;
+}
+
+static int search(struct run *run, const char *name, const char *path, char found[PATH_MAX])
+{
+  bool denied = false;
+  if (*name == 0 || *path == 0)
+    return fail(&run->report, ENOENT, "exec %s: executable file not found in $PATH", *name ? name : "\"\"");
+  for (const char *at = path;; at++) {
+    size_t size = strcspn(at, ":");
+    int written = size == 0 ? snprintf(found, PATH_MAX, "./%s", name) : snprintf(found, PATH_MAX, "%.*s/%s", (int)size, at, name);
+    int err = written >= PATH_MAX ? ENAMETOOLONG : judge(found);
+    if (err == 0)
+      return 0;
+    denied = denied || err == EACCES;
+    at += size;
+    if (*at == 0)
+      break;
+  }
+  if (denied)
+    return fail(&run->report, EACCES, "exec %s: permission denied", name);
+  return fail(&run->report, ENOENT, "exec %s: executable file not found in $PATH", name);
+}
+
+static int exec_failed(struct run *run, const char *path)
+{
+  int err = errno;
+  switch (err) {
+  case ENOENT: {
+    bool there = faccessat(AT_FDCWD, path, F_OK, 0) == 0;
+    return fail(&run->report, err, there ? "exec %s: its interpreter is missing" : "exec %s: no such file or directory", path);
+  }
+  case EACCES: return fail(&run->report, err, "exec %s: permission denied", path);
+  case ENOEXEC: return fail(&run->report, err, "exec %s: exec format error", path);
+  }
+  errno = err;
+  return failed(&run->report, "exec %s", path);
+}
+
+int order_exec(struct run *run, const struct order_exec *o)
+{
+  struct strs argv = o->argv;
+  const char *path = strs_next(&argv);
+  char **arguments = vector(o->argv), **environment = vector(o->env), found[PATH_MAX];
+  if (run->sync_fd < 0)
+    return fail(&run->report, EINVAL, "no monitor to exec under");
+  if (!path)
+    return fail(&run->report, EINVAL, "argv is empty");
+  if (!arguments || !environment)
+    return fail(&run->report, ENOMEM, "%u arguments and %u variables", o->argv.count, o->env.count);
+  if (o->keep > 1024 || keep_fds(run, o->keep) < 0)
+    return fail(&run->report, EBADF, "%u descriptors to preserve", o->keep);
+  if (place_stdio(run) < 0 || close_others(run, FIRST_FD + o->keep) < 0 || reset_signals(run) < 0)
+    return -1;
+  if (!strchr(path, '/')) {
+    if (search(run, path, path_variable(o->env), found) < 0)
+      return -1;
+    path = found;
+  }
+  uint32_t index = run->index;
+  if (run->filter.data) {
+    run->index = run->filter_index;
+    if (load_filter(run, run->filter_flags, run->filter) < 0)
+      return -1;
+    run->index = index;
+  }
+  execve(path, arguments, environment);
+  return exec_failed(run, path);
+}
+
+static void reap_all(void)
+{
+  while (waitpid(-1, NULL, WNOHANG) > 0)
+    ;
+}
+
+int order_reap(struct run *run, const struct order_reap *o)
+{
+  (void)o;
+  if (run->sync_fd < 0)
+    return fail(&run->report, EINVAL, "no monitor to reap under");
+  if (place_stdio(run) < 0 || reset_signals(run) < 0)
+    return -1;
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGCHLD);
+  sigaddset(&set, SIGTERM);
+  sigaddset(&set, SIGINT);
+  if (sigprocmask(SIG_SETMASK, &set, NULL) < 0)
+    return failed(&run->report, "sigprocmask");
+  /* With the way to the monitor closes what tells it that this has begun. */
+  syscall(SYS_close_range, FIRST_FD, ~0u, 0);
+  for (;;) {
+    reap_all();
+    int got = sigwaitinfo(&set, NULL);
+    if (got == SIGTERM || got == SIGINT)
+      _exit(0);
+  }
+}

@@ -1,0 +1,286 @@
+/**
+ * The configured mounts. Binds are cloned in the stage, where the host's paths are in sight, with all their attributes; new
+ * file systems are made inside, where their namespaces are. Both are attached inside, in the configuration's order.
+ */
+import {
+  fileSystemData,
+  MOUNT_ATTR,
+  MS,
+  NO_SLOT,
+  parseMountOptions,
+  type HostFacts,
+  type MountOptions,
+} from "@berth/kernel";
+import type { oci } from "@berth/spec";
+import type { PlanBuilder } from "./builder.ts";
+import { mountCgroups, prepareCgroups, type PreparedCgroups } from "./cgroup-mount.ts";
+import { PlanError } from "./context.ts";
+import type { Namespaces } from "./namespaces.ts";
+import { cleanPath, CREATE, isBelow } from "./paths.ts";
+
+export type PreparedMount = {
+  readonly mount: oci.Mount;
+  readonly target: string;
+  readonly options: MountOptions;
+  readonly because: string;
+} & (
+  | { readonly kind: "bind"; readonly slot: number }
+  | { readonly kind: "new"; readonly fstype: string; readonly data: readonly string[] }
+  | { readonly kind: "cgroup"; readonly cgroups: PreparedCgroups }
+);
+
+export interface MountContext {
+  readonly host: HostFacts;
+  readonly namespaces: Namespaces;
+  readonly cgroupPath: string;
+  /** Of the user namespace that is joined, for id-mapped mounts. */
+  readonly usernsSlot: number | undefined;
+}
+
+/** Orders of the stage; what it returns is attached by attachMounts. Throws PlanError. */
+export function prepareMounts(plan: PlanBuilder, spec: oci.Spec, context: MountContext): PreparedMount[] {
+  return (spec.mounts ?? []).map((mount, index) => prepareMount(plan, mount, `mounts[${index}]`, spec, context));
+}
+
+function prepareMount(
+  plan: PlanBuilder,
+  mount: oci.Mount,
+  because: string,
+  spec: oci.Spec,
+  context: MountContext,
+): PreparedMount {
+  const options = parseMountOptions(mount.options ?? []);
+  const target = cleanPath(mount.destination);
+  const isBind = options.bind !== "none" || mount.type === "bind" || mount.type === "rbind";
+  checkDestination(mount, target, isBind, because);
+  if (options.tmpcopyup)
+    throw new PlanError(`${because}.options`, "tmpcopyup is not supported by this version of berth");
+  const common = { mount, target, options, because };
+  if (isBind) return { ...common, kind: "bind", slot: prepareBind(plan, mount, options, because, context) };
+  if (options.idmap !== "none" || mount.uidMappings !== undefined || mount.gidMappings !== undefined) {
+    throw new PlanError(`${because}.options`, "id mapping is for bind mounts");
+  }
+  if (mount.type === undefined || mount.type === "")
+    throw new PlanError(`${because}.type`, "is missing; only bind mounts have none");
+  if (mount.type === "cgroup")
+    return {
+      ...common,
+      kind: "cgroup",
+      cgroups: prepareCgroups(plan, options, because, context.host, context.cgroupPath),
+    };
+  // The network namespace's owner alone may mount a sysfs of it: with the host's, in a user namespace, its own is shown.
+  if (mount.type === "sysfs" && context.namespaces.all.has("user") && !context.namespaces.all.has("network")) {
+    return {
+      ...common,
+      kind: "bind",
+      slot: prepareBind(plan, { ...mount, source: "/sys" }, { ...options, bind: "rbind", data: [] }, because, context),
+    };
+  }
+  return {
+    ...common,
+    kind: "new",
+    fstype: mount.type,
+    data: [...options.data, ...labelOption(mount, spec, context.host)],
+  };
+}
+
+/** Files below /proc that lxcfs and the like replace; everything else there would fool whoever trusts /proc. */
+const PROC_FILES = new Set([
+  "/proc/cpuinfo",
+  "/proc/diskstats",
+  "/proc/meminfo",
+  "/proc/stat",
+  "/proc/swaps",
+  "/proc/uptime",
+  "/proc/loadavg",
+  "/proc/slabinfo",
+  "/proc/net/dev",
+  "/proc/sys/kernel/ns_last_pid",
+  "/proc/sys/crypto/fips_enabled",
+]);
+
+/** CVE-2019-16884, CVE-2019-19921, CVE-2023-27561. */
+function checkDestination(mount: oci.Mount, target: string, isBind: boolean, because: string): void {
+  const field = `${because}.destination`;
+  if (target === "/") throw new PlanError(field, "a mount over the root file system itself is not possible");
+  if (isBelow(target, "/proc") && !PROC_FILES.has(target))
+    throw new PlanError(field, `${target} is inside /proc, where only ${[...PROC_FILES].join(", ")} may be covered`);
+  if (target !== "/proc" || mount.type === "proc") return;
+  if (!isBind || cleanPath(mount.source ?? "") !== "/proc")
+    throw new PlanError(field, "only a procfs may be mounted at /proc");
+}
+
+function prepareBind(
+  plan: PlanBuilder,
+  mount: oci.Mount,
+  options: MountOptions,
+  because: string,
+  context: MountContext,
+): number {
+  const source = mount.source ?? "";
+  if (!source.startsWith("/"))
+    throw new PlanError(`${because}.source`, `${JSON.stringify(source)} is not an absolute path of the host`);
+  const data = fileSystemData(options.data);
+  if (data.length > 0)
+    throw new PlanError(`${because}.options`, `${data.join(",")}: a bind mount takes no options of a file system`);
+  const slot = plan.slot(because);
+  const recursive = options.bind === "rbind" || mount.type === "rbind" ? 1 : 0;
+  plan.add("open_tree", { slot, path: source, recursive }, because);
+  bindPropagation(plan, slot, options, recursive, because);
+  attributes(plan, slot, options, because);
+  bindIdmap(plan, slot, mount, options, because, context);
+  return slot;
+}
+
+/** Unless it is to be shared with the host, nothing that the container mounts may get out: a slave first. */
+function bindPropagation(
+  plan: PlanBuilder,
+  slot: number,
+  options: MountOptions,
+  recursive: number,
+  because: string,
+): void {
+  const wanted = options.propagation;
+  const set = (propagation: bigint, all: number) =>
+    plan.add("mount_attr", { slot, set: 0n, clear: 0n, propagation, recursive: all, usernsSlot: NO_SLOT }, because);
+  const coversAll = wanted !== undefined && (wanted.recursive || recursive === 0);
+  if (wanted?.flag !== MS.SHARED && !(coversAll && wanted.flag !== MS.UNBINDABLE)) set(MS.SLAVE, recursive);
+  if (wanted !== undefined && !(wanted.flag === MS.SLAVE && !coversAll)) set(wanted.flag, wanted.recursive ? 1 : 0);
+}
+
+function attributes(plan: PlanBuilder, slot: number, options: MountOptions, because: string): void {
+  if (options.set !== 0n || options.clear !== 0n) {
+    plan.add(
+      "mount_attr",
+      { slot, set: options.set, clear: options.clear, propagation: 0n, recursive: 0, usernsSlot: NO_SLOT },
+      because,
+    );
+  }
+  if (options.recursiveSet !== 0n || options.recursiveClear !== 0n) {
+    plan.add(
+      "mount_attr",
+      {
+        slot,
+        set: options.recursiveSet,
+        clear: options.recursiveClear,
+        propagation: 0n,
+        recursive: 1,
+        usernsSlot: NO_SLOT,
+      },
+      because,
+    );
+  }
+}
+
+function bindIdmap(
+  plan: PlanBuilder,
+  slot: number,
+  mount: oci.Mount,
+  options: MountOptions,
+  because: string,
+  context: MountContext,
+): void {
+  if (options.idmap === "none" && mount.uidMappings === undefined && mount.gidMappings === undefined) return;
+  if (mount.uidMappings !== undefined || mount.gidMappings !== undefined) {
+    throw new PlanError(
+      `${because}.uidMappings`,
+      "a mount's own id mapping is not supported by this version of berth; without one the container's user namespace maps",
+    );
+  }
+  if (context.usernsSlot === undefined)
+    throw new PlanError(`${because}.options`, `${options.idmap} needs a user namespace that is joined by path`);
+  plan.add(
+    "mount_attr",
+    {
+      slot,
+      set: MOUNT_ATTR.IDMAP,
+      clear: 0n,
+      propagation: 0n,
+      recursive: options.idmap === "ridmap" ? 1 : 0,
+      usernsSlot: context.usernsSlot,
+    },
+    because,
+  );
+}
+
+const LABELLED = new Set(["tmpfs", "mqueue", "devpts", "ramfs"]);
+
+function labelOption(mount: oci.Mount, spec: oci.Spec, host: HostFacts): string[] {
+  const label = spec.linux?.mountLabel;
+  return label !== undefined && label !== "" && host.selinux && LABELLED.has(mount.type ?? "")
+    ? [`context=${label}`]
+    : [];
+}
+
+/** Attaches all, in order. Returns what is to become read-only when nothing is left to be made inside it. */
+export function attachMounts(plan: PlanBuilder, mounts: readonly PreparedMount[], root: number): LateAttributes[] {
+  const scratch = plan.slot("mounts");
+  const late: LateAttributes[] = [];
+  for (const [index, prepared] of mounts.entries()) {
+    const inside =
+      mounts.slice(index + 1).some(({ target }) => isBelow(target, prepared.target)) || prepared.target === "/dev";
+    attachMount(plan, prepared, root, scratch, inside ? late : undefined);
+  }
+  return late;
+}
+
+export interface LateAttributes {
+  readonly slot: number;
+  readonly because: string;
+}
+
+/** `late`: where a read-only mount that others are made in is to be noted; such a slot is not used again. */
+function attachMount(
+  plan: PlanBuilder,
+  prepared: PreparedMount,
+  root: number,
+  scratch: number,
+  late: LateAttributes[] | undefined,
+): void {
+  const { target, because } = prepared;
+  const strict = target === "/proc" || target === "/sys" ? 1 : 0;
+  switch (prepared.kind) {
+    case "bind":
+      plan.add("move_mount", { slot: prepared.slot, root, target, create: CREATE.likeSource, strict }, because);
+      plan.add("close", { slot: prepared.slot }, because);
+      return;
+    case "cgroup":
+      mountCgroups(plan, prepared.cgroups, target, prepared.options, root, scratch, because);
+      return;
+    case "new":
+      attachNew(plan, prepared, root, scratch, strict, late);
+  }
+}
+
+function attachNew(
+  plan: PlanBuilder,
+  prepared: Extract<PreparedMount, { kind: "new" }>,
+  root: number,
+  scratch: number,
+  strict: number,
+  late: LateAttributes[] | undefined,
+): void {
+  const { mount, target, options, because, fstype, data } = prepared;
+  const waits = late !== undefined && fstype === "tmpfs" && (options.set & MOUNT_ATTR.RDONLY) !== 0n;
+  const slot = waits ? plan.slot(because) : scratch;
+  const attrs = (options.set | options.recursiveSet) & ~(waits ? MOUNT_ATTR.RDONLY : 0n);
+  plan.add(
+    "fs_mount",
+    { slot, fstype, source: mount.source ?? "", options: data, attrs, fdKeys: [], fdSlots: [] },
+    because,
+  );
+  if (options.propagation !== undefined) {
+    plan.add(
+      "mount_attr",
+      { slot, set: 0n, clear: 0n, propagation: options.propagation.flag, recursive: 0, usernsSlot: NO_SLOT },
+      because,
+    );
+  }
+  plan.add("move_mount", { slot, root, target, create: CREATE.directory, strict }, because);
+  if (waits) late.push({ slot, because });
+}
+
+/** Whether the container has a /dev of its own to fill (and not the host's, or another's). */
+export function hasOwnDev(mounts: readonly PreparedMount[]): boolean {
+  return !mounts.some(({ kind, target }) => kind === "bind" && target === "/dev");
+}

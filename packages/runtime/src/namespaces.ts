@@ -1,0 +1,90 @@
+/** Which namespaces a container joins, and which are made for it. */
+import { CLONE, NAMESPACE_FLAGS, O } from "@berth/kernel";
+import type { oci } from "@berth/spec";
+import type { PlanBuilder } from "./builder.ts";
+import { PlanError } from "./context.ts";
+
+export interface Namespaces {
+  /** Made new; "mount" always is. */
+  readonly own: ReadonlySet<oci.NamespaceType>;
+  /** Joined by path. */
+  readonly joined: readonly { readonly type: oci.NamespaceType; readonly path: string; readonly because: string }[];
+  /** Those that are not the host's: its own and the joined ones. */
+  readonly all: ReadonlySet<oci.NamespaceType>;
+}
+
+/** Throws PlanError. */
+export function namespacesOf(spec: oci.Spec): Namespaces {
+  const own = new Set<oci.NamespaceType>(["mount"]);
+  const joined: { type: oci.NamespaceType; path: string; because: string }[] = [];
+  for (const [index, { type, path }] of (spec.linux?.namespaces ?? []).entries()) {
+    const because = `linux.namespaces[${index}]`;
+    if (path === undefined || path === "") own.add(type);
+    else if (type === "mount")
+      throw new PlanError(
+        `${because}.path`,
+        "joining a mount namespace is not supported: berth makes every container's own",
+      );
+    else joined.push({ type, path, because });
+  }
+  return { own, joined, all: new Set([...own, ...joined.map(({ type }) => type)]) };
+}
+
+/** Opens the joined namespaces while the host's paths are in sight. Returns the slots. */
+export function openNamespaces(plan: PlanBuilder, namespaces: Namespaces): ReadonlyMap<oci.NamespaceType, number> {
+  const slots = new Map<oci.NamespaceType, number>();
+  for (const { type, path, because } of namespaces.joined) {
+    const slot = plan.slot(because);
+    slots.set(type, slot);
+    plan.add("open", { slot, path, flags: BigInt(O.RDONLY) }, because);
+  }
+  return slots;
+}
+
+/**
+ * Joins them; a wrong type is the kernel's EINVAL. The user namespace comes last: until then this process is root on the
+ * host, which may join any namespace, also one that the user namespace does not own (a host network).
+ */
+export function joinNamespaces(
+  plan: PlanBuilder,
+  namespaces: Namespaces,
+  slots: ReadonlyMap<oci.NamespaceType, number>,
+): void {
+  const ordered = [...namespaces.joined].sort(
+    (one, other) => Number(one.type === "user") - Number(other.type === "user"),
+  );
+  for (const { type, because } of ordered) {
+    const slot = slots.get(type);
+    if (slot === undefined) continue;
+    plan.add("setns", { slot, type: NAMESPACE_FLAGS[type] }, because);
+    plan.add("close", { slot }, because);
+  }
+}
+
+/** Made by unshare after the clone: a cgroup namespace's root is the cgroup that its maker is in by then. */
+const AFTER_CLONE: ReadonlySet<oci.NamespaceType> = new Set(["cgroup", "time"]);
+
+/** CLONE_NEW* for `clone`. */
+export function cloneFlags(namespaces: Namespaces): bigint {
+  let flags = CLONE.NEWNS as bigint;
+  for (const type of namespaces.own) if (!AFTER_CLONE.has(type)) flags |= NAMESPACE_FLAGS[type];
+  return flags;
+}
+
+/** A new time namespace takes its offsets before anybody is in it (time_namespaces(7)): the next child will be. */
+export function timeNamespace(plan: PlanBuilder, spec: oci.Spec, namespaces: Namespaces): void {
+  const offsets = spec.linux?.timeOffsets;
+  if (!namespaces.own.has("time")) {
+    if (offsets !== undefined && Object.keys(offsets).length > 0)
+      throw new PlanError("linux.timeOffsets", "needs a new time namespace");
+    return;
+  }
+  plan.add("unshare", { flags: CLONE.NEWTIME }, "linux.namespaces (time)");
+  for (const [clock, offset] of Object.entries(offsets ?? {})) {
+    const field = `linux.timeOffsets.${clock}`;
+    if (clock !== "monotonic" && clock !== "boottime")
+      throw new PlanError(field, "is not a clock that can be shifted; use monotonic or boottime");
+    const line = `${clock} ${offset.secs ?? 0} ${offset.nanosecs ?? 0}\n`;
+    plan.add("write_file", { path: "/proc/self/timens_offsets", data: Buffer.from(line) }, field);
+  }
+}

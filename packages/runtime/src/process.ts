@@ -1,0 +1,271 @@
+/** What a process is and may do: the same for a container's own and for one that is executed in it. */
+import {
+  CAP_SYS_RESOURCE,
+  capabilitiesOfMask,
+  capabilityMask,
+  isRlimitName,
+  RLIM_INFINITY,
+  RLIMITS,
+  rlimitValue,
+  type HostFacts,
+} from "@berth/kernel";
+import type { oci } from "@berth/spec";
+import type { PlanBuilder } from "./builder.ts";
+import { PlanError, type CompiledFilter } from "./context.ts";
+
+const DEFAULT_UMASK = 0o022;
+
+export interface ProcessContext {
+  readonly host: HostFacts;
+  readonly inUserns: boolean;
+  readonly seccomp: CompiledFilter | undefined;
+}
+
+/** Orders of the stage: what only the host's root may set. */
+export function stageProcess(plan: PlanBuilder, process: oci.Process, context: ProcessContext): void {
+  oomScore(plan, process, context.host);
+  // A capability in a user namespace does not lift a hard limit: the stage does, before the clone.
+  if (context.inUserns) rlimits(plan, process, context.host, "raise");
+}
+
+function oomScore(plan: PlanBuilder, process: oci.Process, host: HostFacts): void {
+  const wanted = process.oomScoreAdj;
+  if (wanted === undefined) return;
+  const field = "process.oomScoreAdj";
+  if (wanted < -1000 || wanted > 1000) throw new PlanError(field, `${wanted} is not between -1000 and 1000`);
+  const mayLower = (host.capabilities.effective & CAP_SYS_RESOURCE) !== 0n;
+  const given = !mayLower && wanted < host.oomScoreAdj ? host.oomScoreAdj : wanted;
+  if (given !== wanted)
+    plan.warn(`${field}: ${wanted} needs CAP_SYS_RESOURCE, which this machine does not give: set to ${given}`);
+  plan.add("write_file", { path: "/proc/self/oom_score_adj", data: Buffer.from(String(given)) }, field);
+}
+
+/** Orders inside, after the last file was made and before `exec`. `waits`: for its start (park). */
+export function becomeProcess(plan: PlanBuilder, process: oci.Process, context: ProcessContext, waits: boolean): void {
+  const { user } = process;
+  const args = process.args ?? [];
+  if (args.length === 0) throw new PlanError("process.args", "is empty: there is nothing to run");
+  plan.add("umask", { mask: user.umask ?? DEFAULT_UMASK }, user.umask === undefined ? "default" : "process.user.umask");
+  if (process.noNewPrivileges) plan.add("no_new_privs", {}, "process.noNewPrivileges");
+  schedulerOrders(plan, process);
+  rlimits(plan, process, context.host, "set");
+  // Without no_new_privs loading a filter takes CAP_SYS_ADMIN, which ends with the change of user below.
+  if (!process.noNewPrivileges) seccomp(plan, context.seccomp);
+  const isRoot = user.uid === 0;
+  // As root first, for a directory that only root may enter; again as the user, for one that only the user may.
+  plan.add("chdir", { path: process.cwd, tolerate: isRoot ? 0 : 1 }, "process.cwd");
+  const sets = capabilitySets(plan, process, context);
+  plan.add("bounding", { mask: sets.bounding }, "process.capabilities.bounding");
+  const groups = user.additionalGids ?? [];
+  plan.add("user", { uid: user.uid, gid: user.gid, groups, keepGroups: 0, chownStdio: isRoot ? 0 : 1 }, "process.user");
+  if (!isRoot) plan.add("chdir", { path: process.cwd, tolerate: 0 }, "process.cwd");
+  plan.add(
+    "caps",
+    { effective: sets.effective, permitted: sets.permitted, inheritable: sets.inheritable, ambient: sets.ambient },
+    "process.capabilities",
+  );
+  if (waits) plan.add("park", {}, "start");
+  if (process.noNewPrivileges) seccomp(plan, context.seccomp);
+  plan.add("exec", { argv: args, env: environment(process), keep: 0 }, "process.args");
+}
+
+function seccomp(plan: PlanBuilder, filter: CompiledFilter | undefined): void {
+  if (filter !== undefined) plan.add("seccomp", { flags: filter.flags, filter: filter.filter }, "linux.seccomp");
+}
+
+/** HOME is what programs cannot do without; who knows the image's passwd sets it before. */
+function environment(process: oci.Process): readonly string[] {
+  const env = process.env ?? [];
+  return env.some((entry) => entry.startsWith("HOME=") && entry !== "HOME=")
+    ? env
+    : [...env.filter((entry) => entry !== "HOME="), `HOME=${process.user.uid === 0 ? "/root" : "/"}`];
+}
+
+interface CapabilitySets {
+  readonly bounding: bigint;
+  readonly effective: bigint;
+  readonly permitted: bigint;
+  readonly inheritable: bigint;
+  readonly ambient: bigint;
+}
+
+/**
+ * Absent sets are empty (the inheritable one too: CVE-2022-29162). What the kernel does not know or this process itself
+ * does not have cannot be given: left out, with a warning.
+ */
+function capabilitySets(plan: PlanBuilder, process: oci.Process, { host, inUserns }: ProcessContext): CapabilitySets {
+  const known = (1n << BigInt(host.capabilities.last + 1)) - 1n;
+  // A user namespace's first process has all capabilities there, whatever its maker has.
+  const own = inUserns ? known : known & host.capabilities.effective;
+  const missing = new Set<string>();
+  const mask = (set: keyof oci.LinuxCapabilities): bigint => {
+    const { mask: wanted, unknown } = capabilityMask(process.capabilities?.[set] ?? []);
+    if (unknown.length > 0)
+      throw new PlanError(`process.capabilities.${set}`, `${unknown.join(", ")}: no such capability`);
+    for (const name of capabilitiesOfMask(wanted & ~own)) missing.add(name);
+    return wanted & own;
+  };
+  const sets = {
+    bounding: mask("bounding"),
+    effective: mask("effective"),
+    permitted: mask("permitted"),
+    inheritable: mask("inheritable"),
+    ambient: mask("ambient"),
+  };
+  if (missing.size > 0)
+    plan.warn(`process.capabilities: ${[...missing].join(", ")}: not given, because this machine does not have them`);
+  return checkedSets(plan, sets);
+}
+
+/** capabilities(7): effective within permitted, ambient within permitted and inheritable. */
+function checkedSets(plan: PlanBuilder, sets: CapabilitySets): CapabilitySets {
+  const excess = sets.effective & ~sets.permitted;
+  if (excess !== 0n)
+    throw new PlanError(
+      "process.capabilities.effective",
+      `${capabilitiesOfMask(excess).join(", ")}: not in the permitted set`,
+    );
+  const ambient = sets.ambient & sets.permitted & sets.inheritable;
+  const dropped = capabilitiesOfMask(sets.ambient & ~ambient);
+  if (dropped.length > 0)
+    plan.warn(
+      `process.capabilities.ambient: ${dropped.join(", ")}: not given, because an ambient capability must be permitted and inheritable too`,
+    );
+  return { ...sets, ambient };
+}
+
+/** "raise": only what is above this process's own hard limits. "set": the values themselves. */
+function rlimits(plan: PlanBuilder, process: oci.Process, host: HostFacts, how: "raise" | "set"): void {
+  const mayRaise = (host.capabilities.effective & CAP_SYS_RESOURCE) !== 0n;
+  for (const [index, limit] of (process.rlimits ?? []).entries()) {
+    const field = `process.rlimits[${index}]`;
+    const { type } = limit;
+    if (!isRlimitName(type)) throw new PlanError(`${field}.type`, `${JSON.stringify(type)} is not a resource limit`);
+    const wanted = { soft: rlimitValue(limit.soft), hard: rlimitValue(limit.hard) };
+    if (wanted.soft > wanted.hard)
+      throw new PlanError(`${field}.soft`, `${wanted.soft} is above the hard limit ${wanted.hard}`);
+    const own = host.rlimits[type]?.hard ?? RLIM_INFINITY;
+    const hard = wanted.hard > own && !mayRaise ? own : wanted.hard;
+    const soft = wanted.soft > hard ? hard : wanted.soft;
+    if (how === "raise") {
+      if (hard > own) plan.add("rlimit", { resource: RLIMITS[type], soft: own, hard }, field);
+      continue;
+    }
+    if (hard !== wanted.hard)
+      plan.warn(
+        `${field}: a hard ${type} of ${limitText(wanted.hard)} needs CAP_SYS_RESOURCE, which this machine does not give: set to ${limitText(hard)}`,
+      );
+    plan.add("rlimit", { resource: RLIMITS[type], soft, hard }, field);
+  }
+}
+
+function limitText(value: bigint): string {
+  return value === RLIM_INFINITY ? "unlimited" : String(value);
+}
+
+const POLICIES: Readonly<Record<string, number>> = {
+  SCHED_OTHER: 0,
+  SCHED_FIFO: 1,
+  SCHED_RR: 2,
+  SCHED_BATCH: 3,
+  SCHED_ISO: 4,
+  SCHED_IDLE: 5,
+  SCHED_DEADLINE: 6,
+};
+const SCHEDULER_FLAGS: Readonly<Record<string, bigint>> = {
+  SCHED_FLAG_RESET_ON_FORK: 0x1n,
+  SCHED_FLAG_RECLAIM: 0x2n,
+  SCHED_FLAG_DL_OVERRUN: 0x4n,
+  SCHED_FLAG_KEEP_POLICY: 0x8n,
+  SCHED_FLAG_KEEP_PARAMS: 0x10n,
+  SCHED_FLAG_UTIL_CLAMP_MIN: 0x20n,
+  SCHED_FLAG_UTIL_CLAMP_MAX: 0x40n,
+};
+const IO_CLASSES: Readonly<Record<string, number>> = { IOPRIO_CLASS_RT: 1, IOPRIO_CLASS_BE: 2, IOPRIO_CLASS_IDLE: 3 };
+const IO_CLASS_SHIFT = 13;
+
+function schedulerOrders(plan: PlanBuilder, process: oci.Process): void {
+  const { scheduler, ioPriority } = process;
+  if (scheduler !== undefined) {
+    const policy = POLICIES[scheduler.policy];
+    if (policy === undefined)
+      throw new PlanError("process.scheduler.policy", `${JSON.stringify(scheduler.policy)} is not a scheduling policy`);
+    let flags = 0n;
+    for (const flag of scheduler.flags ?? []) {
+      const bit = SCHEDULER_FLAGS[flag];
+      if (bit === undefined)
+        throw new PlanError("process.scheduler.flags", `${JSON.stringify(flag)} is not a scheduler flag`);
+      flags |= bit;
+    }
+    const { nice = 0, priority = 0, runtime = 0, deadline = 0, period = 0 } = scheduler;
+    plan.add(
+      "scheduler",
+      {
+        policy,
+        flags,
+        nice: BigInt(nice),
+        priority,
+        runtime: BigInt(runtime),
+        deadline: BigInt(deadline),
+        period: BigInt(period),
+      },
+      "process.scheduler",
+    );
+  }
+  if (ioPriority !== undefined) {
+    const ioClass = IO_CLASSES[ioPriority.class];
+    if (ioClass === undefined)
+      throw new PlanError(
+        "process.ioPriority.class",
+        `${JSON.stringify(ioPriority.class)} is not an I/O priority class`,
+      );
+    plan.add("ioprio", { value: (ioClass << IO_CLASS_SHIFT) | ioPriority.priority }, "process.ioPriority");
+  }
+}
+
+/** AppArmor's profile and SELinux's label for the next exec, written through a procfs that nothing else can have touched. */
+export function securityLabels(plan: PlanBuilder, process: oci.Process, host: HostFacts, proc: number): void {
+  const { apparmorProfile, selinuxLabel } = process;
+  if (needsAppArmor(process, host)) {
+    plan.add(
+      "write_proc",
+      { slot: proc, path: "self/attr/apparmor/exec", data: Buffer.from(`exec ${apparmorProfile ?? ""}`) },
+      "process.apparmorProfile",
+    );
+  }
+  if (needsSelinux(process, host)) {
+    plan.add(
+      "write_proc",
+      { slot: proc, path: "self/attr/exec", data: Buffer.from(selinuxLabel ?? "") },
+      "process.selinuxLabel",
+    );
+  }
+}
+
+/** Throws PlanError where a profile is asked for that the machine cannot enforce. */
+export function needsAppArmor({ apparmorProfile }: oci.Process, host: HostFacts): boolean {
+  if (apparmorProfile === undefined || apparmorProfile === "" || apparmorProfile === "unconfined") return false;
+  if (!host.apparmor)
+    throw new PlanError(
+      "process.apparmorProfile",
+      `${JSON.stringify(apparmorProfile)}: AppArmor is not enabled on this machine`,
+    );
+  return true;
+}
+
+export function needsSelinux({ selinuxLabel }: oci.Process, host: HostFacts): boolean {
+  if (selinuxLabel === undefined || selinuxLabel === "") return false;
+  if (!host.selinux)
+    throw new PlanError(
+      "process.selinuxLabel",
+      `${JSON.stringify(selinuxLabel)}: SELinux is not enabled on this machine`,
+    );
+  return true;
+}
+
+/** What no order exists for. Throws PlanError: a container without what was asked for would be another one. */
+export function rejectUnsupportedProcess(process: oci.Process): void {
+  const { execCPUAffinity } = process;
+  if (execCPUAffinity?.initial || execCPUAffinity?.final)
+    throw new PlanError("process.execCPUAffinity", "is not supported by this version of berth");
+}

@@ -1,0 +1,2 @@
+/** The image of the tests: the machine's own busybox. */
+export { busyboxArchive } from "../../scripts/busybox-image.ts";
