@@ -1,7 +1,7 @@
 /** Puts berthd together, in the order in which its parts depend on each other, and takes it apart in reverse. */
 import { mkdir } from "node:fs/promises";
 import { type CriContext, CriServer, Locks, type Log, containerStore, recover, sandboxStore } from "@berth/cri";
-import { Images } from "@berth/image";
+import { Images, openDatabase } from "@berth/image";
 import { probeHost, startHand } from "@berth/kernel";
 import { Cni, ensureDefault } from "@berth/network";
 import type { Options } from "./options.ts";
@@ -30,11 +30,14 @@ export async function assemble({ options, version, log, onStep }: AssembleOption
   await prepareState(hand, options);
   parts.defer(() => releaseState(hand, options));
   const host = await probeHost(hand);
+  const database = await openDatabase(options.root);
+  parts.defer(() => database.close());
   const images = await Images.open({
     root: options.root,
     hand,
     serveSocket: `${options.state}/serve.sock`,
     hostsDir: options.hostsDir,
+    database,
     log: (level, message) => log[level]({}, message),
   });
   parts.defer(() => images.close());
@@ -46,8 +49,8 @@ export async function assemble({ options, version, log, onStep }: AssembleOption
     host,
     images,
     cni,
-    sandboxes: sandboxStore(images.database.sqlite),
-    containers: containerStore(images.database.sqlite),
+    sandboxes: sandboxStore(database.sql),
+    containers: containerStore(database.sql),
     locks: new Locks(),
     paths: { root: options.root, state: options.state, netns: options.netnsDir },
     config: {

@@ -8,7 +8,7 @@ const DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/b
  * Kubernetes' rule: `command` replaces the image's ENTRYPOINT and with it its CMD, `args` alone replaces CMD
  * (kubernetes.io, "Define a Command and Arguments for a Container").
  */
-export function argvOf(config: cri.ContainerConfig, image: imageSpec.ImageConfig): string[] {
+export function argvOf(config: cri.ContainerConfig, image: imageSpec.ContainerDefaults): string[] {
   let { command, args } = config;
   if (command.length === 0) {
     if (args.length === 0) args = [...(image.Cmd ?? [])];
@@ -19,7 +19,7 @@ export function argvOf(config: cri.ContainerConfig, image: imageSpec.ImageConfig
   return argv;
 }
 
-export function environmentOf(config: cri.ContainerConfig, image: imageSpec.ImageConfig, hostname: string): string[] {
+export function environmentOf(config: cri.ContainerConfig, image: imageSpec.ContainerDefaults, hostname: string): string[] {
   const env = new Map<string, string>([["PATH", DEFAULT_PATH]]);
   if (config.tty) env.set("TERM", "xterm");
   if (hostname !== "") env.set("HOSTNAME", hostname);
@@ -34,7 +34,7 @@ export function environmentOf(config: cri.ContainerConfig, image: imageSpec.Imag
   return [...env].map(([key, value]) => `${key}=${value}`);
 }
 
-export function cwdOf(config: cri.ContainerConfig, image: imageSpec.ImageConfig): string {
+export function cwdOf(config: cri.ContainerConfig, image: imageSpec.ContainerDefaults): string {
   const cwd = config.workingDir || image.WorkingDir || "/";
   if (!cwd.startsWith("/")) throw invalid(`config.working_dir: "${cwd}" is not an absolute path`);
   return cwd;

@@ -2,11 +2,12 @@
 import { parseSignal } from "@berth/kernel";
 import { cri } from "@berth/spec";
 
-export const signalName = (signal: cri.Signal): string => cri.Signal[signal].replace("PLUS", "+").replace("MINUS", "-");
+export const signalName = (signal: cri.Signal): string =>
+  (cri.SignalSchema.value[signal]?.name ?? String(signal)).replace("PLUS", "+").replace("MINUS", "-");
 
 const NUMBERS = new Map<number, cri.Signal>();
 for (const value of Object.values(cri.Signal)) {
-  if (typeof value !== "number" || value === cri.Signal.RUNTIME_DEFAULT) continue;
+  if (value === cri.Signal.RUNTIME_DEFAULT) continue;
   const number = parseSignal(signalName(value));
   if (number !== undefined && !NUMBERS.has(number)) NUMBERS.set(number, value);
 }

@@ -33,7 +33,7 @@ export function podNamespaces(config: cri.PodSandboxConfig): PodNamespaces {
   for (const kind of ["network", "ipc"] as const) {
     const mode = options?.[kind] ?? NamespaceMode.POD;
     if (mode !== NamespaceMode.POD && mode !== NamespaceMode.NODE) {
-      throw invalid(`linux.security_context.namespace_options.${kind}: ${NamespaceMode[mode]} is not a mode of a pod; use POD or NODE`);
+      throw invalid(`linux.security_context.namespace_options.${kind}: ${cri.NamespaceModeSchema.value[mode]?.name ?? mode} is not a mode of a pod; use POD or NODE`);
     }
   }
   return {

@@ -63,7 +63,8 @@ function serve(name: string, kind: string, handler: AnyHandler, log: Log): Untyp
     const stream: handleServerStreamingCall<unknown, unknown> = (call) => {
       void handler(call.request, signalOf(call), (message) => write(call, message)).then(
         () => call.end(),
-        (error: unknown) => call.destroy(toServiceError(name, error, log) as unknown as Error),
+        // grpc-js sends the status of an "error" event; destroying the stream would send none.
+        (error: unknown) => call.emit("error", toServiceError(name, error, log)),
       );
     };
     return stream as UntypedHandleCall;

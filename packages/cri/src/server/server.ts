@@ -27,7 +27,7 @@ export class CriServer {
   static async listen(context: CriContext, address: string): Promise<CriServer> {
     await clearSocket(address);
     const { streamAddress, streamPort } = context.config;
-    const streaming = await StreamingServer.listen(streamAddress, streamPort, (request, channels) => serveStream(context, request, channels), context.log);
+    const streaming = await StreamingServer.listen(streamAddress, streamPort, (request) => serveStream(context, request), context.log);
     const server = new Server({ "grpc.max_receive_message_length": MAX_MESSAGE, "grpc.max_send_message_length": MAX_MESSAGE });
     addService(server, cri.RuntimeService, runtimeHandlers(context, streaming), context.log);
     addService(server, cri.ImageService, imageHandlers(context), context.log);

@@ -9,8 +9,14 @@ import type { StreamRequest } from "./server.ts";
 
 const SIGKILL = 9;
 
-export async function serveStream(context: CriContext, request: StreamRequest, channels: Channels): Promise<void> {
-  await (request.kind === "exec" ? serveExec(context, request, channels) : serveAttach(context, request, channels));
+export async function serveStream(context: CriContext, request: StreamRequest): Promise<(channels: Channels) => Promise<void>> {
+  if (request.kind === "exec") return (channels) => serveExec(context, request, channels);
+  const { record, link } = context.containers.get(request.containerId);
+  if (!link) throw precondition(`container "${record.id}" is not running (it is ${record.phase})`);
+  const wanted = { ...request, tty: record.config.tty, stdin: request.stdin && record.config.stdin };
+  // Before the client learns that it is attached, for it may start the container at once.
+  const sockets = await openSockets(link, 0, wanted);
+  return (channels) => pump(link, 0, wanted, sockets, channels);
 }
 
 async function serveExec(context: CriContext, request: StreamRequest, channels: Channels): Promise<void> {
@@ -29,25 +35,21 @@ async function serveExec(context: CriContext, request: StreamRequest, channels: 
   if (code !== 0) throw new NonZeroExit(code);
 }
 
-async function serveAttach(context: CriContext, request: StreamRequest, channels: Channels): Promise<void> {
-  const { record, link } = context.containers.get(request.containerId);
-  if (!link) throw precondition(`container "${record.id}" is not running (it is ${record.phase})`);
-  await relay(link, 0, { ...request, tty: record.config.tty, stdin: request.stdin && record.config.stdin }, channels);
-}
-
 const streamsOf = ({ stdin, stdout, stderr, tty }: StreamRequest): number =>
   (stdin ? STREAM.stdin : 0) | (stdout ? STREAM.stdout : 0) | (stderr && !tty ? STREAM.stderr : 0);
 
-/** Until the session's outputs have ended, or the client has gone. */
-async function relay(link: MonitorLink, session: number, request: StreamRequest, channels: Channels): Promise<void> {
-  const { tty, stdin, stdout, stderr } = request;
-  if (tty) channels.onResize((rows, columns) => void link.resize(session, rows, columns));
+const openSockets = (link: MonitorLink, session: number, { tty, stdin, stdout, stderr }: StreamRequest) => {
   const open = (stream: number) => link.attach(session, stream);
-  const [input, out, err] = await Promise.all([
-    stdin ? open(STREAM.stdin) : undefined,
-    stdout || tty ? open(STREAM.stdout) : undefined,
-    stderr && !tty ? open(STREAM.stderr) : undefined,
-  ]);
+  return Promise.all([stdin ? open(STREAM.stdin) : undefined, stdout || tty ? open(STREAM.stdout) : undefined, stderr && !tty ? open(STREAM.stderr) : undefined]);
+};
+
+async function relay(link: MonitorLink, session: number, request: StreamRequest, channels: Channels): Promise<void> {
+  await pump(link, session, request, await openSockets(link, session, request), channels);
+}
+
+/** Until the session's outputs have ended, or the client has gone. */
+async function pump(link: MonitorLink, session: number, { tty }: StreamRequest, [input, out, err]: Awaited<ReturnType<typeof openSockets>>, channels: Channels): Promise<void> {
+  if (tty) channels.onResize((rows, columns) => void link.resize(session, rows, columns));
   if (input) channels.connectStdin(input);
   const outputs = Promise.all([out && channels.relay(out, "stdout"), err && channels.relay(err, "stderr")]);
   await Promise.race([outputs, channels.closed]);

@@ -21,7 +21,8 @@ export interface StreamRequest {
   readonly stderr: boolean;
 }
 
-export type StreamHandler = (request: StreamRequest, channels: Channels) => Promise<void>;
+/** Settles when the stream may be opened: what the client does from then on (start the container) must find it listening. */
+export type StreamHandler = (request: StreamRequest) => Promise<(channels: Channels) => Promise<void>>;
 
 export class StreamingServer {
   readonly #tokens = new Tokens<StreamRequest>();
@@ -73,9 +74,13 @@ export class StreamingServer {
     if (!request || request.kind !== kind) return refuse(socket, 404, "unknown, used or expired token");
     const offered = (message.headers["sec-websocket-protocol"] ?? "").split(",").map((protocol) => protocol.trim());
     if (!PROTOCOLS.some((protocol) => offered.includes(protocol))) return refuse(socket, 403, `no subprotocol in common; offer one of ${PROTOCOLS.join(", ")}`);
+    void this.#handle(request).then((serve) => this.#open(message, socket, head, request, serve), (error: unknown) => this.#open(message, socket, head, request, () => Promise.reject(error)));
+  }
+
+  #open(message: IncomingMessage, socket: Duplex, head: Buffer, request: StreamRequest, serve: (channels: Channels) => Promise<void>): void {
     this.#sockets.handleUpgrade(message, socket, head, (webSocket) => {
       const channels = new Channels(webSocket);
-      this.#handle(request, channels).then(
+      serve(channels).then(
         () => channels.succeed(),
         (error: unknown) => {
           this.#log.warn({ stream: request.kind, container: request.containerId, err: error }, "a stream failed");
