@@ -6,12 +6,19 @@
  */
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
+import { cri } from "@berth/spec";
 import { connectCri, type CriClient } from "./lib/client.ts";
 import { median, percentile, table } from "./lib/figures.ts";
 import { kernelMemory, processesLike, pss } from "./lib/memory.ts";
 import { makeImages, type Peer, startBerth, startContainerd } from "./lib/peers.ts";
 
-const { values: flags } = parseArgs({ options: { rounds: { type: "string", default: "30" }, burst: { type: "string", default: "20" }, json: { type: "string" } } });
+const { values: flags } = parseArgs({
+  options: {
+    rounds: { type: "string", default: "30" },
+    burst: { type: "string", default: "20" },
+    json: { type: "string" },
+  },
+});
 const [rounds, burstSize] = [Number(flags.rounds), Number(flags.burst)];
 const BURST_WIDTH = 5;
 
@@ -34,15 +41,19 @@ async function timed<T>(subject: Subject, call: string, work: Promise<T>): Promi
   return result;
 }
 
-/** Namespace mode 1 is CONTAINER: what the kubelet asks for unless a pod shares its PID namespace. */
+/** CONTAINER is what the kubelet asks for unless a pod shares its PID namespace. */
 const sandboxConfig = () => ({
   metadata: { name: `bench-${++serial}`, namespace: "bench", uid: `uid-${serial}`, attempt: 0 },
   hostname: "bench",
-  linux: { securityContext: { namespaceOptions: { pid: 1 } } },
+  linux: { securityContext: { namespaceOptions: { pid: cri.NamespaceMode.CONTAINER } } },
 });
 type SandboxConfig = ReturnType<typeof sandboxConfig>;
 
-async function up(subject: Subject, config: SandboxConfig, measure = true): Promise<{ pod: string; container: string }> {
+async function up(
+  subject: Subject,
+  config: SandboxConfig,
+  measure = true,
+): Promise<{ pod: string; container: string }> {
   const { runtime } = subject.client;
   const maybe = <T>(call: string, work: Promise<T>): Promise<T> => (measure ? timed(subject, call, work) : work);
   const { podSandboxId: pod } = await maybe("RunPodSandbox", runtime.runPodSandbox({ config }));
@@ -50,9 +61,17 @@ async function up(subject: Subject, config: SandboxConfig, measure = true): Prom
     metadata: { name: "main", attempt: 0 },
     image: { image: subject.peer.image },
     command: COMMAND,
-    linux: { securityContext: { namespaceOptions: { pid: 1 }, seccomp: { profileType: 0 } } },
+    linux: {
+      securityContext: {
+        namespaceOptions: { pid: cri.NamespaceMode.CONTAINER },
+        seccomp: { profileType: cri.SecurityProfile_ProfileType.RuntimeDefault },
+      },
+    },
   };
-  const { containerId } = await maybe("CreateContainer", runtime.createContainer({ podSandboxId: pod, config: container, sandboxConfig: config }));
+  const { containerId } = await maybe(
+    "CreateContainer",
+    runtime.createContainer({ podSandboxId: pod, config: container, sandboxConfig: config }),
+  );
   await maybe("StartContainer", runtime.startContainer({ containerId }));
   return { pod, container: containerId };
 }
@@ -73,7 +92,8 @@ async function round(subject: Subject): Promise<void> {
   const before = performance.now();
   const { pod, container } = await up(subject, sandboxConfig());
   (subject.times["three calls up"] ??= []).push(performance.now() - before);
-  for (let i = 0; i < 5; i++) await timed(subject, "ExecSync", runtime.execSync({ containerId: container, cmd: ["/bin/true"], timeout: 10n }));
+  for (let i = 0; i < 5; i++)
+    await timed(subject, "ExecSync", runtime.execSync({ containerId: container, cmd: ["/bin/true"], timeout: 10n }));
   await timed(subject, "ContainerStatus", runtime.containerStatus({ containerId: container }));
   await timed(subject, "ListContainers", runtime.listContainers({}));
   await down(subject, pod, container);
@@ -91,7 +111,13 @@ async function inParallel<T, R>(items: readonly T[], width: number, work: (item:
   return results;
 }
 
-interface Burst { upMs: number; downMs: number; podPss: number; podKernel: number; daemonPss: number }
+interface Burst {
+  upMs: number;
+  downMs: number;
+  podPss: number;
+  podKernel: number;
+  daemonPss: number;
+}
 
 async function burst(subject: Subject): Promise<Burst> {
   const kernelBefore = kernelMemory();
@@ -133,16 +159,70 @@ function report(subjects: readonly Subject[], bursts: readonly Burst[], idle: re
   const rows = [["median ms", "berth", "p90", "containerd", "p90", "ratio"]];
   for (const call of Object.keys(ours.times)) {
     const [a, b] = [ours.times[call] ?? [], theirs.times[call] ?? []];
-    rows.push([call, ms(median(a)), ms(percentile(a, 90)), ms(median(b)), ms(percentile(b, 90)), (median(a) / median(b)).toFixed(2)]);
+    rows.push([
+      call,
+      ms(median(a)),
+      ms(percentile(a, 90)),
+      ms(median(b)),
+      ms(percentile(b, 90)),
+      (median(a) / median(b)).toFixed(2),
+    ]);
   }
-  const sum = ({ times }: Subject): number => median(times["CreateContainer"] ?? []) + median(times["StartContainer"] ?? []);
+  const sum = ({ times }: Subject): number =>
+    median(times["CreateContainer"] ?? []) + median(times["StartContainer"] ?? []);
   rows.push(["Create + Start", ms(sum(ours)), "", ms(sum(theirs)), "", (sum(ours) / sum(theirs)).toFixed(2)]);
-  rows.push([`${burstSize} pods, ${BURST_WIDTH} at once: up`, ms(ourBurst.upMs), "", ms(theirBurst.upMs), "", (ourBurst.upMs / theirBurst.upMs).toFixed(2)]);
-  rows.push([`${burstSize} pods, ${BURST_WIDTH} at once: down`, ms(ourBurst.downMs), "", ms(theirBurst.downMs), "", (ourBurst.downMs / theirBurst.downMs).toFixed(2)]);
-  rows.push(["memory per pod, PSS", kb(ourBurst.podPss), "", kb(theirBurst.podPss), "", (ourBurst.podPss / theirBurst.podPss).toFixed(3)]);
-  rows.push(["kernel memory per pod", kb(ourBurst.podKernel), "", kb(theirBurst.podKernel), "", (ourBurst.podKernel / theirBurst.podKernel).toFixed(2)]);
-  rows.push(["daemon idle, PSS", kb(idle[0] ?? 0), "", kb(idle[1] ?? 0), "", ((idle[0] ?? 0) / (idle[1] ?? 1)).toFixed(2)]);
-  rows.push([`daemon with ${burstSize} pods, PSS`, kb(ourBurst.daemonPss), "", kb(theirBurst.daemonPss), "", (ourBurst.daemonPss / theirBurst.daemonPss).toFixed(2)]);
+  rows.push([
+    `${burstSize} pods, ${BURST_WIDTH} at once: up`,
+    ms(ourBurst.upMs),
+    "",
+    ms(theirBurst.upMs),
+    "",
+    (ourBurst.upMs / theirBurst.upMs).toFixed(2),
+  ]);
+  rows.push([
+    `${burstSize} pods, ${BURST_WIDTH} at once: down`,
+    ms(ourBurst.downMs),
+    "",
+    ms(theirBurst.downMs),
+    "",
+    (ourBurst.downMs / theirBurst.downMs).toFixed(2),
+  ]);
+  rows.push([
+    "memory per pod, PSS",
+    kb(ourBurst.podPss),
+    "",
+    kb(theirBurst.podPss),
+    "",
+    (ourBurst.podPss / theirBurst.podPss).toFixed(3),
+  ]);
+  rows.push([
+    "kernel memory per pod",
+    kb(ourBurst.podKernel),
+    "",
+    kb(theirBurst.podKernel),
+    "",
+    (ourBurst.podKernel / theirBurst.podKernel).toFixed(2),
+  ]);
+  rows.push([
+    "daemon idle, PSS",
+    kb(idle[0] ?? 0),
+    "",
+    kb(idle[1] ?? 0),
+    "",
+    ((idle[0] ?? 0) / (idle[1] ?? 1)).toFixed(2),
+  ]);
+  rows.push([
+    `daemon with ${burstSize} pods, PSS`,
+    kb(ourBurst.daemonPss),
+    "",
+    kb(theirBurst.daemonPss),
+    "",
+    (ourBurst.daemonPss / theirBurst.daemonPss).toFixed(2),
+  ]);
   console.log(table(rows));
-  if (flags.json !== undefined) writeFileSync(flags.json, JSON.stringify({ times: subjects.map(({ peer, times }) => ({ name: peer.name, times })), bursts, idle }, null, 1));
+  if (flags.json !== undefined)
+    writeFileSync(
+      flags.json,
+      JSON.stringify({ times: subjects.map(({ peer, times }) => ({ name: peer.name, times })), bursts, idle }, null, 1),
+    );
 }

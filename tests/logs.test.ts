@@ -5,16 +5,22 @@ import { after, before, describe, test } from "node:test";
 import { TestDaemon } from "./support/daemon.ts";
 import { exited, runPod, sh, startContainer, status } from "./support/pods.ts";
 
-interface Line { readonly stream: string; readonly tag: string; readonly content: Buffer }
+interface Line {
+  readonly stream: string;
+  readonly tag: string;
+  readonly content: Buffer;
+}
 
 /** Each line of a CRI log; anything that is not one is an error. */
 function parseLog(bytes: Buffer): Line[] {
   const lines: Line[] = [];
-  for (let at = 0; at < bytes.length; ) {
+  for (let at = 0; at < bytes.length;) {
     const end = bytes.indexOf(10, at);
     assert.notEqual(end, -1, "the log ends with a newline");
     const line = bytes.subarray(at, end);
-    const head = /^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}(?:Z|[+-]\d\d:\d\d)) (stdout|stderr) ([PF]) /.exec(line.subarray(0, 64).toString("latin1"));
+    const head = /^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}(?:Z|[+-]\d\d:\d\d)) (stdout|stderr) ([PF]) /.exec(
+      line.subarray(0, 64).toString("latin1"),
+    );
     assert.ok(head, `not a line of a CRI log: ${line.subarray(0, 80).toString("latin1")}`);
     lines.push({ stream: head[2] ?? "", tag: head[3] ?? "", content: line.subarray(head[0].length) });
     at = end + 1;
@@ -23,7 +29,11 @@ function parseLog(bytes: Buffer): Line[] {
 }
 
 const contentOf = (lines: readonly Line[], stream: string): Buffer =>
-  Buffer.concat(lines.filter((line) => line.stream === stream).flatMap((line) => (line.tag === "F" ? [line.content, Buffer.of(10)] : [line.content])));
+  Buffer.concat(
+    lines
+      .filter((line) => line.stream === stream)
+      .flatMap((line) => (line.tag === "F" ? [line.content, Buffer.of(10)] : [line.content])),
+  );
 
 describe("logs", () => {
   let daemon: TestDaemon;
@@ -35,7 +45,8 @@ describe("logs", () => {
   after(async () => {
     await daemon[Symbol.asyncDispose]();
   });
-  const logOf = async (script: string): Promise<Line[]> => parseLog(readFileSync((await exited(daemon, await startContainer(daemon, pod, script))).logPath));
+  const logOf = async (script: string): Promise<Line[]> =>
+    parseLog(readFileSync((await exited(daemon, await startContainer(daemon, pod, script))).logPath));
 
   test("100,000 lines on both streams", async () => {
     const lines = await logOf("seq 1 100000 & seq 1 100000 >&2; wait");
@@ -50,7 +61,7 @@ describe("logs", () => {
   });
 
   test("binary output, and a last line without its end", async () => {
-    const lines = await logOf("for i in $(seq 0 255); do printf \"\\\\$(printf %03o $i)\"; done; printf tail");
+    const lines = await logOf('for i in $(seq 0 255); do printf "\\\\$(printf %03o $i)"; done; printf tail');
     const all = Buffer.from(Array.from({ length: 256 }, (_, i) => i));
     assert.deepEqual(contentOf(lines, "stdout"), Buffer.concat([all, Buffer.from("tail")]));
   });
@@ -67,9 +78,14 @@ describe("logs", () => {
     }
     await sh(daemon, id, "touch /stop");
     await exited(daemon, id);
-    const numbers = [...rotated, logPath].flatMap((path) => parseLog(readFileSync(path)).map((line) => Number(line.content.toString())));
+    const numbers = [...rotated, logPath].flatMap((path) =>
+      parseLog(readFileSync(path)).map((line) => Number(line.content.toString())),
+    );
     assert.ok(numbers.length > 100);
-    assert.deepEqual(numbers, numbers.map((_, i) => i));
+    assert.deepEqual(
+      numbers,
+      numbers.map((_, i) => i),
+    );
     await assert.rejects(daemon.client.runtime.reopenContainerLog({ containerId: id }), /not running/);
   });
 });

@@ -2,9 +2,19 @@
 import assert from "node:assert/strict";
 import { readFileSync, writeFileSync } from "node:fs";
 import { describe, test } from "node:test";
+import { cri } from "@berth/spec";
 import { TestDaemon } from "./support/daemon.ts";
 import { assertNothingLeft, inventory } from "./support/leaks.ts";
-import { containerConfig, createContainer, exited, runPod, sandboxConfig, sh, startContainer, status } from "./support/pods.ts";
+import {
+  containerConfig,
+  createContainer,
+  exited,
+  runPod,
+  sandboxConfig,
+  sh,
+  startContainer,
+  status,
+} from "./support/pods.ts";
 
 const RUNNING = 1;
 
@@ -13,7 +23,11 @@ describe("kill -9 of berthd", () => {
     await using daemon = await TestDaemon.start();
     const nothing = await inventory(daemon);
     const pod = await runPod(daemon);
-    const counter = await startContainer(daemon, pod, "trap 'exit 9' TERM; i=0; while :; do echo line $i; i=$((i+1)); sleep 0.01; done");
+    const counter = await startContainer(
+      daemon,
+      pod,
+      "trap 'exit 9' TERM; i=0; while :; do echo line $i; i=$((i+1)); sleep 0.01; done",
+    );
     const brief = await startContainer(daemon, pod, "while [ ! -e /go ]; do sleep 0.01; done; exit 42");
     const waiting = await createContainer(daemon, pod, "exit 5");
     const before = await status(daemon, counter);
@@ -35,21 +49,37 @@ describe("kill -9 of berthd", () => {
     assert.deepEqual([after.state, after.startedAt, after.createdAt], [RUNNING, before.startedAt, before.createdAt]);
     const finished = await status(daemon, brief);
     assert.deepEqual([finished.exitCode, finished.reason], [42, "Error"]);
-    assert.ok(Math.abs(Number(finished.finishedAt / 1_000_000n) - ended) < 1000, "finished_at is when it ended, not when it was noticed");
+    assert.ok(
+      Math.abs(Number(finished.finishedAt / 1_000_000n) - ended) < 1000,
+      "finished_at is when it ended, not when it was noticed",
+    );
     await daemon.client.runtime.startContainer({ containerId: waiting });
     assert.equal((await exited(daemon, waiting)).exitCode, 5);
     assert.equal(await sh(daemon, counter, "echo again"), "again\n");
     await daemon.client.runtime.stopContainer({ containerId: counter, timeout: 10n });
     assert.equal((await status(daemon, counter)).exitCode, 9);
-    const numbers = readFileSync((await status(daemon, counter)).logPath, "utf8").trimEnd().split("\n").map((line) => Number(line.split("line ")[1]));
-    assert.deepEqual(numbers, numbers.map((_, i) => i), "every line is there, in order");
+    const numbers = readFileSync((await status(daemon, counter)).logPath, "utf8")
+      .trimEnd()
+      .split("\n")
+      .map((line) => Number(line.split("line ")[1]));
+    assert.deepEqual(
+      numbers,
+      numbers.map((_, i) => i),
+      "every line is there, in order",
+    );
     await daemon.client.runtime.removePodSandbox({ podSandboxId: pod.id });
     await assertNothingLeft(daemon, nothing);
   });
 
   const steps: Record<string, readonly string[]> = {
     RunPodSandbox: ["make the namespaces", "write the pod's files and attach the network", "record the pod as ready"],
-    CreateContainer: ["start the pod's init", "prepare the root file system", "make the process and park it", "connect to its monitor", "record the container as created"],
+    CreateContainer: [
+      "start the pod's init",
+      "prepare the root file system",
+      "make the process and park it",
+      "connect to its monitor",
+      "record the container as created",
+    ],
     StartContainer: ["record that the start has begun", "release the process"],
   };
   for (const [operation, names] of Object.entries(steps)) {
@@ -86,11 +116,15 @@ describe("kill -9 of berthd", () => {
 /** Drives the daemon to its death; the call that meets it fails, and only that one may. */
 async function dieIn(daemon: TestDaemon, operation: string): Promise<void> {
   const { runtime } = daemon.client;
-  const shared = { linux: { securityContext: { namespaceOptions: { pid: 0 } } } };
+  const shared = { linux: { securityContext: { namespaceOptions: { pid: cri.NamespaceMode.POD } } } };
   const run = runtime.runPodSandbox({ config: sandboxConfig(daemon, shared) });
   if (operation === "RunPodSandbox") return void (await assert.rejects(run));
   const { podSandboxId } = await run;
-  const create = runtime.createContainer({ podSandboxId, config: containerConfig("exit 0", shared), sandboxConfig: {} });
+  const create = runtime.createContainer({
+    podSandboxId,
+    config: containerConfig("exit 0", shared),
+    sandboxConfig: {},
+  });
   if (operation === "CreateContainer") return void (await assert.rejects(create));
   const { containerId } = await create;
   await assert.rejects(runtime.startContainer({ containerId }));

@@ -5,7 +5,9 @@ import { Client, credentials } from "@grpc/grpc-js";
 import { cri } from "@berth/spec";
 
 type Unary<S extends DescService> = {
-  [K in keyof S["method"] as S["method"][K] extends DescMethodUnary ? K : never]: S["method"][K] extends DescMethodUnary<infer I, infer O>
+  [
+    K in keyof S["method"] as S["method"][K] extends DescMethodUnary ? K : never
+  ]: S["method"][K] extends DescMethodUnary<infer I, infer O>
     ? (request: MessageInitShape<I>) => Promise<MessageShape<O>>
     : never;
 };
@@ -37,5 +39,9 @@ export interface CriClient {
 
 export function connectCri(socket: string): CriClient {
   const client = new Client(`unix:${socket}`, credentials.createInsecure());
-  return { runtime: unary(client, cri.RuntimeService), image: unary(client, cri.ImageService), close: () => client.close() };
+  return {
+    runtime: unary(client, cri.RuntimeService),
+    image: unary(client, cri.ImageService),
+    close: () => client.close(),
+  };
 }

@@ -18,7 +18,9 @@ export function processesLike(pattern: RegExp): number[] {
     .map(Number)
     .filter((pid) => {
       try {
-        return pattern.test(`${readFileSync(`/proc/${pid}/comm`, "utf8").trim()} ${readFileSync(`/proc/${pid}/cmdline`, "utf8").replaceAll("\0", " ")}`);
+        return pattern.test(
+          `${readFileSync(`/proc/${pid}/comm`, "utf8").trim()} ${readFileSync(`/proc/${pid}/cmdline`, "utf8").replaceAll("\0", " ")}`,
+        );
       } catch (error) {
         if (["ENOENT", "ESRCH"].includes((error as NodeJS.ErrnoException).code ?? "")) return false;
         throw error;
@@ -29,5 +31,8 @@ export function processesLike(pattern: RegExp): number[] {
 /** Kernel memory in bytes: slab, page tables and kernel stacks (proc(5), meminfo). */
 export function kernelMemory(): number {
   const text = readFileSync("/proc/meminfo", "utf8");
-  return ["Slab", "PageTables", "KernelStack"].reduce((sum, key) => sum + Number(new RegExp(`^${key}:\\s+(\\d+) kB$`, "m").exec(text)?.[1] ?? 0) * 1024, 0);
+  return ["Slab", "PageTables", "KernelStack"].reduce(
+    (sum, key) => sum + Number(new RegExp(`^${key}:\\s+(\\d+) kB$`, "m").exec(text)?.[1] ?? 0) * 1024,
+    0,
+  );
 }

@@ -32,7 +32,19 @@ export async function startBerth(work: string, archive: string): Promise<Peer> {
   mkdirSync(state, { recursive: true });
   writeNetwork(cni, "bbench0", "10.201.0.0/20");
   const socket = `${state}/berth.sock`;
-  const argv = [`${checkout}/bin/berthd`, "--root", root, "--state", state, "--cni-conf-dir", cni, "--cni-bin-dir", "/usr/lib/cni", "--cni-cache-dir", `${work}/berth/cni-cache`];
+  const argv = [
+    `${checkout}/bin/berthd`,
+    "--root",
+    root,
+    "--state",
+    state,
+    "--cni-conf-dir",
+    cni,
+    "--cni-bin-dir",
+    "/usr/lib/cni",
+    "--cni-cache-dir",
+    `${work}/berth/cni-cache`,
+  ];
   const service = await startService(argv, socket, `${work}/berthd.log`);
   await run([`${checkout}/bin/berth`, "--address", socket, "load", "-i", archive]);
   return { name: "berth", socket, service, perPod: /^bosun-monitor/, image: IMAGE };
@@ -60,7 +72,8 @@ conf_dir = "${cni}"
 `,
   );
   const service = await startService(["containerd", "--config", config], socket, `${work}/containerd.log`);
-  for (const file of [archive, pauseArchive]) await run(["ctr", "--address", socket, "--namespace", "k8s.io", "images", "import", file]);
+  for (const file of [archive, pauseArchive])
+    await run(["ctr", "--address", socket, "--namespace", "k8s.io", "images", "import", file]);
   return { name: "containerd", socket, service, perPod: /^(containerd-shim|pause )/, image: IMAGE };
 }
 
@@ -70,8 +83,20 @@ export async function makeImages(work: string): Promise<{ busybox: string; pause
   const script = `${checkout}/scripts/busybox-image.ts`;
   const [busybox, pause] = [`${work}/busybox.tar`, `${work}/pause.tar`];
   await run([node, script, "--output", busybox, "--name", IMAGE]);
-  const source = "#include <signal.h>\n#include <stdlib.h>\n#include <sys/wait.h>\n#include <unistd.h>\nstatic void done(int s){(void)s;exit(0);}\nstatic void reap(int s){(void)s;while(waitpid(-1,0,WNOHANG)>0);}\nint main(void){signal(SIGINT,done);signal(SIGTERM,done);signal(SIGCHLD,reap);for(;;)pause();}\n";
+  const source =
+    "#include <signal.h>\n#include <stdlib.h>\n#include <sys/wait.h>\n#include <unistd.h>\nstatic void done(int s){(void)s;exit(0);}\nstatic void reap(int s){(void)s;while(waitpid(-1,0,WNOHANG)>0);}\nint main(void){signal(SIGINT,done);signal(SIGTERM,done);signal(SIGCHLD,reap);for(;;)pause();}\n";
   await run(["musl-gcc", "-Os", "-static", "-x", "c", "-o", `${work}/pause`, "-"], { input: source });
-  await run([node, script, "--output", pause, "--name", PAUSE, "--file", `${work}/pause:/pause`, "--entrypoint", "/pause"]);
+  await run([
+    node,
+    script,
+    "--output",
+    pause,
+    "--name",
+    PAUSE,
+    "--file",
+    `${work}/pause:/pause`,
+    "--entrypoint",
+    "/pause",
+  ]);
   return { busybox, pause };
 }

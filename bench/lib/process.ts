@@ -4,7 +4,10 @@ import { closeSync, existsSync, openSync, readFileSync, watch } from "node:fs";
 import { dirname } from "node:path";
 
 /** Runs to the end; a non-zero status is an error that shows what the program said. */
-export function run(argv: readonly string[], options: { readonly input?: string; readonly env?: NodeJS.ProcessEnv } = {}): Promise<string> {
+export function run(
+  argv: readonly string[],
+  options: { readonly input?: string; readonly env?: NodeJS.ProcessEnv } = {},
+): Promise<string> {
   const [program = "", ...args] = argv;
   const child = spawn(program, args, { stdio: ["pipe", "pipe", "pipe"], env: options.env ?? process.env });
   const output: string[] = [];
@@ -13,7 +16,11 @@ export function run(argv: readonly string[], options: { readonly input?: string;
   child.stdin.end(options.input ?? "");
   const { promise, resolve, reject } = Promise.withResolvers<string>();
   child.on("error", reject);
-  child.on("close", (status) => (status === 0 ? resolve(output.join("")) : reject(new Error(`${argv.join(" ")} ended with ${status}:\n${output.join("")}`))));
+  child.on("close", (status) =>
+    status === 0
+      ? resolve(output.join(""))
+      : reject(new Error(`${argv.join(" ")} ended with ${status}:\n${output.join("")}`)),
+  );
   return promise;
 }
 
@@ -28,7 +35,10 @@ export async function startService(argv: readonly string[], socket: string, logF
   const log = openSync(logFile, "a");
   const child = spawn(program, args, { stdio: ["ignore", log, log], detached: true });
   closeSync(log);
-  await Promise.race([appears(socket), ended(child).then(() => Promise.reject(new Error(`${program} ended at once:\n${readFileSync(logFile, "utf8")}`)))]);
+  await Promise.race([
+    appears(socket),
+    ended(child).then(() => Promise.reject(new Error(`${program} ended at once:\n${readFileSync(logFile, "utf8")}`))),
+  ]);
   if (child.pid === undefined) throw new Error(`${program} has no pid`);
   return {
     pid: child.pid,

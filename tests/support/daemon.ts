@@ -38,14 +38,22 @@ export class TestDaemon {
     // Unique among the tests that run beside this one, within the 15 bytes of an interface's name.
     const unique = (process.pid * 8 + networks++) % 65536;
     this.bridge = `bt${unique.toString(16)}`;
-    mkdirSync(this.cniDir, { recursive: true });
+    for (const dir of [this.cniDir, `${this.dir}/leases`, `${this.dir}/cni-cache`]) mkdirSync(dir, { recursive: true });
     const subnet = `10.${100 + ((unique >> 8) % 100)}.${unique & 0xff}.0/24`;
-    const ipam = { type: "host-local", ranges: [[{ subnet }]], routes: [{ dst: "0.0.0.0/0" }], dataDir: `${this.dir}/leases` };
+    const ipam = {
+      type: "host-local",
+      ranges: [[{ subnet }]],
+      routes: [{ dst: "0.0.0.0/0" }],
+      dataDir: `${this.dir}/leases`,
+    };
     const plugins = [
       { type: "bridge", bridge: this.bridge, isGateway: true, ipMasq: true, hairpinMode: true, ipam },
       { type: "portmap", capabilities: { portMappings: true } },
     ];
-    writeFileSync(`${this.cniDir}/10-test.conflist`, JSON.stringify({ cniVersion: "1.0.0", name: this.bridge, plugins }));
+    writeFileSync(
+      `${this.cniDir}/10-test.conflist`,
+      JSON.stringify({ cniVersion: "1.0.0", name: this.bridge, plugins }),
+    );
   }
 
   /** Running, with the busybox image in its store. */
@@ -70,11 +78,25 @@ export class TestDaemon {
   }
 
   async startAgain(options: DaemonOptions = {}): Promise<void> {
-    const main = options.dieAt === undefined ? `${checkout}/packages/daemon/src/main.ts` : `${checkout}/tests/support/dying-berthd.ts`;
+    const main =
+      options.dieAt === undefined
+        ? `${checkout}/packages/daemon/src/main.ts`
+        : `${checkout}/tests/support/dying-berthd.ts`;
     const argv = [
-      "--disable-warning=ExperimentalWarning", main,
-      "--root", this.root, "--state", this.state, "--netns-dir", this.netns,
-      "--cni-conf-dir", this.cniDir, "--cni-bin-dir", "/usr/lib/cni", "--cni-cache-dir", `${this.dir}/cni-cache`,
+      "--disable-warning=ExperimentalWarning",
+      main,
+      "--root",
+      this.root,
+      "--state",
+      this.state,
+      "--netns-dir",
+      this.netns,
+      "--cni-conf-dir",
+      this.cniDir,
+      "--cni-bin-dir",
+      "/usr/lib/cni",
+      "--cni-cache-dir",
+      `${this.dir}/cni-cache`,
       ...(options.args ?? []),
     ];
     const env = options.dieAt === undefined ? process.env : { ...process.env, DIE_AT: options.dieAt };
@@ -89,7 +111,9 @@ export class TestDaemon {
     };
     child.stdout.on("data", collect);
     child.stderr.on("data", collect);
-    child.once("exit", (code, signal) => reject(new Error(`berthd ended (${code ?? signal}) before it was ready:\n${output}`)));
+    child.once("exit", (code, signal) =>
+      reject(new Error(`berthd ended (${code ?? signal}) before it was ready:\n${output}`)),
+    );
     await promise;
   }
 
@@ -135,6 +159,8 @@ export function run(argv: readonly string[]): Promise<string> {
   child.stderr.on("data", (chunk: Buffer) => (output += chunk.toString()));
   const { promise, resolve, reject } = Promise.withResolvers<string>();
   child.once("error", reject);
-  child.once("close", (code) => (code === 0 ? resolve(output) : reject(new Error(`${argv.join(" ")} ended with ${code}:\n${output}`))));
+  child.once("close", (code) =>
+    code === 0 ? resolve(output) : reject(new Error(`${argv.join(" ")} ended with ${code}:\n${output}`)),
+  );
   return promise;
 }

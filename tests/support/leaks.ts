@@ -16,23 +16,38 @@ export interface Inventory {
 
 /** Everything of this daemon: by its directories, its bridge, and its containers' ids. */
 export async function inventory(daemon: TestDaemon): Promise<Inventory> {
-  const mounts = readFileSync("/proc/self/mountinfo", "utf8").split("\n").filter((line) => line.includes(daemon.dir)).map((line) => line.split(" ")[4] ?? "");
-  const processes = readdirSync("/proc").filter((name) => /^\d+$/.test(name)).flatMap((pid) => describe(pid, daemon));
-  const cgroups = (await run(["sh", "-c", `find /sys/fs/cgroup -type d -path '*/berth-*' 2>/dev/null || true`])).split("\n").filter((line) => line.includes(cgroupName(daemon)));
-  const interfaces = (await run(["ip", "-o", "link"])).split("\n").filter((line) => line.includes(`master ${daemon.bridge} `));
-  const list = (dir: string): string[] => readdirSync(dir, { recursive: true }).map(String).filter((name) => name !== "lock" && !name.includes("last_reserved"));
+  const mounts = readFileSync("/proc/self/mountinfo", "utf8")
+    .split("\n")
+    .filter((line) => line.includes(daemon.dir))
+    .map((line) => line.split(" ")[4] ?? "");
+  const processes = readdirSync("/proc")
+    .filter((name) => /^\d+$/.test(name))
+    .flatMap((pid) => describe(pid, daemon));
+  const cgroups = (await run(["sh", "-c", `find /sys/fs/cgroup -type d -path '*/berth-*' 2>/dev/null || true`]))
+    .split("\n")
+    .filter((line) => line.includes(cgroupName(daemon)));
+  const interfaces = (await run(["ip", "-o", "link"]))
+    .split("\n")
+    .filter((line) => line.includes(`master ${daemon.bridge} `));
+  const list = (dir: string): string[] =>
+    readdirSync(dir, { recursive: true })
+      .map(String)
+      .filter((name) => name !== "lock" && !name.includes("last_reserved"));
   return {
     mounts: mounts.sort(),
     cgroups: cgroups.sort(),
     processes: processes.sort(),
     interfaces,
-    leases: list(`${daemon.dir}/leases`).filter((name) => /\d+\.\d+\.\d+\.\d+/.test(name)).sort(),
+    leases: list(`${daemon.dir}/leases`)
+      .filter((name) => /\d+\.\d+\.\d+\.\d+/.test(name))
+      .sort(),
     files: [...list(daemon.state), ...list(daemon.netns), ...list(`${daemon.dir}/cni-cache`)].sort(),
   };
 }
 
 /** As berthd names its own root in the hierarchies (packages/daemon/src/state.ts). */
-const cgroupName = (daemon: TestDaemon): string => `berth-${createHash("sha256").update(daemon.state).digest("hex").slice(0, 8)}`;
+const cgroupName = (daemon: TestDaemon): string =>
+  `berth-${createHash("sha256").update(daemon.state).digest("hex").slice(0, 8)}`;
 
 /** A monitor's or serve's working files say whose it is. */
 function describe(pid: string, daemon: TestDaemon): string[] {
@@ -50,7 +65,7 @@ function describe(pid: string, daemon: TestDaemon): string[] {
 /** After: as before. The kernel takes interfaces down with their namespace a little later than the call that ended it. */
 export async function assertNothingLeft(daemon: TestDaemon, before: Inventory): Promise<void> {
   let after = await inventory(daemon);
-  for (const end = Date.now() + 2000; Date.now() < end && JSON.stringify(after) !== JSON.stringify(before); ) {
+  for (const end = Date.now() + 2000; Date.now() < end && JSON.stringify(after) !== JSON.stringify(before);) {
     await new Promise((resolve) => setTimeout(resolve, 50));
     after = await inventory(daemon);
   }

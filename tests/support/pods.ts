@@ -1,22 +1,29 @@
 /** Pods and containers as tests make them. */
 import { mkdirSync } from "node:fs";
 import type { MessageInitShape } from "@bufbuild/protobuf";
-import type { cri } from "@berth/spec";
+import { cri } from "@berth/spec";
 import { IMAGE, type TestDaemon } from "./daemon.ts";
 
-type SandboxInit = MessageInitShape<typeof cri.PodSandboxConfigSchema>;
-type ContainerInit = MessageInitShape<typeof cri.ContainerConfigSchema>;
+type Plain<T> = Exclude<T, { $typeName: string }>;
+type SandboxInit = Plain<MessageInitShape<typeof cri.PodSandboxConfigSchema>>;
+type ContainerInit = Plain<MessageInitShape<typeof cri.ContainerConfigSchema>>;
 
 let serial = 0;
 
-/** NamespaceMode CONTAINER, as the kubelet asks for. */
-export const OWN_PID = { namespaceOptions: { pid: 1 } } as const;
+/** As the kubelet asks for, unless a pod shares its PID namespace. */
+export const OWN_PID = { namespaceOptions: { pid: cri.NamespaceMode.CONTAINER } };
 
 export function sandboxConfig(daemon: TestDaemon, more: SandboxInit = {}): SandboxInit {
   const name = `pod-${++serial}`;
   const logDirectory = `${daemon.dir}/logs/${name}`;
   mkdirSync(logDirectory, { recursive: true });
-  return { metadata: { name, namespace: "test", uid: `uid-${serial}`, attempt: 0 }, hostname: name, logDirectory, linux: { securityContext: OWN_PID }, ...more };
+  return {
+    metadata: { name, namespace: "test", uid: `uid-${serial}`, attempt: 0 },
+    hostname: name,
+    logDirectory,
+    linux: { securityContext: OWN_PID },
+    ...more,
+  };
 }
 
 export async function runPod(daemon: TestDaemon, more: SandboxInit = {}): Promise<{ id: string; config: SandboxInit }> {
@@ -34,12 +41,26 @@ export const containerConfig = (script: string, more: ContainerInit = {}): Conta
   ...more,
 });
 
-export async function createContainer(daemon: TestDaemon, pod: { id: string; config: SandboxInit }, script: string, more: ContainerInit = {}): Promise<string> {
-  const { containerId } = await daemon.client.runtime.createContainer({ podSandboxId: pod.id, config: containerConfig(script, more), sandboxConfig: pod.config });
+export async function createContainer(
+  daemon: TestDaemon,
+  pod: { id: string; config: SandboxInit },
+  script: string,
+  more: ContainerInit = {},
+): Promise<string> {
+  const { containerId } = await daemon.client.runtime.createContainer({
+    podSandboxId: pod.id,
+    config: containerConfig(script, more),
+    sandboxConfig: pod.config,
+  });
   return containerId;
 }
 
-export async function startContainer(daemon: TestDaemon, pod: { id: string; config: SandboxInit }, script: string, more: ContainerInit = {}): Promise<string> {
+export async function startContainer(
+  daemon: TestDaemon,
+  pod: { id: string; config: SandboxInit },
+  script: string,
+  more: ContainerInit = {},
+): Promise<string> {
   const containerId = await createContainer(daemon, pod, script, more);
   await daemon.client.runtime.startContainer({ containerId });
   return containerId;
@@ -52,7 +73,11 @@ export const status = async (daemon: TestDaemon, containerId: string) => {
 };
 
 export const sh = async (daemon: TestDaemon, containerId: string, script: string): Promise<string> => {
-  const { stdout, stderr, exitCode } = await daemon.client.runtime.execSync({ containerId, cmd: ["/bin/sh", "-c", script], timeout: 30n });
+  const { stdout, stderr, exitCode } = await daemon.client.runtime.execSync({
+    containerId,
+    cmd: ["/bin/sh", "-c", script],
+    timeout: 30n,
+  });
   if (exitCode !== 0) throw new Error(`${script} ended with ${exitCode}: ${Buffer.from(stderr).toString()}`);
   return Buffer.from(stdout).toString();
 };
@@ -60,7 +85,7 @@ export const sh = async (daemon: TestDaemon, containerId: string, script: string
 /** The container's log when its process has ended; the CRI has no call to wait, so the status is asked until it says so. */
 export async function exited(daemon: TestDaemon, containerId: string): Promise<Awaited<ReturnType<typeof status>>> {
   const EXITED = 2;
-  for (const end = Date.now() + 30_000; ; ) {
+  for (const end = Date.now() + 30_000; ;) {
     const now = await status(daemon, containerId);
     if (now.state === EXITED) return now;
     if (Date.now() > end) throw new Error(`container ${containerId} has not exited within 30 s`);

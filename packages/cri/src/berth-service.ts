@@ -39,22 +39,46 @@ function info(context: CriContext): berth.InfoResponse {
   });
 }
 
-async function pull(context: CriContext, request: berth.PullRequest, signal: AbortSignal, send: Send<berth.PullProgress>): Promise<void> {
+async function pull(
+  context: CriContext,
+  request: berth.PullRequest,
+  signal: AbortSignal,
+  send: Send<berth.PullProgress>,
+): Promise<void> {
   const { image: reference, username, password } = request;
   // The stream keeps order; what is sent is awaited at the end, so that a slow reader does not slow the pull.
   let sent = Promise.resolve();
   const progress = (update: { id: string; status: string; doneBytes: number; totalBytes: number }): void => {
-    const message = create(berth.PullProgressSchema, { ...update, doneBytes: BigInt(update.doneBytes), totalBytes: BigInt(update.totalBytes) });
+    const message = create(berth.PullProgressSchema, {
+      ...update,
+      doneBytes: BigInt(update.doneBytes),
+      totalBytes: BigInt(update.totalBytes),
+    });
     sent = sent.then(() => send(message));
     // A reader that has gone is noticed by the call's own signal.
     sent.catch(() => undefined);
   };
-  const image = await context.images.pull(reference, { signal, progress, ...(username !== "" && { auth: { username, password } }) });
+  const image = await context.images.pull(reference, {
+    signal,
+    progress,
+    ...(username !== "" && { auth: { username, password } }),
+  });
   await sent;
-  await send(create(berth.PullProgressSchema, { id: image.id, status: "done", imageId: image.id, reference: image.tags[0] ?? image.digests[0] ?? reference }));
+  await send(
+    create(berth.PullProgressSchema, {
+      id: image.id,
+      status: "done",
+      imageId: image.id,
+      reference: image.tags[0] ?? image.digests[0] ?? reference,
+    }),
+  );
 }
 
-async function importArchive(context: CriContext, requests: AsyncIterable<berth.ImportRequest>, signal: AbortSignal): Promise<berth.ImportResponse> {
+async function importArchive(
+  context: CriContext,
+  requests: AsyncIterable<berth.ImportRequest>,
+  signal: AbortSignal,
+): Promise<berth.ImportResponse> {
   const iterator = requests[Symbol.asyncIterator]();
   const first = await iterator.next();
   const name = first.done ? "" : first.value.name;
@@ -65,7 +89,9 @@ async function importArchive(context: CriContext, requests: AsyncIterable<berth.
     }
   }
   const images = await context.images.importArchive(chunks(), { signal, ...(name !== "" && { name }) });
-  return create(berth.ImportResponseSchema, { images: images.map((image: ImageRecord) => ({ id: image.id, references: [...image.tags, ...image.digests] })) });
+  return create(berth.ImportResponseSchema, {
+    images: images.map((image: ImageRecord) => ({ id: image.id, references: [...image.tags, ...image.digests] })),
+  });
 }
 
 /** The plan is a pure function of what was recorded, so that it can be made again to be shown. */
@@ -75,6 +101,12 @@ async function plan(context: CriContext, request: berth.PlanRequest): Promise<be
   const spec = await specOf(context, container);
   const rootfs = container.rootfs ?? (await context.images.rootfs(record.id));
   if (!rootfs) throw precondition(`container "${record.id}" has no root file system any more`);
-  const { plan: orders } = planContainer(spec, { id: record.id, rootfs, cgroup: { path: record.cgroupPath }, host: context.host, terminal: record.config.tty });
+  const { plan: orders } = planContainer(spec, {
+    id: record.id,
+    rootfs,
+    cgroup: { path: record.cgroupPath },
+    host: context.host,
+    terminal: record.config.tty,
+  });
   return create(berth.PlanResponseSchema, { orders: describePlan(orders) });
 }

@@ -8,7 +8,9 @@ export function cgroupParentOf(context: CriContext, config: cri.PodSandboxConfig
   if (parent === "") return context.config.cgroupRoot;
   if (parent.includes("..")) throw invalid(`linux.cgroup_parent: "${parent}" must not contain ".."`);
   if (!parent.startsWith("/")) {
-    throw invalid(`linux.cgroup_parent: "${parent}" is a systemd slice, and berthd runs with the cgroupfs driver; set cgroupDriver: cgroupfs in the kubelet's configuration`);
+    throw invalid(
+      `linux.cgroup_parent: "${parent}" is a systemd slice, and berthd runs with the cgroupfs driver; set cgroupDriver: cgroupfs in the kubelet's configuration`,
+    );
   }
   return parent === "/" ? "" : parent.replace(/\/+$/, "");
 }

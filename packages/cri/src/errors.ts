@@ -16,7 +16,8 @@ export class CriError extends Error {
   }
 }
 
-export const notFound = (kind: string, id: string): CriError => new CriError(status.NOT_FOUND, `${kind} "${id}" not found`);
+export const notFound = (kind: string, id: string): CriError =>
+  new CriError(status.NOT_FOUND, `${kind} "${id}" not found`);
 export const invalid = (message: string): CriError => new CriError(status.INVALID_ARGUMENT, message);
 export const precondition = (message: string): CriError => new CriError(status.FAILED_PRECONDITION, message);
 export const unimplemented = (message: string): CriError => new CriError(status.UNIMPLEMENTED, message);
@@ -42,7 +43,8 @@ export function toStatus(error: unknown): { code: status; details: string } {
   if (error instanceof CriError) return { code: error.code, details: error.message };
   if (error instanceof OrderError) return { code: ERRNO_STATUS[error.code] ?? status.UNKNOWN, details: error.message };
   if (error instanceof ImageError) return { code: IMAGE_STATUS[error.code] ?? status.UNKNOWN, details: error.message };
-  if (error instanceof HandLost || error instanceof MonitorLost) return { code: status.UNAVAILABLE, details: error.message };
+  if (error instanceof HandLost || error instanceof MonitorLost)
+    return { code: status.UNAVAILABLE, details: error.message };
   if (error instanceof Error) {
     if (error.name === "AbortError") return { code: status.CANCELLED, details: error.message };
     if (error.name === "TimeoutError") return { code: status.DEADLINE_EXCEEDED, details: error.message };

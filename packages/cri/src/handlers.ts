@@ -6,7 +6,9 @@ export const HANDLERS: readonly string[] = ["", "berth", "runc"];
 
 export function handlerOf(name: string): string {
   if (!HANDLERS.includes(name)) {
-    throw invalid(`runtime_handler: no runtime for "${name}" is configured; known: ${HANDLERS.filter((known) => known !== "").join(", ")}`);
+    throw invalid(
+      `runtime_handler: no runtime for "${name}" is configured; known: ${HANDLERS.filter((known) => known !== "").join(", ")}`,
+    );
   }
   return name;
 }

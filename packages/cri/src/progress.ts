@@ -49,7 +49,10 @@ export class Progress {
       try {
         await undo.run();
       } catch (error) {
-        this.log.error({ operation: this.#operation, undo: undo.name, err: error }, "could not undo a step; the next start of berthd will");
+        this.log.error(
+          { operation: this.#operation, undo: undo.name, err: error },
+          "could not undo a step; the next start of berthd will",
+        );
       }
     }
     this.#undo.length = 0;

@@ -6,7 +6,12 @@ import { HANDLERS } from "./handlers.ts";
 
 export function version(context: CriContext): Promise<cri.VersionResponse> {
   return Promise.resolve(
-    create(cri.VersionResponseSchema, { version: "0.1.0", runtimeName: "berth", runtimeVersion: context.config.version, runtimeApiVersion: "v1" }),
+    create(cri.VersionResponseSchema, {
+      version: "0.1.0",
+      runtimeName: "berth",
+      runtimeVersion: context.config.version,
+      runtimeApiVersion: "v1",
+    }),
   );
 }
 
@@ -17,7 +22,12 @@ export function runtimeStatus(context: CriContext, request: cri.StatusRequest): 
     status: {
       conditions: [
         { type: "RuntimeReady", status: true },
-        { type: "NetworkReady", status: network.ready, reason: network.ready ? "" : "NetworkPluginNotReady", message: network.reason ?? "" },
+        {
+          type: "NetworkReady",
+          status: network.ready,
+          reason: network.ready ? "" : "NetworkPluginNotReady",
+          message: network.reason ?? "",
+        },
       ],
     },
     runtimeHandlers: HANDLERS.map((name) => ({ name, features })),
@@ -32,5 +42,7 @@ function verboseConfig({ config, paths }: CriContext): object {
 }
 
 export function runtimeConfig(): Promise<cri.RuntimeConfigResponse> {
-  return Promise.resolve(create(cri.RuntimeConfigResponseSchema, { linux: { cgroupDriver: cri.CgroupDriver.CGROUPFS } }));
+  return Promise.resolve(
+    create(cri.RuntimeConfigResponseSchema, { linux: { cgroupDriver: cri.CgroupDriver.CGROUPFS } }),
+  );
 }

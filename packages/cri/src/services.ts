@@ -33,17 +33,25 @@ export function runtimeHandlers(context: CriContext, streaming: StreamingServer)
     stopPodSandbox: (request, signal) => stopPodSandbox(context, request, signal),
     removePodSandbox: (request, signal) => removePodSandbox(context, request, signal),
     podSandboxStatus: (request) => podSandboxStatus(context, request),
-    listPodSandbox: (request) => Promise.resolve(create(cri.ListPodSandboxResponseSchema, { items: listSandboxes(context, request.filter) })),
+    listPodSandbox: (request) =>
+      Promise.resolve(create(cri.ListPodSandboxResponseSchema, { items: listSandboxes(context, request.filter) })),
     streamPodSandboxes: (request, _signal, send) =>
-      batches(listSandboxes(context, request.filter), send, (podSandboxes) => create(cri.StreamPodSandboxesResponseSchema, { podSandboxes })),
+      batches(listSandboxes(context, request.filter), send, (podSandboxes) =>
+        create(cri.StreamPodSandboxesResponseSchema, { podSandboxes }),
+      ),
     createContainer: (request, signal) => createContainer(context, request, signal),
     startContainer: (request, signal) => startContainer(context, request, signal),
     stopContainer: (request, signal) => stopContainer(context, request, signal),
     removeContainer: (request, signal) => removeContainer(context, request, signal),
     containerStatus: (request) => getContainerStatus(context, request),
-    listContainers: (request) => Promise.resolve(create(cri.ListContainersResponseSchema, { containers: listContainers(context, request.filter) })),
+    listContainers: (request) =>
+      Promise.resolve(
+        create(cri.ListContainersResponseSchema, { containers: listContainers(context, request.filter) }),
+      ),
     streamContainers: (request, _signal, send) =>
-      batches(listContainers(context, request.filter), send, (containers) => create(cri.StreamContainersResponseSchema, { containers })),
+      batches(listContainers(context, request.filter), send, (containers) =>
+        create(cri.StreamContainersResponseSchema, { containers }),
+      ),
     updateContainerResources: (request, signal) => updateContainerResources(context, request, signal),
     reopenContainerLog: (request, signal) => reopenContainerLog(context, request, signal),
     execSync: (request, signal) => execSync(context, request, signal),
@@ -56,9 +64,12 @@ export function runtimeHandlers(context: CriContext, streaming: StreamingServer)
 
 export function imageHandlers(context: CriContext): Handlers<typeof cri.ImageService> {
   return {
-    listImages: (request) => Promise.resolve(create(cri.ListImagesResponseSchema, { images: listImages(context, request.filter) })),
+    listImages: (request) =>
+      Promise.resolve(create(cri.ListImagesResponseSchema, { images: listImages(context, request.filter) })),
     streamImages: (request, _signal, send) =>
-      batches(listImages(context, request.filter), send, (images) => create(cri.StreamImagesResponseSchema, { images })),
+      batches(listImages(context, request.filter), send, (images) =>
+        create(cri.StreamImagesResponseSchema, { images }),
+      ),
     imageStatus: (request) => imageStatus(context, request),
     pullImage: (request, signal) => pullImage(context, request, signal),
     removeImage: (request) => removeImage(context, request),

@@ -42,7 +42,13 @@ export async function assemble({ options, version, log, onStep }: AssembleOption
   });
   parts.defer(() => images.close());
   await ensureDefault({ hand, confDir: options.cniConfDir });
-  const cni = await Cni.open({ hand, confDir: options.cniConfDir, binDirs: options.cniBinDir, cacheDir: options.cniCacheDir, owner: options.root });
+  const cni = await Cni.open({
+    hand,
+    confDir: options.cniConfDir,
+    binDirs: options.cniBinDir,
+    cacheDir: options.cniCacheDir,
+    owner: options.root,
+  });
   parts.defer(() => cni.close());
   const context: CriContext = {
     hand,

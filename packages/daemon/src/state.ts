@@ -15,7 +15,8 @@ export const podsDir = (options: Options): string => `${options.state}/pods`;
 
 export async function prepareState(hand: Hand, options: Options): Promise<void> {
   const orders: Order[] = [];
-  for (const dir of [podsDir(options), `${options.state}/containers`, options.netnsDir]) await mkdir(dir, { recursive: true, mode: 0o711 });
+  for (const dir of [podsDir(options), `${options.state}/containers`, options.netnsDir])
+    await mkdir(dir, { recursive: true, mode: 0o711 });
   if (!(await isMountpoint(podsDir(options)))) orders.push(...bindOnItself(podsDir(options), MS_PRIVATE));
   // As ip-netns(8) does: shared, so that removing a namespace's pin removes it in every other mount namespace too.
   if (!(await isMountpoint(options.netnsDir))) orders.push(...bindOnItself(options.netnsDir, MS_SHARED));

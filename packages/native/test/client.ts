@@ -2,30 +2,67 @@
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, mkdirSync, mkdtempSync, openSync, closeSync, readdirSync, readFileSync, readlinkSync, rmSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  closeSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+} from "node:fs";
 import { createConnection, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { TestContext } from "node:test";
-import { MESSAGES, type MessageName } from "../../kernel/src/orders/messages.ts";
-import { type FieldType, type Fields, ORDERS, type OrderName, PLAN_VERSION } from "../../kernel/src/orders/table.ts";
+import { MESSAGES, type MessageName } from "@berth/kernel";
+import { type FieldType, type Fields, ORDERS, type OrderName, PLAN_VERSION } from "@berth/kernel";
 import { bosun } from "./bosun.ts";
 
 export type Value = number | bigint | string | Uint8Array | readonly (string | number | Uint8Array)[];
 export type Values = Readonly<Record<string, Value>>;
 
-const u16 = (value: number): Buffer => { const b = Buffer.alloc(2); b.writeUInt16LE(value); return b; };
-const u32 = (value: number): Buffer => { const b = Buffer.alloc(4); b.writeUInt32LE(value >>> 0); return b; };
-const u64 = (value: bigint): Buffer => { const b = Buffer.alloc(8); b.writeBigUInt64LE(BigInt.asUintN(64, value)); return b; };
-const blob = (value: string | Uint8Array): Buffer => { const b = Buffer.from(value as string); return Buffer.concat([u32(b.length), b, Buffer.alloc(1)]); };
+const u16 = (value: number): Buffer => {
+  const b = Buffer.alloc(2);
+  b.writeUInt16LE(value);
+  return b;
+};
+const u32 = (value: number): Buffer => {
+  const b = Buffer.alloc(4);
+  b.writeUInt32LE(value >>> 0);
+  return b;
+};
+const u64 = (value: bigint): Buffer => {
+  const b = Buffer.alloc(8);
+  b.writeBigUInt64LE(BigInt.asUintN(64, value));
+  return b;
+};
+const blob = (value: string | Uint8Array): Buffer => {
+  const b = Buffer.from(value as string);
+  return Buffer.concat([u32(b.length), b, Buffer.alloc(1)]);
+};
 
 function encodeField(type: FieldType, value: Value | undefined): Buffer {
   switch (type) {
-    case "u32": return u32(Number(value ?? 0));
-    case "u64": case "i64": return u64(BigInt((value ?? 0n) as number | bigint));
-    case "str": case "bytes": return blob((value ?? "") as string | Uint8Array);
-    case "u32s": { const list = (value ?? []) as number[]; return Buffer.concat([u32(list.length), ...list.map(u32)]); }
-    case "strs": case "blobs": { const list = (value ?? []) as (string | Uint8Array)[]; return Buffer.concat([u32(list.length), ...list.map(blob)]); }
+    case "u32":
+      return u32(Number(value ?? 0));
+    case "u64":
+    case "i64":
+      return u64(BigInt((value ?? 0n) as number | bigint));
+    case "str":
+    case "bytes":
+      return blob((value ?? "") as string | Uint8Array);
+    case "u32s": {
+      const list = (value ?? []) as number[];
+      return Buffer.concat([u32(list.length), ...list.map(u32)]);
+    }
+    case "strs":
+    case "blobs": {
+      const list = (value ?? []) as (string | Uint8Array)[];
+      return Buffer.concat([u32(list.length), ...list.map(blob)]);
+    }
   }
 }
 
@@ -40,9 +77,13 @@ function decodeFields(fields: Fields, body: Buffer): Decoded {
   const out: Decoded = {};
   let at = 0;
   for (const [name, type] of Object.entries(fields)) {
-    if (type === "u32") { out[name] = body.readUInt32LE(at); at += 4; }
-    else if (type === "u64" || type === "i64") { out[name] = body.readBigUInt64LE(at); at += 8; }
-    else {
+    if (type === "u32") {
+      out[name] = body.readUInt32LE(at);
+      at += 4;
+    } else if (type === "u64" || type === "i64") {
+      out[name] = body.readBigUInt64LE(at);
+      at += 8;
+    } else {
       assert.ok(type === "str" || type === "bytes");
       const size = body.readUInt32LE(at);
       const bytes = body.subarray(at + 4, at + 4 + size);
@@ -77,14 +118,24 @@ export const process_ = (...argv: string[]): Buffer => plan(CLONE, ["setsid"], e
 export const sh = (script: string): Buffer => container("/bin/sh", "-c", script);
 export const shProcess = (script: string): Buffer => process_("/bin/sh", "-c", script);
 
-export interface Reply { readonly name: MessageName; readonly id: number; readonly fields: Decoded }
+export interface Reply {
+  readonly name: MessageName;
+  readonly id: number;
+  readonly fields: Decoded;
+}
 const NAMES = new Map(Object.entries(MESSAGES).map(([name, spec]) => [spec.type as number, name as MessageName]));
 
 /** Connects however long the path is. */
 export function connectTo(path: string): Socket {
   const directory = openSync(join(path, ".."), "r");
-  const socket = createConnection({ path: `/proc/self/fd/${directory}/${path.slice(path.lastIndexOf("/") + 1)}`, allowHalfOpen: true });
-  const release = (): void => { socket.off("connect", release).off("error", release); closeSync(directory); };
+  const socket = createConnection({
+    path: `/proc/self/fd/${directory}/${path.slice(path.lastIndexOf("/") + 1)}`,
+    allowHalfOpen: true,
+  });
+  const release = (): void => {
+    socket.off("connect", release).off("error", release);
+    closeSync(directory);
+  };
   socket.on("connect", release).on("error", release);
   return socket;
 }
@@ -103,7 +154,9 @@ export class Link {
 
   constructor(socket: Socket) {
     this.socket = socket;
-    socket.on("data", (chunk: Buffer) => { if (!this.#raw) this.#receive(chunk); });
+    socket.on("data", (chunk: Buffer) => {
+      if (!this.#raw) this.#receive(chunk);
+    });
     socket.on("error", () => {});
     const over = (): void => {
       this.closed = true;
@@ -123,19 +176,26 @@ export class Link {
   #receive(chunk: Buffer): void {
     this.#pending = this.#pending.length ? Buffer.concat([this.#pending, chunk]) : chunk;
     while (!this.#raw && this.#pending.length >= 16 && this.#pending.length >= 16 + this.#pending.readUInt32LE(0)) {
-      const size = this.#pending.readUInt32LE(0), id = this.#pending.readUInt32LE(4);
+      const size = this.#pending.readUInt32LE(0),
+        id = this.#pending.readUInt32LE(4);
       const name = NAMES.get(this.#pending.readUInt16LE(8));
       assert.ok(name !== undefined);
       const reply = { name, id, fields: decodeFields(MESSAGES[name].fields, this.#pending.subarray(16, 16 + size)) };
       this.#pending = this.#pending.subarray(16 + size);
       const waiting = this.#waiting.get(id);
-      if (waiting) { this.#waiting.delete(id); waiting.resolve(reply); }
-      else if (id === 0) { this.events.push(reply); for (const waiter of this.#eventWaiters.splice(0)) waiter(reply); }
-      else this.strays.push(reply);
+      if (waiting) {
+        this.#waiting.delete(id);
+        waiting.resolve(reply);
+      } else if (id === 0) {
+        this.events.push(reply);
+        for (const waiter of this.#eventWaiters.splice(0)) waiter(reply);
+      } else this.strays.push(reply);
     }
   }
 
-  get nextId(): number { return this.#id + 1; }
+  get nextId(): number {
+    return this.#id + 1;
+  }
 
   send(name: MessageName, values: Values = {}, timeoutMs = 0): number {
     this.socket.write(frame(name, ++this.#id, values, timeoutMs));
@@ -152,7 +212,11 @@ export class Link {
   /** Expects success of this kind. */
   async ask(name: MessageName, expected: MessageName, values: Values = {}, timeoutMs = 0): Promise<Decoded> {
     const reply = await this.call(name, values, timeoutMs);
-    assert.equal(reply.name, expected, `${reply.name} ${JSON.stringify(reply.fields, (_, v: unknown) => typeof v === "bigint" ? String(v) : v)}`);
+    assert.equal(
+      reply.name,
+      expected,
+      `${reply.name} ${JSON.stringify(reply.fields, (_, v: unknown) => (typeof v === "bigint" ? String(v) : v))}`,
+    );
     if (expected === "report") assert.equal(reply.fields["errno"], 0, String(reply.fields["detail"]));
     return reply.fields;
   }
@@ -160,7 +224,11 @@ export class Link {
   /** Expects a report with this errno. */
   async refused(errno: number, name: MessageName, values: Values = {}, timeoutMs = 0): Promise<string> {
     const reply = await this.call(name, values, timeoutMs);
-    assert.equal(reply.name, "report", JSON.stringify(reply.fields, (_, v: unknown) => typeof v === "bigint" ? String(v) : v));
+    assert.equal(
+      reply.name,
+      "report",
+      JSON.stringify(reply.fields, (_, v: unknown) => (typeof v === "bigint" ? String(v) : v)),
+    );
     assert.equal(reply.fields["errno"], errno, String(reply.fields["detail"]));
     return String(reply.fields["detail"]);
   }
@@ -168,7 +236,12 @@ export class Link {
   event(): Promise<Reply> {
     const first = this.events.shift();
     if (first) return Promise.resolve(first);
-    return new Promise((resolve) => this.#eventWaiters.push((reply) => { this.events.shift(); resolve(reply); }));
+    return new Promise((resolve) =>
+      this.#eventWaiters.push((reply) => {
+        this.events.shift();
+        resolve(reply);
+      }),
+    );
   }
 
   /** From here on the socket is the caller's; what has already come behind the last reply is returned. */
@@ -227,16 +300,24 @@ export function alive(pid: number): boolean {
 }
 
 export function parseRecord(path: string): Record<string, string> {
-  return Object.fromEntries(readFileSync(path, "utf8").trimEnd().split("\n").map((line) => {
-    const space = line.indexOf(" ");
-    return [line.slice(0, space), line.slice(space + 1)];
-  }));
+  return Object.fromEntries(
+    readFileSync(path, "utf8")
+      .trimEnd()
+      .split("\n")
+      .map((line) => {
+        const space = line.indexOf(" ");
+        return [line.slice(0, space), line.slice(space + 1)];
+      }),
+  );
 }
 
 async function ready(child: ChildProcess): Promise<boolean> {
   let said = "";
   return new Promise((resolve) => {
-    child.stdout?.on("data", (chunk: Buffer) => { said += String(chunk); if (said === "ready\n") resolve(true); });
+    child.stdout?.on("data", (chunk: Buffer) => {
+      said += String(chunk);
+      if (said === "ready\n") resolve(true);
+    });
     child.on("exit", () => resolve(false));
   });
 }
@@ -268,14 +349,22 @@ export async function endMonitors(directory: string): Promise<void> {
 
 export async function startServe(directory: string, name = "serve.sock"): Promise<Serve> {
   const socket = join(directory, name);
-  const child = spawn(bosun, ["serve", socket], { stdio: ["pipe", "pipe", "pipe"], env: { ...process.env, BOSUN_TEST: directory } });
+  const child = spawn(bosun, ["serve", socket], {
+    stdio: ["pipe", "pipe", "pipe"],
+    env: { ...process.env, BOSUN_TEST: directory },
+  });
   let stderr = "";
-  child.stderr.on("data", (chunk: Buffer) => { stderr += String(chunk); });
+  child.stderr.on("data", (chunk: Buffer) => {
+    stderr += String(chunk);
+  });
   child.stdin.on("error", () => {});
   const up = await ready(child);
   let count = 0;
   const self: Serve = {
-    directory, socket, process: child, stderr: () => stderr,
+    directory,
+    socket,
+    process: child,
+    stderr: () => stderr,
     async link() {
       const link = await Link.open(socket);
       await link.ask("hello", "welcome", { version: PLAN_VERSION });
@@ -286,7 +375,13 @@ export async function startServe(directory: string, name = "serve.sock"): Promis
       const dir = join(directory, `c${++count}-${child.pid}`);
       const log = join(dir, "log");
       mkdirSync(dir);
-      const created = await link.ask("monitor", "created", { dir, logPath: log, maxLine: 16384, ...options, plan: encoded });
+      const created = await link.ask("monitor", "created", {
+        dir,
+        logPath: log,
+        maxLine: 16384,
+        ...options,
+        plan: encoded,
+      });
       await link.end();
       return containerAt(dir, String(options["logPath"] ?? log), created);
     },
@@ -305,7 +400,9 @@ export async function startServe(directory: string, name = "serve.sock"): Promis
 
 export async function containerAt(dir: string, log: string, created: Decoded): Promise<Container> {
   return {
-    dir, log, created,
+    dir,
+    log,
+    created,
     link: await Link.open(join(dir, "monitor.sock")),
     another: () => Link.open(join(dir, "monitor.sock")),
     record: () => parseRecord(join(dir, "record")),
@@ -324,17 +421,30 @@ export async function collect(link: Link): Promise<Buffer> {
 }
 
 export function openDescriptors(pid: number): string[] {
-  return readdirSync(`/proc/${pid}/fd`).map((fd) => { try { return readlinkSync(`/proc/${pid}/fd/${fd}`); } catch { return ""; } });
+  return readdirSync(`/proc/${pid}/fd`).map((fd) => {
+    try {
+      return readlinkSync(`/proc/${pid}/fd/${fd}`);
+    } catch {
+      return "";
+    }
+  });
 }
 
-export interface LogLine { readonly time: string; readonly stream: string; readonly tag: string; readonly content: Buffer }
+export interface LogLine {
+  readonly time: string;
+  readonly stream: string;
+  readonly tag: string;
+  readonly content: Buffer;
+}
 /** Parses strictly: anything that is not exactly the CRI format fails. */
 export function parseLog(bytes: Buffer): LogLine[] {
   const lines: LogLine[] = [];
   for (let at = 0; at < bytes.length;) {
     const end = bytes.indexOf(10, at);
     assert.ok(end >= 0, "the log ends within an entry");
-    const head = /^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z) (stdout|stderr) ([PF]) /.exec(bytes.toString("latin1", at, Math.min(end, at + 64)) + " ");
+    const head = /^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z) (stdout|stderr) ([PF]) /.exec(
+      bytes.toString("latin1", at, Math.min(end, at + 64)) + " ",
+    );
     assert.ok(head, `not an entry: ${bytes.toString("latin1", at, Math.min(end, at + 80))}`);
     const [whole, time = "", stream = "", tag = ""] = head;
     lines.push({ time, stream, tag, content: bytes.subarray(at + whole.length, end) });
@@ -345,12 +455,20 @@ export function parseLog(bytes: Buffer): LogLine[] {
 
 /** What a stream's writer wrote, from its entries. */
 export function rejoin(lines: readonly LogLine[], stream: string): Buffer {
-  return Buffer.concat(lines.filter((line) => line.stream === stream).flatMap((line) => line.tag === "F" ? [line.content, Buffer.from("\n")] : [line.content]));
+  return Buffer.concat(
+    lines
+      .filter((line) => line.stream === stream)
+      .flatMap((line) => (line.tag === "F" ? [line.content, Buffer.from("\n")] : [line.content])),
+  );
 }
 
 /** The processes that descend from a serve of this directory and have not exec'd: bosun's own. */
 export function ownProcesses(directory: string): string[] {
   return readdirSync("/proc").filter((pid) => {
-    try { return alive(Number(pid)) && readFileSync(`/proc/${pid}/environ`, "latin1").includes(`BOSUN_TEST=${directory}\0`); } catch { return false; }
+    try {
+      return alive(Number(pid)) && readFileSync(`/proc/${pid}/environ`, "latin1").includes(`BOSUN_TEST=${directory}\0`);
+    } catch {
+      return false;
+    }
   });
 }

@@ -20,7 +20,9 @@ async function logOf(t: TestContext, script: string, options: Record<string, num
 
 test("the exact bytes of an entry", async (t) => {
   const start = Date.now();
-  const log = String(await logOf(t, "echo out; sleep 0.02; echo err >&2; sleep 0.02; echo; printf 'a\\r\\n'; printf unfinished"));
+  const log = String(
+    await logOf(t, "echo out; sleep 0.02; echo err >&2; sleep 0.02; echo; printf 'a\\r\\n'; printf unfinished"),
+  );
   const [out, err, empty, cr, unfinished] = log.split("\n");
   const time = /^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z) /;
   assert.equal(out?.replace(time, ""), "stdout F out");
@@ -42,12 +44,18 @@ test("an existing log is appended to", async (t) => {
   const s = await serve(t);
   const log = join(s.directory, "log");
   for (const word of ["one", "two"]) await runToEnd(await s.container(sh(`echo ${word}`), { logPath: log }));
-  assert.deepEqual(parseLog(readFileSync(log)).map((line) => String(line.content)), ["one", "two"]);
+  assert.deepEqual(
+    parseLog(readFileSync(log)).map((line) => String(line.content)),
+    ["one", "two"],
+  );
 });
 
 test("100,000 lines from a fast writer on both streams: nothing lost, order kept, times ascending", async (t) => {
   const lines = parseLog(await logOf(t, "seq 1 100000 & seq 1 50000 >&2; wait"));
-  for (const [stream, count] of [["stdout", 100_000], ["stderr", 50_000]] as const) {
+  for (const [stream, count] of [
+    ["stdout", 100_000],
+    ["stderr", 50_000],
+  ] as const) {
     const mine = lines.filter((line) => line.stream === stream);
     assert.equal(mine.length, count);
     mine.forEach((line, i) => assert.ok(line.tag === "F" && line.content.toString() === String(i + 1)));
@@ -57,17 +65,27 @@ test("100,000 lines from a fast writer on both streams: nothing lost, order kept
 
 test("long lines are split at maxLine; lines of exactly that length are not", async (t) => {
   const one = parseLog(await logOf(t, "head -c 1000000 /dev/zero | tr '\\0' x; echo; echo after"));
-  assert.deepEqual(one.map((line) => [line.tag, line.content.length]), [
-    ...Array.from({ length: 61 }, () => ["P", 16384]), ["F", 1_000_000 - 61 * 16384], ["F", 5],
-  ]);
-  const lengths = parseLog(await logOf(t, "for n in 9 10 11 20 21 30; do head -c $n /dev/zero | tr '\\0' y; echo; done", { maxLine: 10 }));
-  assert.deepEqual(lengths.map((line) => line.tag + line.content.length),
-    ["F9", "F10", "P10", "F1", "P10", "F10", "P10", "P10", "F1", "P10", "P10", "F10"]);
+  assert.deepEqual(
+    one.map((line) => [line.tag, line.content.length]),
+    [...Array.from({ length: 61 }, () => ["P", 16384]), ["F", 1_000_000 - 61 * 16384], ["F", 5]],
+  );
+  const lengths = parseLog(
+    await logOf(t, "for n in 9 10 11 20 21 30; do head -c $n /dev/zero | tr '\\0' y; echo; done", { maxLine: 10 }),
+  );
+  assert.deepEqual(
+    lengths.map((line) => line.tag + line.content.length),
+    ["F9", "F10", "P10", "F1", "P10", "F10", "P10", "P10", "F1", "P10", "P10", "F10"],
+  );
 });
 
 test("a line that comes in pieces is one entry", async (t) => {
-  const lines = parseLog(await logOf(t, "printf a; sleep 0.03; printf b; sleep 0.03; echo c; printf tail; sleep 0.03; printf end"));
-  assert.deepEqual(lines.map((line) => line.tag + line.content), ["Fabc", "Ptailend"]);
+  const lines = parseLog(
+    await logOf(t, "printf a; sleep 0.03; printf b; sleep 0.03; echo c; printf tail; sleep 0.03; printf end"),
+  );
+  assert.deepEqual(
+    lines.map((line) => line.tag + line.content),
+    ["Fabc", "Ptailend"],
+  );
 });
 
 test("binary output survives", async (t) => {
@@ -83,7 +101,10 @@ test("binary output survives", async (t) => {
 
 test("what another process still writes after the exit, for a moment, is there", async (t) => {
   const lines = parseLog(await logOf(t, "(sleep 0.05; echo late) & echo early"));
-  assert.deepEqual(lines.map((line) => String(line.content)), ["early", "late"]);
+  assert.deepEqual(
+    lines.map((line) => String(line.content)),
+    ["early", "late"],
+  );
 });
 
 test("a process that keeps the output open does not hold up the exit for long", async (t) => {
@@ -119,7 +140,11 @@ test("rotation during output: every line once, whole, in one of the files", asyn
 test("reopening where it cannot be is an answer, and the old file goes on", async (t) => {
   const s = await serve(t);
   mkdirSync(join(s.directory, "logs"));
-  const c = await s.container(sh("read x; echo after; read x"), { logPath: join(s.directory, "logs", "log"), stdin: 1, stdinOnce: 1 });
+  const c = await s.container(sh("read x; echo after; read x"), {
+    logPath: join(s.directory, "logs", "log"),
+    stdin: 1,
+    stdinOnce: 1,
+  });
   await c.link.ask("start", "state");
   renameSync(join(s.directory, "logs"), join(s.directory, "moved"));
   const reply = await c.link.call("reopen_log");
@@ -136,12 +161,19 @@ test("reopening where it cannot be is an answer, and the old file goes on", asyn
 });
 
 /** A log on a file system of 64 KiB with this much ballast. */
-async function onSmallDisk(t: TestContext, script: string, ballast: number, body: (c: Container, ballastPath: string, logPath: string) => Promise<void>): Promise<void> {
+async function onSmallDisk(
+  t: TestContext,
+  script: string,
+  ballast: number,
+  body: (c: Container, ballastPath: string, logPath: string) => Promise<void>,
+): Promise<void> {
   const s = await serve(t);
   const disk = join(s.directory, "disk");
   mkdirSync(disk);
   const link = await s.link();
-  await link.ask("run", "report", { plan: plan(["mount", { source: "tmpfs", target: disk, fstype: "tmpfs", flags: 0n, data: "size=256k" }]) });
+  await link.ask("run", "report", {
+    plan: plan(["mount", { source: "tmpfs", target: disk, fstype: "tmpfs", flags: 0n, data: "size=256k" }]),
+  });
   try {
     writeFileSync(join(disk, "ballast"), Buffer.alloc(ballast));
     const c = await s.container(sh(script), { logPath: join(disk, "log") } as never);
@@ -164,7 +196,10 @@ test("a full disk: the container waits, the file holds whole entries, and with s
     truncateSync(ballast, 0);
     const { fields } = await c.link.event();
     assert.deepEqual([fields["code"], fields["lost"]], [3, 0n]);
-    assert.deepEqual(parseLog(readFileSync(log)).map((line) => Number(line.content)), Array.from({ length: 4000 }, (_, i) => i + 1));
+    assert.deepEqual(
+      parseLog(readFileSync(log)).map((line) => Number(line.content)),
+      Array.from({ length: 4000 }, (_, i) => i + 1),
+    );
   });
 });
 
@@ -178,7 +213,10 @@ test("a full disk and rotation: what waited goes to the new file, whole", async 
     await c.link.ask("reopen_log", "report");
     await c.link.event();
     const lines = [...parseLog(readFileSync(`${log}.1`)), ...parseLog(readFileSync(log))];
-    assert.deepEqual(lines.map((line) => Number(line.content)), Array.from({ length: 4000 }, (_, i) => i + 1));
+    assert.deepEqual(
+      lines.map((line) => Number(line.content)),
+      Array.from({ length: 4000 }, (_, i) => i + 1),
+    );
   });
 });
 

@@ -1,20 +1,49 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { constants } from "node:os";
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { test, type TestContext } from "node:test";
-import { STREAM } from "../../kernel/src/orders/messages.ts";
-import { PLAN_VERSION } from "../../kernel/src/orders/table.ts";
+import { STREAM } from "@berth/kernel";
+import { PLAN_VERSION } from "@berth/kernel";
 import { bosun } from "./bosun.ts";
 import {
-  alive, CLONE, collect, type Container, container, endMonitors, exec, frame, Link, openDescriptors, ownProcesses, parseLog, parseRecord, plan, rejoin, serve, sh, shProcess,
-  startServe, until,
+  alive,
+  CLONE,
+  collect,
+  type Container,
+  container,
+  endMonitors,
+  exec,
+  frame,
+  Link,
+  openDescriptors,
+  ownProcesses,
+  parseLog,
+  parseRecord,
+  plan,
+  rejoin,
+  serve,
+  sh,
+  shProcess,
+  startServe,
+  until,
 } from "./client.ts";
 
 const { EPROTO, ECANCELED, ETIMEDOUT, ENOENT, ESRCH, EALREADY, EPIPE, ENOTTY, EINVAL } = constants.errno;
-const CREATED = 1, RUNNING = 2, EXITED = 3;
+const CREATED = 1,
+  RUNNING = 2,
+  EXITED = 3;
 
 /** Starts the container and returns its exit event. */
 async function runToEnd(c: Container): Promise<Record<string, unknown>> {
@@ -38,7 +67,13 @@ async function started(t: TestContext, script: string, options: object = {}): Pr
   return c;
 }
 
-const syncExec = (script: string, more: object = {}) => ({ sync: 1, limit: 1 << 20, drainMs: 200, plan: shProcess(script), ...more });
+const syncExec = (script: string, more: object = {}) => ({
+  sync: 1,
+  limit: 1 << 20,
+  drainMs: 200,
+  plan: shProcess(script),
+  ...more,
+});
 
 test("a container's life: created, running, exited; record, events and exit codes agree", async (t) => {
   const s = await serve(t);
@@ -47,19 +82,37 @@ test("a container's life: created, running, exited; record, events and exit code
   assert.equal(statSync(join(c.dir, "monitor.sock")).mode & 0o777, 0o600);
   assert.equal((await c.link.ask("query", "state"))["phase"], CREATED);
   assert.equal(c.record()["phase"], "created");
-  assert.equal(c.record()["pid_start"], readFileSync(`/proc/${c.created["pid"]}/stat`, "latin1").split(") ")[1]?.split(" ")[19]);
+  assert.equal(
+    c.record()["pid_start"],
+    readFileSync(`/proc/${c.created["pid"]}/stat`, "latin1").split(") ")[1]?.split(" ")[19],
+  );
   assert.equal(readFileSync(`/proc/${c.created["monitorPid"]}/comm`, "utf8"), "bosun-monitor\n");
   const watcher = await c.another();
   assert.equal((await watcher.ask("watch", "state"))["phase"], CREATED);
   const running = await c.link.ask("start", "state");
   assert.equal(running["phase"], RUNNING);
   const { fields } = await watcher.event();
-  assert.deepEqual([fields["phase"], fields["code"], fields["signal"], fields["oom"], fields["lost"]], [EXITED, 42, 0, 0, 0n]);
-  const times = [before, fields["createdAt"], fields["startedAt"], fields["finishedAt"], BigInt(Date.now() + 1) * 1_000_000n] as bigint[];
-  assert.deepEqual([...times].sort((a, b) => (a < b ? -1 : a > b ? 1 : 0)), times);
+  assert.deepEqual(
+    [fields["phase"], fields["code"], fields["signal"], fields["oom"], fields["lost"]],
+    [EXITED, 42, 0, 0, 0n],
+  );
+  const times = [
+    before,
+    fields["createdAt"],
+    fields["startedAt"],
+    fields["finishedAt"],
+    BigInt(Date.now() + 1) * 1_000_000n,
+  ] as bigint[];
+  assert.deepEqual(
+    [...times].sort((a, b) => (a < b ? -1 : a > b ? 1 : 0)),
+    times,
+  );
   await c.gone();
   const record = c.record();
-  assert.deepEqual([record["phase"], record["code"], record["signal"], record["finished_at"]], ["exited", "42", "0", String(fields["finishedAt"])]);
+  assert.deepEqual(
+    [record["phase"], record["code"], record["signal"], record["finished_at"]],
+    ["exited", "42", "0", String(fields["finishedAt"])],
+  );
   assert.deepEqual(readdirSync(c.dir).sort(), ["log", "record"]);
 });
 
@@ -116,31 +169,50 @@ test("a plan that fails leaves nothing: no process, socket or record", async (t)
     const dir = mkdtempSync(join(s.directory, "m"));
     const { name, fields } = await link.call("monitor", { dir, logPath: join(dir, "log"), plan: encoded });
     assert.equal(name, "report");
-    if (errno !== undefined) assert.deepEqual([fields["errno"], fields["order"]], [errno, order], String(fields["detail"]));
+    if (errno !== undefined)
+      assert.deepEqual([fields["errno"], fields["order"]], [errno, order], String(fields["detail"]));
     assert.deepEqual(readdirSync(dir), ["log"]);
   }
-  assert.match(await link.refused(ENOENT, "monitor", { dir: join(s.directory, "none"), plan: sh("exit") }), /directory/);
+  assert.match(
+    await link.refused(ENOENT, "monitor", { dir: join(s.directory, "none"), plan: sh("exit") }),
+    /directory/,
+  );
   const dir = mkdtempSync(join(s.directory, "m"));
-  assert.match(await link.refused(ENOENT, "monitor", { dir, logPath: "/no/such/dir/log", plan: sh("exit") }), /open \/no\/such\/dir\/log/);
+  assert.match(
+    await link.refused(ENOENT, "monitor", { dir, logPath: "/no/such/dir/log", plan: sh("exit") }),
+    /open \/no\/such\/dir\/log/,
+  );
   assert.deepEqual(readdirSync(dir), []);
   await link.end();
 });
 
 test("a creation that hangs is undone at its time-out, by cancel, with the connection and with serve", async (t) => {
   const directory = mkdtempSync(join(tmpdir(), "bosun-serve-"));
-  t.after(async () => { await endMonitors(directory); rmSync(directory, { recursive: true, force: true }); });
+  t.after(async () => {
+    await endMonitors(directory);
+    rmSync(directory, { recursive: true, force: true });
+  });
   const s = await startServe(directory);
   const link = await s.link();
   const fifo = join(s.directory, "fifo");
   await link.ask("spawn", "spawned", { argv: ["/usr/bin/mkfifo", fifo] });
   const open = ["open", { slot: 0, path: fifo, flags: 0n }] as const;
   for (const hang of [plan(CLONE, open, ["park"], exec("/bin/true")), plan(open, CLONE, ["park"], exec("/bin/true"))]) {
-    const request = () => { const dir = mkdtempSync(join(directory, "m")); return { dir, plan: hang }; };
-    const pidOf = async (dir: string) => { await until("it is being made", () => existsSync(join(dir, "record"))); return Number(/monitor_pid (\d+)/.exec(readFileSync(join(dir, "record"), "utf8"))?.[1]); };
-    const a = request(), b = request(), c = request();
+    const request = () => {
+      const dir = mkdtempSync(join(directory, "m"));
+      return { dir, plan: hang };
+    };
+    const pidOf = async (dir: string) => {
+      await until("it is being made", () => existsSync(join(dir, "record")));
+      return Number(/monitor_pid (\d+)/.exec(readFileSync(join(dir, "record"), "utf8"))?.[1]);
+    };
+    const a = request(),
+      b = request(),
+      c = request();
     await link.refused(ETIMEDOUT, "monitor", a, 150);
     assert.deepEqual(readdirSync(a.dir), []);
-    const id = link.nextId, cancelled = link.refused(ECANCELED, "monitor", b);
+    const id = link.nextId,
+      cancelled = link.refused(ECANCELED, "monitor", b);
     await pidOf(b.dir);
     link.send("cancel", { id });
     await cancelled;
@@ -160,13 +232,19 @@ test("a creation that hangs is undone at its time-out, by cancel, with the conne
 
 test("kill -9 of serve during creation: the monitor undoes what it has made", async (t) => {
   const directory = mkdtempSync(join(tmpdir(), "bosun-serve-"));
-  t.after(async () => { await endMonitors(directory); rmSync(directory, { recursive: true, force: true }); });
+  t.after(async () => {
+    await endMonitors(directory);
+    rmSync(directory, { recursive: true, force: true });
+  });
   const s = await startServe(directory);
   const link = await s.link();
   const fifo = join(directory, "fifo");
   await link.ask("spawn", "spawned", { argv: ["/usr/bin/mkfifo", fifo] });
   const dir = mkdtempSync(join(directory, "m"));
-  link.send("monitor", { dir, plan: plan(CLONE, ["open", { slot: 0, path: fifo, flags: 0n }], ["park"], exec("/bin/true")) });
+  link.send("monitor", {
+    dir,
+    plan: plan(CLONE, ["open", { slot: 0, path: fifo, flags: 0n }], ["park"], exec("/bin/true")),
+  });
   await until("it is being made", () => existsSync(join(dir, "record")));
   s.process.kill("SIGKILL");
   await until("it is undone", () => readdirSync(dir).length === 0);
@@ -175,8 +253,12 @@ test("kill -9 of serve during creation: the monitor undoes what it has made", as
 
 test("kill -9 of serve at any moment of creation: a container that can be reached, or nothing", async (t) => {
   const directory = mkdtempSync(join(tmpdir(), "bosun-serve-"));
-  t.after(async () => { await endMonitors(directory); rmSync(directory, { recursive: true, force: true }); });
-  let kept = 0, undone = 0;
+  t.after(async () => {
+    await endMonitors(directory);
+    rmSync(directory, { recursive: true, force: true });
+  });
+  let kept = 0,
+    undone = 0;
   for (let round = 0; round < 24; round++) {
     const s = await startServe(directory);
     const link = await s.link();
@@ -188,11 +270,16 @@ test("kill -9 of serve at any moment of creation: a container that can be reache
     await once(s.process, "exit");
     await link.end();
     for (const dir of dirs) {
-      const settled = () => readdirSync(dir).length === 0 || (existsSync(join(dir, "record")) && parseRecord(join(dir, "record"))["phase"] === "created");
+      const settled = () =>
+        readdirSync(dir).length === 0 ||
+        (existsSync(join(dir, "record")) && parseRecord(join(dir, "record"))["phase"] === "created");
       await until("the monitor has settled", settled);
       // One that has not heard that its answer was taken is still about to undo all.
       await new Promise((resolve) => setTimeout(resolve, 20));
-      if (readdirSync(dir).length === 0) { undone++; continue; }
+      if (readdirSync(dir).length === 0) {
+        undone++;
+        continue;
+      }
       const { pid, monitor_pid } = parseRecord(join(dir, "record"));
       const monitor = await Link.open(join(dir, "monitor.sock"));
       assert.equal((await monitor.ask("query", "state"))["pid"], Number(pid));
@@ -209,16 +296,24 @@ test("kill -9 of serve at any moment of creation: a container that can be reache
 
 test("kill -9 of serve and of the client under a running monitor: logs go on, the record is right", async (t) => {
   const directory = mkdtempSync(join(tmpdir(), "bosun-serve-"));
-  t.after(async () => { await endMonitors(directory); rmSync(directory, { recursive: true, force: true }); });
+  t.after(async () => {
+    await endMonitors(directory);
+    rmSync(directory, { recursive: true, force: true });
+  });
   const s = await startServe(directory);
-  const c = await s.container(sh("i=0; while [ $i -lt 300 ]; do echo line $i; i=$((i+1)); [ $((i%50)) = 0 ] && sleep 0.02; done; exit 9"));
+  const c = await s.container(
+    sh("i=0; while [ $i -lt 300 ]; do echo line $i; i=$((i+1)); [ $((i%50)) = 0 ] && sleep 0.02; done; exit 9"),
+  );
   await c.link.ask("start", "state");
   s.process.kill("SIGKILL");
   c.link.socket.destroy();
   await c.gone();
   assert.deepEqual([c.record()["phase"], c.record()["code"]], ["exited", "9"]);
   const lines = parseLog(c.logged());
-  assert.deepEqual(lines.map((line) => String(line.content)), Array.from({ length: 300 }, (_, i) => `line ${i}`));
+  assert.deepEqual(
+    lines.map((line) => String(line.content)),
+    Array.from({ length: 300 }, (_, i) => `line ${i}`),
+  );
   assert.equal(existsSync(join(c.dir, "monitor.sock")), false);
 });
 
@@ -231,7 +326,11 @@ test("kill -9 of the monitor while its process is parked ends the process", asyn
 
 test("stdin, stdout and stderr attached by several clients; one that vanishes is dropped", async (t) => {
   const c = await (await serve(t)).container(sh("cat; echo bye >&2"), { stdin: 1, stdinOnce: 1 });
-  const outs = await Promise.all([attach(c, 0, STREAM.stdout), attach(c, 0, STREAM.stdout), attach(c, 0, STREAM.stdout)]);
+  const outs = await Promise.all([
+    attach(c, 0, STREAM.stdout),
+    attach(c, 0, STREAM.stdout),
+    attach(c, 0, STREAM.stdout),
+  ]);
   const err = await attach(c, 0, STREAM.stderr);
   const input = await attach(c, 0, STREAM.stdin);
   const collected = [outs[0], outs[1]].map((link) => collect(link as Link));
@@ -254,7 +353,9 @@ test("stdin of many clients in turn stays open without stdinOnce, and bytes righ
   const all = collect(out);
   for (const word of ["one", "two", "end"]) {
     const link = await c.another();
-    link.socket.end(Buffer.concat([frame("attach", 1, { session: 0, stream: STREAM.stdin }), Buffer.from(`${word}\n`)]));
+    link.socket.end(
+      Buffer.concat([frame("attach", 1, { session: 0, stream: STREAM.stdin }), Buffer.from(`${word}\n`)]),
+    );
     await once(link.socket, "end");
   }
   assert.equal(String(await all), "got one\ngot two\ngot end\n");
@@ -302,14 +403,20 @@ test("no stdin: end of file at once; attach is refused", async (t) => {
 test("exec_sync: outputs, codes, limits, failure", async (t) => {
   const c = await started(t, "sleep 1000");
   const ok = await c.link.ask("exec", "execed", syncExec("echo out; echo err >&2; exit 3"));
-  assert.deepEqual([ok["code"], String(ok["stdout"]), String(ok["stderr"]), ok["truncated"], ok["timedOut"]], [3, "out\n", "err\n", 0, 0]);
+  assert.deepEqual(
+    [ok["code"], String(ok["stdout"]), String(ok["stderr"]), ok["truncated"], ok["timedOut"]],
+    [3, "out\n", "err\n", 0, 0],
+  );
   const killed = await c.link.ask("exec", "execed", syncExec("kill -9 $$"));
   assert.deepEqual([killed["code"], killed["signal"]], [137, 9]);
   const long = await c.link.ask("exec", "execed", syncExec("head -c 3000000 /dev/zero", { limit: 100_000 }));
   assert.deepEqual([(long["stdout"] as Buffer).length, long["truncated"], long["code"]], [100_000, 1, 0]);
   const all = await c.link.ask("exec", "execed", syncExec("head -c 4000000 /dev/zero", { limit: 16 << 20 }));
   assert.equal((all["stdout"] as Buffer).length, 4_000_000);
-  assert.match(await c.link.refused(ENOENT, "exec", { ...syncExec(""), plan: plan(CLONE, exec("/no/such")) }), /no\/such/);
+  assert.match(
+    await c.link.refused(ENOENT, "exec", { ...syncExec(""), plan: plan(CLONE, exec("/no/such")) }),
+    /no\/such/,
+  );
 });
 
 test("exec_sync: the time-out kills the process and its group; what it wrote before is there", async (t) => {
@@ -319,24 +426,45 @@ test("exec_sync: the time-out kills the process and its group; what it wrote bef
   const late = await c.link.ask("exec", "execed", syncExec(`echo early; sleep ${mark} & sleep ${mark}`), 200);
   assert.deepEqual([late["timedOut"], late["code"], String(late["stdout"])], [1, 137, "early\n"]);
   assert.ok(Date.now() - start < 1500);
-  assert.deepEqual(readdirSync("/proc").filter((pid) => { try { return readFileSync(`/proc/${pid}/cmdline`, "latin1").includes(mark) && alive(Number(pid)); } catch { return false; } }), []);
+  assert.deepEqual(
+    readdirSync("/proc").filter((pid) => {
+      try {
+        return readFileSync(`/proc/${pid}/cmdline`, "latin1").includes(mark) && alive(Number(pid));
+      } catch {
+        return false;
+      }
+    }),
+    [],
+  );
 });
 
 test("exec_sync: a grandchild that keeps the output open is waited for no longer than drainMs", async (t) => {
   const c = await started(t, "sleep 1000");
   const start = Date.now();
-  const done = await c.link.ask("exec", "execed", syncExec("echo now; (setsid sleep 3; echo never) & exit 0", { drainMs: 150 }));
+  const done = await c.link.ask(
+    "exec",
+    "execed",
+    syncExec("echo now; (setsid sleep 3; echo never) & exit 0", { drainMs: 150 }),
+  );
   assert.deepEqual([done["code"], String(done["stdout"]), done["timedOut"]], [0, "now\n", 0]);
   assert.ok(Date.now() - start < 1500);
   const soon = await c.link.ask("exec", "execed", syncExec("(sleep 0.05; echo soon) & exit 0", { drainMs: 2000 }));
   assert.equal(String(soon["stdout"]), "soon\n");
-  const full = await c.link.ask("exec", "execed", syncExec("head -c 60000 /dev/zero; setsid sleep 3 & exit 0", { drainMs: 0 }));
+  const full = await c.link.ask(
+    "exec",
+    "execed",
+    syncExec("head -c 60000 /dev/zero; setsid sleep 3 & exit 0", { drainMs: 0 }),
+  );
   assert.equal((full["stdout"] as Buffer).length, 60_000, "what is in the pipe is never lost");
 });
 
 test("exec_sync: 50 at once", async (t) => {
   const c = await started(t, "sleep 1000");
-  const answers = await Promise.all(Array.from({ length: 50 }, (_, i) => c.link.ask("exec", "execed", syncExec(`sleep 0.0$((${i} % 5)); echo ${i}; exit ${i}`))));
+  const answers = await Promise.all(
+    Array.from({ length: 50 }, (_, i) =>
+      c.link.ask("exec", "execed", syncExec(`sleep 0.0$((${i} % 5)); echo ${i}; exit ${i}`)),
+    ),
+  );
   answers.forEach((answer, i) => assert.deepEqual([answer["code"], String(answer["stdout"])], [i, `${i}\n`]));
   const pid = Number(c.created["monitorPid"]);
   await until("nothing of them is left", () => openDescriptors(pid).length <= 10);
@@ -345,9 +473,14 @@ test("exec_sync: 50 at once", async (t) => {
 test("exec_sync: cancel and a client that vanishes kill the process", async (t) => {
   const c = await started(t, "sleep 1000");
   const run = (file: string) => syncExec(`echo $$ > ${file}; exec sleep 1000`);
-  const pidIn = async (file: string) => { await until("it runs", () => existsSync(file) && readFileSync(file, "utf8").endsWith("\n")); return Number(readFileSync(file, "utf8")); };
-  const a = join(c.dir, "a"), b = join(c.dir, "b");
-  const id = c.link.nextId, cancelled = c.link.refused(ECANCELED, "exec", run(a));
+  const pidIn = async (file: string) => {
+    await until("it runs", () => existsSync(file) && readFileSync(file, "utf8").endsWith("\n"));
+    return Number(readFileSync(file, "utf8"));
+  };
+  const a = join(c.dir, "a"),
+    b = join(c.dir, "b");
+  const id = c.link.nextId,
+    cancelled = c.link.refused(ECANCELED, "exec", run(a));
   const first = await pidIn(a);
   c.link.send("cancel", { id });
   await cancelled;
@@ -362,11 +495,15 @@ test("exec_sync: cancel and a client that vanishes kill the process", async (t) 
 test("streaming exec: nothing is read before it is attached; stdin's end is passed on; wait tells the code", async (t) => {
   const c = await started(t, "sleep 1000");
   const streams = STREAM.stdin | STREAM.stdout | STREAM.stderr;
-  const { session, pid } = await c.link.ask("exec", "session", { streams, plan: shProcess("echo first; cat; echo last >&2; exit 6") });
+  const { session, pid } = await c.link.ask("exec", "session", {
+    streams,
+    plan: shProcess("echo first; cat; echo last >&2; exit 6"),
+  });
   assert.ok(alive(Number(pid)));
   const waiting = c.link.ask("wait", "execed", { session: Number(session) });
   await new Promise((resolve) => setTimeout(resolve, 30));
-  const out = collect(await attach(c, Number(session), STREAM.stdout)), err = collect(await attach(c, Number(session), STREAM.stderr));
+  const out = collect(await attach(c, Number(session), STREAM.stdout)),
+    err = collect(await attach(c, Number(session), STREAM.stderr));
   const input = await attach(c, Number(session), STREAM.stdin);
   input.socket.end("through\n");
   assert.equal(String(await out), "first\nthrough\n");
@@ -388,7 +525,10 @@ test("streaming exec: kill, a failing plan, a late wait, an owner that vanishes"
   await c.link.ask("kill", "report", { session: Number(session), signal: 15 });
   assert.equal((await c.link.ask("wait", "execed", { session: Number(session) }))["code"], 143);
   const owner = await c.another();
-  const orphan = await owner.ask("exec", "session", { streams: STREAM.stdin | STREAM.stdout, plan: shProcess("head -c 1000000 /dev/zero; cat") });
+  const orphan = await owner.ask("exec", "session", {
+    streams: STREAM.stdin | STREAM.stdout,
+    plan: shProcess("head -c 1000000 /dev/zero; cat"),
+  });
   await owner.end();
   await until("it does not wait for streams that nobody can attach", () => !alive(Number(orphan["pid"])));
   await c.link.refused(ESRCH, "wait", { session: Number(orphan["session"]) });
@@ -406,14 +546,26 @@ test("the container's end ends its further processes, and they are answered", as
   await c.gone();
 });
 
-const consolePlan = (script: string, park: boolean): Buffer => plan(
-  ["open", { slot: 1, path: "/", flags: 0o10000000n }],
-  CLONE, ["setsid"], ["console", { root: 1, rows: 24, columns: 80 }], ...(park ? [["park"] as const] : []), exec("/bin/sh", "-c", script));
+const consolePlan = (script: string, park: boolean): Buffer =>
+  plan(
+    ["open", { slot: 1, path: "/", flags: 0o10000000n }],
+    CLONE,
+    ["setsid"],
+    ["console", { root: 1, rows: 24, columns: 80 }],
+    ...(park ? [["park"] as const] : []),
+    exec("/bin/sh", "-c", script),
+  );
 
 test("a terminal: size, resize, echo, logged as stdout, one stream", async (t) => {
   const s = await serve(t);
-  const c = await s.container(consolePlan("stty size; tty; read x; stty size; read y; echo done; exit 3", true), { terminal: 1, rows: 24, columns: 80, stdin: 1 });
-  const out = await attach(c, 0, STREAM.stdout), input = await attach(c, 0, STREAM.stdin);
+  const c = await s.container(consolePlan("stty size; tty; read x; stty size; read y; echo done; exit 3", true), {
+    terminal: 1,
+    rows: 24,
+    columns: 80,
+    stdin: 1,
+  });
+  const out = await attach(c, 0, STREAM.stdout),
+    input = await attach(c, 0, STREAM.stdin);
   const parts: Buffer[] = [out.raw()];
   out.socket.on("data", (chunk: Buffer) => parts.push(chunk));
   const seen = () => String(Buffer.concat(parts));
@@ -438,7 +590,13 @@ test("a terminal: size, resize, echo, logged as stdout, one stream", async (t) =
 
 test("a terminal in exec", async (t) => {
   const c = await started(t, "sleep 1000");
-  const { session } = await c.link.ask("exec", "session", { terminal: 1, rows: 10, columns: 20, streams: STREAM.stdin | STREAM.stdout, plan: consolePlan("stty -echo; stty size; read x; echo $x", false) });
+  const { session } = await c.link.ask("exec", "session", {
+    terminal: 1,
+    rows: 10,
+    columns: 20,
+    streams: STREAM.stdin | STREAM.stdout,
+    plan: consolePlan("stty -echo; stty size; read x; echo $x", false),
+  });
   const out = collect(await attach(c, Number(session), STREAM.stdout));
   const input = await attach(c, Number(session), STREAM.stdin);
   input.socket.write("word\n");
@@ -448,14 +606,21 @@ test("a terminal in exec", async (t) => {
 
 test("a process that lets go of its terminal for a while keeps it", async (t) => {
   const s = await serve(t);
-  const c = await s.container(consolePlan("t=$(tty); exec 0<&- 1>&- 2>&-; sleep 0.1; exec >$t; echo back", true), { terminal: 1 });
+  const c = await s.container(consolePlan("t=$(tty); exec 0<&- 1>&- 2>&-; sleep 0.1; exec >$t; echo back", true), {
+    terminal: 1,
+  });
   await runToEnd(c);
   assert.equal(String(rejoin(parseLog(c.logged()), "stdout")), "back\r\n");
 });
 
 test("garbage at the monitor's socket closes that connection only", async (t) => {
   const c = await started(t, "sleep 1000");
-  for (const bytes of [Buffer.from("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"), frame("run", 1, { plan: plan() }), frame("kill", 1, { session: 0, signal: 0 }).fill(9, 0, 1), Buffer.alloc(64, 0xff)]) {
+  for (const bytes of [
+    Buffer.from("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+    frame("run", 1, { plan: plan() }),
+    frame("kill", 1, { session: 0, signal: 0 }).fill(9, 0, 1),
+    Buffer.alloc(64, 0xff),
+  ]) {
     const bad = await c.another();
     bad.socket.write(bytes);
     bad.socket.end();
@@ -470,7 +635,11 @@ test("garbage at the monitor's socket closes that connection only", async (t) =>
 
 test("a counter that grew marks the exit as an OOM kill", async (t) => {
   const s = await serve(t);
-  for (const [script, oom] of [["printf 'low 0\\noom 1\\noom_kill 4\\n' > FILE", 1], ["printf 'oom_kill 3\\noom_kill_disable 9\\n' > FILE", 0], ["true", 0]] as const) {
+  for (const [script, oom] of [
+    ["printf 'low 0\\noom 1\\noom_kill 4\\n' > FILE", 1],
+    ["printf 'oom_kill 3\\noom_kill_disable 9\\n' > FILE", 0],
+    ["true", 0],
+  ] as const) {
     const file = join(s.directory, "memory.events");
     writeFileSync(file, "low 0\noom 0\noom_kill 3\noom_group_kill 0\n");
     const c = await s.container(sh(script.replace("FILE", file)), { oomFile: file, oomKey: "oom_kill" });
@@ -484,7 +653,9 @@ test("the record cannot be written: the monitor keeps the exit until it can", as
   const dir = join(s.directory, "full");
   mkdirSync(dir);
   const link = await s.link();
-  await link.ask("run", "report", { plan: plan(["mount", { source: "tmpfs", target: dir, fstype: "tmpfs", flags: 0n, data: "size=64k" }]) });
+  await link.ask("run", "report", {
+    plan: plan(["mount", { source: "tmpfs", target: dir, fstype: "tmpfs", flags: 0n, data: "size=64k" }]),
+  });
   const created = await link.ask("monitor", "created", { dir, plan: sh("exit 8") });
   assert.equal(writeUntilFull(join(dir, "ballast")), true);
   const monitor = await Link.open(join(dir, "monitor.sock"));

@@ -1,23 +1,59 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { constants } from "node:os";
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, readlinkSync, rmSync, rmdirSync, statSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  readlinkSync,
+  rmSync,
+  rmdirSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
-import { PLAN_VERSION } from "../../kernel/src/orders/table.ts";
-import { alive, connectTo, ENV, endMonitors, frame, Link, openDescriptors, plan, serve, sh, startServe, until } from "./client.ts";
+import { PLAN_VERSION } from "@berth/kernel";
+import {
+  alive,
+  connectTo,
+  ENV,
+  endMonitors,
+  frame,
+  Link,
+  openDescriptors,
+  plan,
+  serve,
+  sh,
+  startServe,
+  until,
+} from "./client.ts";
 
 const { EPROTO, ECANCELED, ETIMEDOUT, ENOENT, EACCES, EEXIST, EINVAL } = constants.errno;
 
 /** The command lines of the processes that have `marker` in theirs. */
 function running(marker: string): string[] {
-  return readdirSync("/proc").filter((name) => /^\d+$/.test(name)).map((pid) => {
-    try { return alive(Number(pid)) ? readFileSync(`/proc/${pid}/cmdline`, "latin1") : ""; } catch { return ""; }
-  }).filter((line) => line.includes(marker));
+  return readdirSync("/proc")
+    .filter((name) => /^\d+$/.test(name))
+    .map((pid) => {
+      try {
+        return alive(Number(pid)) ? readFileSync(`/proc/${pid}/cmdline`, "latin1") : "";
+      } catch {
+        return "";
+      }
+    })
+    .filter((line) => line.includes(marker));
 }
 
-const spawnValues = (script: string, more: object = {}) => ({ argv: ["/bin/sh", "-c", script], env: ENV, limit: 1 << 20, ...more });
+const spawnValues = (script: string, more: object = {}) => ({
+  argv: ["/bin/sh", "-c", script],
+  env: ENV,
+  limit: 1 << 20,
+  ...more,
+});
 let marks = 0;
 /** A number of seconds to sleep that nobody else sleeps. */
 const uniqueSleep = () => `1000.${process.pid}${++marks}`;
@@ -27,7 +63,10 @@ test("a plan is run in a worker and its outputs come back", async (t) => {
   const link = await s.link();
   writeFileSync(join(s.directory, "file"), "content");
   const reply = await link.ask("run", "report", {
-    plan: plan(["open", { slot: 0, path: s.directory, flags: 0o10000000n }], ["read_in", { root: 0, path: "file", max: 100 }]),
+    plan: plan(
+      ["open", { slot: 0, path: s.directory, flags: 0o10000000n }],
+      ["read_in", { root: 0, path: "file", max: 100 }],
+    ),
   });
   assert.match(String(reply["outputs"]), /content/);
   const failing = await link.call("run", { plan: plan(["mkdir", { path: join(s.directory, "file"), mode: 0o755 }]) });
@@ -51,9 +90,17 @@ test("a worker is killed at its time-out, by cancel and with its connection; oth
   await late;
   const other = await s.link();
   other.send("run", { plan: hang });
-  const workers = () => readdirSync("/proc").filter((pid) => {
-    try { return readFileSync(`/proc/${pid}/stat`, "latin1").includes(`(bosun-worker) `) && readFileSync(`/proc/${pid}/stat`, "latin1").includes(` ${s.process.pid} `); } catch { return false; }
-  });
+  const workers = () =>
+    readdirSync("/proc").filter((pid) => {
+      try {
+        return (
+          readFileSync(`/proc/${pid}/stat`, "latin1").includes(`(bosun-worker) `) &&
+          readFileSync(`/proc/${pid}/stat`, "latin1").includes(` ${s.process.pid} `)
+        );
+      } catch {
+        return false;
+      }
+    });
   await until("the worker is there", () => workers().length === 1);
   await other.end();
   await until("no worker is left", () => workers().length === 0);
@@ -62,15 +109,22 @@ test("a worker is killed at its time-out, by cancel and with its connection; oth
 
 test("a worker that cannot die is abandoned at its time-out", async (t) => {
   const freezer = "/sys/fs/cgroup/freezer";
-  if (!existsSync(join(freezer, "tasks"))) return t.skip("needs the v1 freezer, in which a frozen process does not die of SIGKILL");
+  if (!existsSync(join(freezer, "tasks")))
+    return t.skip("needs the v1 freezer, in which a frozen process does not die of SIGKILL");
   const s = await serve(t);
   const link = await s.link();
-  const fifo = join(s.directory, "fifo"), group = join(freezer, `bosun-test-${process.pid}`);
+  const fifo = join(s.directory, "fifo"),
+    group = join(freezer, `bosun-test-${process.pid}`);
   await link.ask("spawn", "spawned", { argv: ["mkfifo", fifo], env: ENV });
   mkdirSync(group);
   try {
     const start = Date.now();
-    const late = link.refused(ETIMEDOUT, "run", { plan: plan(["join_cgroup", { path: group }], ["open", { slot: 0, path: fifo, flags: 0n }]) }, 300);
+    const late = link.refused(
+      ETIMEDOUT,
+      "run",
+      { plan: plan(["join_cgroup", { path: group }], ["open", { slot: 0, path: fifo, flags: 0n }]) },
+      300,
+    );
     await until("it is in the group", () => readFileSync(join(group, "tasks"), "utf8") !== "");
     writeFileSync(join(group, "freezer.state"), "FROZEN");
     await link.ask("run", "report", { plan: plan() });
@@ -89,16 +143,33 @@ test("a worker that cannot die is abandoned at its time-out", async (t) => {
 test("spawn: status, signal, outputs, stdin, environment, directory, limit", async (t) => {
   const s = await serve(t);
   const link = await s.link();
-  const ok = await link.ask("spawn", "spawned", spawnValues("cat; pwd; echo $A >&2; exit 7", { env: ["A=1", ...ENV], cwd: "/usr", stdin: "hello " }));
-  assert.deepEqual([ok["status"], ok["signal"], String(ok["stdout"]), String(ok["stderr"]), ok["truncated"]], [7, 0, "hello /usr\n", "1\n", 0]);
+  const ok = await link.ask(
+    "spawn",
+    "spawned",
+    spawnValues("cat; pwd; echo $A >&2; exit 7", { env: ["A=1", ...ENV], cwd: "/usr", stdin: "hello " }),
+  );
+  assert.deepEqual(
+    [ok["status"], ok["signal"], String(ok["stdout"]), String(ok["stderr"]), ok["truncated"]],
+    [7, 0, "hello /usr\n", "1\n", 0],
+  );
   const killed = await link.ask("spawn", "spawned", spawnValues("kill -SEGV $$"));
   assert.deepEqual([killed["status"], killed["signal"]], [128 + 11, 11]);
-  const long = await link.ask("spawn", "spawned", spawnValues("head -c 1000000 /dev/zero; head -c 50 /dev/zero >&2", { limit: 1000 }));
-  assert.deepEqual([(long["stdout"] as Buffer).length, (long["stderr"] as Buffer).length, long["truncated"], long["status"]], [1000, 50, 1, 0]);
+  const long = await link.ask(
+    "spawn",
+    "spawned",
+    spawnValues("head -c 1000000 /dev/zero; head -c 50 /dev/zero >&2", { limit: 1000 }),
+  );
+  assert.deepEqual(
+    [(long["stdout"] as Buffer).length, (long["stderr"] as Buffer).length, long["truncated"], long["status"]],
+    [1000, 50, 1, 0],
+  );
   // More stdin than a pipe holds, to a program that does not read it, and to one that does.
   const big = Buffer.alloc(3_000_000, "x");
   assert.equal((await link.ask("spawn", "spawned", spawnValues("exit 0", { stdin: big })))["status"], 0);
-  assert.equal(String((await link.ask("spawn", "spawned", spawnValues("wc -c", { stdin: big })))["stdout"]).trim(), "3000000");
+  assert.equal(
+    String((await link.ask("spawn", "spawned", spawnValues("wc -c", { stdin: big })))["stdout"]).trim(),
+    "3000000",
+  );
   await link.end();
 });
 
@@ -116,7 +187,15 @@ test("spawn: what cannot be executed is named", async (t) => {
 test("spawn: a clean process: own session, default signals, three descriptors", async (t) => {
   const s = await serve(t);
   const link = await s.link();
-  const out = String((await link.ask("spawn", "spawned", spawnValues("cat /proc/self/status; ls /proc/self/fd | wc -l; cut -d' ' -f5,6 /proc/$$/stat; echo $$")))["stdout"]);
+  const out = String(
+    (
+      await link.ask(
+        "spawn",
+        "spawned",
+        spawnValues("cat /proc/self/status; ls /proc/self/fd | wc -l; cut -d' ' -f5,6 /proc/$$/stat; echo $$"),
+      )
+    )["stdout"],
+  );
   assert.match(out, /SigBlk:\t0{16}\nSigIgn:\t0{16}/);
   const [fds, session, pid] = out.trimEnd().split("\n").slice(-3);
   assert.equal(fds, "4"); // 0, 1, 2 and the directory that ls reads
@@ -127,8 +206,13 @@ test("spawn: a clean process: own session, default signals, three descriptors", 
 test("spawn: the whole process group dies at the time-out, by cancel, with the connection", async (t) => {
   const s = await serve(t);
   const link = await s.link();
-  const script = () => { const n = uniqueSleep(); return { mark: n, values: spawnValues(`sleep ${n} & sleep ${n}; wait`) }; };
-  const a = script(), b = script(), c = script();
+  const script = () => {
+    const n = uniqueSleep();
+    return { mark: n, values: spawnValues(`sleep ${n} & sleep ${n}; wait`) };
+  };
+  const a = script(),
+    b = script(),
+    c = script();
   await link.refused(ETIMEDOUT, "spawn", a.values, 150);
   await until("it is gone", () => running(a.mark).length === 0);
   const id = link.nextId;
@@ -158,7 +242,10 @@ test("spawn: a background process that keeps the output open is waited for, up t
 
 test("the end of stdin ends programs and workers, not containers; the socket is gone", async (t) => {
   const directory = mkdtempSync(join(tmpdir(), "bosun-serve-"));
-  t.after(async () => { await endMonitors(directory); rmSync(directory, { recursive: true, force: true }); });
+  t.after(async () => {
+    await endMonitors(directory);
+    rmSync(directory, { recursive: true, force: true });
+  });
   const s = await startServe(directory);
   const c = await s.container(sh("sleep 1000"));
   await c.link.ask("start", "state");
@@ -234,10 +321,17 @@ test("malformed frames close their own connection only, after EPROTO", async (t)
   const reserved = frame("hello", 1, { version: PLAN_VERSION });
   reserved[10] = 1;
   const garbage = [
-    Buffer.from("GET / HTTP/1.1\r\nHost: x\r\n\r\n"), big, reserved, frame("run", 1, { plan: plan() }), frame("hello", 1, { version: 999 }),
+    Buffer.from("GET / HTTP/1.1\r\nHost: x\r\n\r\n"),
+    big,
+    reserved,
+    frame("run", 1, { plan: plan() }),
+    frame("hello", 1, { version: 999 }),
     Buffer.concat([frame("hello", 1, { version: PLAN_VERSION }), frame("start", 2)]),
     Buffer.concat([frame("hello", 1, { version: PLAN_VERSION }), frame("run", 2, { plan: plan() }).fill(0xff, 16, 20)]),
-    Buffer.concat([frame("hello", 1, { version: PLAN_VERSION }), Buffer.from([0, 0, 0, 0, 9, 0, 0, 0, 99, 0, 0, 0, 0, 0, 0, 0])]),
+    Buffer.concat([
+      frame("hello", 1, { version: PLAN_VERSION }),
+      Buffer.from([0, 0, 0, 0, 9, 0, 0, 0, 99, 0, 0, 0, 0, 0, 0, 0]),
+    ]),
   ];
   for (const bytes of garbage) {
     const bad = await Link.open(s.socket);
@@ -261,7 +355,10 @@ test("random bytes and cut frames do not disturb others", async (t) => {
     const bad = connectTo(s.socket);
     await once(bad, "connect");
     bad.on("error", () => {});
-    const whole = Buffer.concat([frame("hello", 1, { version: PLAN_VERSION }), frame("spawn", 2, spawnValues("exit 0"))]);
+    const whole = Buffer.concat([
+      frame("hello", 1, { version: PLAN_VERSION }),
+      frame("spawn", 2, spawnValues("exit 0")),
+    ]);
     const bytes = Buffer.from(whole);
     for (let j = 0; j < 4; j++) bytes[random() % bytes.length] = random() & 0xff;
     bad.end(bytes.subarray(0, random() % bytes.length));
@@ -284,7 +381,8 @@ test("a malformed plan is an answer, not an end", async (t) => {
 
 test("a reader that does not read holds up nobody else, and gets all in the end", async (t) => {
   const s = await serve(t);
-  const slow = await s.link(), other = await s.link();
+  const slow = await s.link(),
+    other = await s.link();
   slow.socket.pause();
   const answers = Array.from({ length: 20 }, () => slow.call("spawn", spawnValues("head -c 1000000 /dev/zero")));
   const start = Date.now();
@@ -309,9 +407,14 @@ test("clients that come and go leave no descriptor and no child", async (t) => {
     await link.end();
   }
   await until("all descriptors are closed", () => openDescriptors(pid).length <= before);
-  const children = () => readdirSync("/proc").filter((name) => {
-    try { return readFileSync(`/proc/${name}/stat`, "latin1").split(") ")[1]?.split(" ")[1] === String(pid); } catch { return false; }
-  });
+  const children = () =>
+    readdirSync("/proc").filter((name) => {
+      try {
+        return readFileSync(`/proc/${name}/stat`, "latin1").split(") ")[1]?.split(" ")[1] === String(pid);
+      } catch {
+        return false;
+      }
+    });
   await until("no child is left", () => children().length === 0);
 });
 
@@ -325,14 +428,22 @@ test("the near-empty mount namespace has three directories and is read-only", as
   writeFileSync(out, "");
   // A worker's plan: enter it and read back what is mounted there, through a descriptor that was opened before.
   const reply = await link.ask("run", "report", {
-    plan: plan(["enter_empty_mounts"], ["open", { slot: 1, path: "/", flags: 0o10000000n }], ["read_in", { root: 1, path: "proc/mounts", max: 4096 }]),
+    plan: plan(
+      ["enter_empty_mounts"],
+      ["open", { slot: 1, path: "/", flags: 0o10000000n }],
+      ["read_in", { root: 1, path: "proc/mounts", max: 4096 }],
+    ),
   });
   const mounts = String(reply["outputs"]);
   assert.match(mounts, /tmpfs \/ tmpfs ro,/);
   assert.match(mounts, /proc \/proc proc /);
   assert.match(mounts, /sysfs \/sys sysfs /);
   assert.equal(mounts.trimEnd().split("\n").length, 3);
-  await link.ask("run", "report", { plan: plan(["enter_empty_mounts"], ["open", { slot: 1, path: "/rootfs", flags: 0o200000n }]) });
-  await link.refused(constants.errno.EROFS, "run", { plan: plan(["enter_empty_mounts"], ["mkdir", { path: "/x", mode: 0o755 }]) });
+  await link.ask("run", "report", {
+    plan: plan(["enter_empty_mounts"], ["open", { slot: 1, path: "/rootfs", flags: 0o200000n }]),
+  });
+  await link.refused(constants.errno.EROFS, "run", {
+    plan: plan(["enter_empty_mounts"], ["mkdir", { path: "/x", mode: 0o755 }]),
+  });
   await link.end();
 });

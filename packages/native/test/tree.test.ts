@@ -1,12 +1,33 @@
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, lstatSync, mkdirSync, readFileSync, readdirSync, readlinkSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  readFileSync,
+  readdirSync,
+  readlinkSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { constants } from "node:os";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
-import { TREE } from "../../kernel/src/orders/messages.ts";
-import { alive, encodeFields, frame, type Link, plan, type Reply, serve, type Serve, until, type Values } from "./client.ts";
+import { TREE } from "@berth/kernel";
+import {
+  alive,
+  encodeFields,
+  frame,
+  type Link,
+  plan,
+  type Reply,
+  serve,
+  type Serve,
+  until,
+  type Values,
+} from "./client.ts";
 
 type TreeEntry = readonly [keyof typeof TREE, Values?];
 const META = { uid: 0, gid: 0, mtime: 1_600_000_000_123_456_789n };
@@ -18,10 +39,16 @@ function entry([name, values = {}]: TreeEntry): Buffer {
   header.writeUInt16LE(TREE[name].type, 4);
   return Buffer.concat([header, body]);
 }
-const directory = (path: string | Buffer, more: Values = {}): TreeEntry => ["directory", { ...META, path, mode: 0o755, ...more }];
+const directory = (path: string | Buffer, more: Values = {}): TreeEntry => [
+  "directory",
+  { ...META, path, mode: 0o755, ...more },
+];
 const file = (path: string | Buffer, content: string | Buffer, more: Values = {}): TreeEntry[] => {
   const bytes = Buffer.from(content as string);
-  return [["file", { ...META, path, mode: 0o644, size: BigInt(bytes.length), ...more }], ...(bytes.length ? [["data", { bytes }] as const] : [])];
+  return [
+    ["file", { ...META, path, mode: 0o644, size: BigInt(bytes.length), ...more }],
+    ...(bytes.length ? [["data", { bytes }] as const] : []),
+  ];
 };
 const end: TreeEntry = ["end", { sync: 0 }];
 
@@ -63,7 +90,9 @@ const mtime = (path: string) => lstatSync(path, { bigint: true }).mtimeNs;
 
 test("every type of entry, with owner, mode and time", async (t) => {
   const { s, root } = await setUp(t);
-  await succeed(s, root,
+  await succeed(
+    s,
+    root,
     directory("d", { mode: 0o1777, uid: 5, gid: 6 }),
     ...file("d/f", "hello", { mode: 0o4755, uid: 1000, gid: 1001 }),
     ...file("d/empty", ""),
@@ -76,7 +105,10 @@ test("every type of entry, with owner, mode and time", async (t) => {
     ["node", { ...META, path: "d/.wh", mode: 0o20000, major: 0, minor: 0 }],
     ["directory", { ...META, path: ".", mode: 0o750, mtime: -1n }],
   );
-  const stat = (name: string) => { const st = lstatSync(join(root, name)); return [(st.mode & 0o177777).toString(8), st.uid, st.gid]; };
+  const stat = (name: string) => {
+    const st = lstatSync(join(root, name));
+    return [(st.mode & 0o177777).toString(8), st.uid, st.gid];
+  };
   assert.deepEqual(stat("d"), ["41777", 5, 6]);
   assert.deepEqual(stat("d/f"), ["104755", 1000, 1001]);
   assert.equal(readFileSync(join(root, "d/f"), "utf8"), "hello");
@@ -89,19 +121,35 @@ test("every type of entry, with owner, mode and time", async (t) => {
   assert.deepEqual(stat("d/b"), ["60660", 0, 0]);
   assert.deepEqual(stat("d/p"), ["10622", 0, 0]);
   assert.deepEqual([...stat("d/.wh"), lstatSync(join(root, "d/.wh")).rdev], ["20000", 0, 0, 0]);
-  for (const name of ["d", "d/f", "d/empty", "d/s", "d/c", "d/p"]) assert.equal(mtime(join(root, name)), META.mtime, name);
+  for (const name of ["d", "d/f", "d/empty", "d/s", "d/c", "d/p"])
+    assert.equal(mtime(join(root, name)), META.mtime, name);
   assert.deepEqual([stat("")[0], mtime(root)], ["40750", -1n]);
 });
 
 test("xattrs: of files, directories and links; capabilities stay", async (t) => {
   const { s, root } = await setUp(t);
   const capability = Buffer.from("0100000200040000000000000000000000000000", "hex");
-  await succeed(s, root,
+  await succeed(
+    s,
+    root,
     directory("d", { xattrNames: ["trusted.overlay.opaque"], xattrValues: [Buffer.from("y")] }),
-    ...file("ping", "binary", { mode: 0o755, uid: 3, xattrNames: ["security.capability", "trusted.a"], xattrValues: [capability, Buffer.from([0, 255])] }),
+    ...file("ping", "binary", {
+      mode: 0o755,
+      uid: 3,
+      xattrNames: ["security.capability", "trusted.a"],
+      xattrValues: [capability, Buffer.from([0, 255])],
+    }),
     ["symlink", { ...META, path: "l", target: "x", xattrNames: ["trusted.l"], xattrValues: [Buffer.from("v")] }],
   );
-  const xattr = (name: string, path: string) => execFileSync("python3", ["-c", "import os,sys; print(os.getxattr(sys.argv[2], sys.argv[1], follow_symlinks=False).hex())", name, join(root, path)]).toString().trim();
+  const xattr = (name: string, path: string) =>
+    execFileSync("python3", [
+      "-c",
+      "import os,sys; print(os.getxattr(sys.argv[2], sys.argv[1], follow_symlinks=False).hex())",
+      name,
+      join(root, path),
+    ])
+      .toString()
+      .trim();
   assert.equal(xattr("trusted.overlay.opaque", "d"), "79");
   assert.equal(xattr("security.capability", "ping"), capability.toString("hex"));
   assert.equal(xattr("trusted.a", "ping"), "00ff");
@@ -110,9 +158,21 @@ test("xattrs: of files, directories and links; capabilities stay", async (t) => 
 
 test("existing entries are replaced, directories merged, missing parents made", async (t) => {
   const { s, root } = await setUp(t);
-  await succeed(s, root, directory("dir"), ...file("dir/kept", "kept"), ...file("file", "old"), directory("tree/deep/er"), ...file("tree/deep/x", "x"),
-    ["symlink", { ...META, path: "link", target: "dir" }], ...file("hard", "hard"), ["hardlink", { path: "hard2", target: "hard" }]);
-  await succeed(s, root,
+  await succeed(
+    s,
+    root,
+    directory("dir"),
+    ...file("dir/kept", "kept"),
+    ...file("file", "old"),
+    directory("tree/deep/er"),
+    ...file("tree/deep/x", "x"),
+    ["symlink", { ...META, path: "link", target: "dir" }],
+    ...file("hard", "hard"),
+    ["hardlink", { path: "hard2", target: "hard" }],
+  );
+  await succeed(
+    s,
+    root,
     directory("dir", { mode: 0o700 }), // merged
     ...file("file", "new"), // a file by a file
     ...file("tree", "now a file"), // a directory by a file
@@ -136,8 +196,17 @@ test("existing entries are replaced, directories merged, missing parents made", 
 test("names are bytes: not UTF-8, with spaces and newlines, long, with slashes and dots around", async (t) => {
   const { s, root } = await setUp(t);
   const odd = Buffer.from([0xff, 0xfe, 0x20, 0x0a, 0x80]);
-  await succeed(s, root, ...file(odd, "odd"), ...file("./dotted/./x", "x"), ...file("/absolute", "abs"), directory("trailing/"), ...file("n".repeat(255), "long"),
-    directory("/"), directory("./"));
+  await succeed(
+    s,
+    root,
+    ...file(odd, "odd"),
+    ...file("./dotted/./x", "x"),
+    ...file("/absolute", "abs"),
+    directory("trailing/"),
+    ...file("n".repeat(255), "long"),
+    directory("/"),
+    directory("./"),
+  );
   assert.ok(readdirSync(root, { encoding: "buffer" }).some((name) => name.equals(odd)));
   assert.equal(readFileSync(join(root, "dotted/x"), "utf8"), "x");
   assert.equal(readFileSync(join(root, "absolute"), "utf8"), "abs");
@@ -146,10 +215,16 @@ test("names are bytes: not UTF-8, with spaces and newlines, long, with slashes a
 
 test("data in pieces and holes; the size is exact", async (t) => {
   const { s, root } = await setUp(t);
-  await succeed(s, root,
+  await succeed(
+    s,
+    root,
     ["file", { ...META, path: "sparse", mode: 0o600, size: 10_000_000n }],
-    ["data", { bytes: "start" }], ["hole", { length: 8_000_000n }], ["data", { bytes: Buffer.alloc(1 << 20, "m") }], ["hole", { length: 10_000_000n - 8_000_005n - BigInt(1 << 20) }],
-    ...file("after", "after"));
+    ["data", { bytes: "start" }],
+    ["hole", { length: 8_000_000n }],
+    ["data", { bytes: Buffer.alloc(1 << 20, "m") }],
+    ["hole", { length: 10_000_000n - 8_000_005n - BigInt(1 << 20) }],
+    ...file("after", "after"),
+  );
   const bytes = readFileSync(join(root, "sparse"));
   assert.equal(bytes.length, 10_000_000);
   assert.equal(bytes.toString("latin1", 0, 6), "start\0");
@@ -163,11 +238,17 @@ test("nothing leads outside: absolute and climbing links and names stay in the t
   const { s, root } = await setUp(t);
   const outside = join(s.directory, "outside");
   mkdirSync(outside);
-  await succeed(s, root,
-    ["symlink", { ...META, path: "abs", target: outside }], ...file("abs/a", "a"),
-    ["symlink", { ...META, path: "up", target: "../../../../../../.." }], ...file("up/b", "b"),
+  await succeed(
+    s,
+    root,
+    ["symlink", { ...META, path: "abs", target: outside }],
+    ...file("abs/a", "a"),
+    ["symlink", { ...META, path: "up", target: "../../../../../../.." }],
+    ...file("up/b", "b"),
     ...file("../../../../../../c", "c"),
-    directory("var"), ["symlink", { ...META, path: "var/run", target: "/run" }], ...file("var/run/pid", "1"),
+    directory("var"),
+    ["symlink", { ...META, path: "var/run", target: "/run" }],
+    ...file("var/run/pid", "1"),
   );
   assert.deepEqual(readdirSync(outside), []);
   assert.equal(readFileSync(join(root, outside, "a"), "utf8"), "a");
@@ -185,16 +266,34 @@ test("failures name the step and the path, and reach a client that is still send
   const cases: [TreeEntry[], number, RegExp][] = [
     [[...file("f", "x"), ["hardlink", { path: "h", target: "none" }]], ENOENT, /link \/h to \/none/],
     [[...file("f", "x"), ...file("f/below", "x")], ENOTDIR, /\/f\/below/],
-    [[["file", { ...META, path: "short", mode: 0o644, size: 5n }], ["data", { bytes: "123" }], end], EPROTO, /\/short lacks 2 bytes/],
-    [[["file", { ...META, path: "long", mode: 0o644, size: 2n }], ["data", { bytes: "123" }]], EPROTO, /no file has room/],
+    [
+      [["file", { ...META, path: "short", mode: 0o644, size: 5n }], ["data", { bytes: "123" }], end],
+      EPROTO,
+      /\/short lacks 2 bytes/,
+    ],
+    [
+      [
+        ["file", { ...META, path: "long", mode: 0o644, size: 2n }],
+        ["data", { bytes: "123" }],
+      ],
+      EPROTO,
+      /no file has room/,
+    ],
     [[["data", { bytes: "123" }]], EPROTO, /no file/],
     [[["node", { ...META, path: "n", mode: 0o100644 }]], EINVAL, /mknod \/n/],
     [[...file(".", "x")], EINVAL, /open \/\./],
     [[...file("a/..", "x")], EINVAL, /open \/a\/\.\./],
-    [[directory("x", { xattrNames: ["bogus.name"], xattrValues: [Buffer.from("")] })], constants.errno.EOPNOTSUPP, /setxattr bogus\.name of \/x/],
+    [
+      [directory("x", { xattrNames: ["bogus.name"], xattrValues: [Buffer.from("")] })],
+      constants.errno.EOPNOTSUPP,
+      /setxattr bogus\.name of \/x/,
+    ],
   ];
   for (const [entries, errno, detail] of cases) {
-    const report = await write(s, root, [...entries, ...Array.from({ length: 200 }, () => file("more", Buffer.alloc(100_000))).flat()]);
+    const report = await write(s, root, [
+      ...entries,
+      ...Array.from({ length: 200 }, () => file("more", Buffer.alloc(100_000))).flat(),
+    ]);
     assert.equal(report["errno"], errno, String(report["detail"]));
     assert.match(String(report["detail"]), detail);
   }
@@ -206,10 +305,16 @@ test("failures name the step and the path, and reach a client that is still send
 test("a full disk is reported with the path", async (t) => {
   const { s, root } = await setUp(t);
   const link = await s.link();
-  await link.ask("run", "report", { plan: plan(["mount", { source: "tmpfs", target: root, fstype: "tmpfs", flags: 0n, data: "size=64k,nr_inodes=20" }]) });
+  await link.ask("run", "report", {
+    plan: plan(["mount", { source: "tmpfs", target: root, fstype: "tmpfs", flags: 0n, data: "size=64k,nr_inodes=20" }]),
+  });
   const big = await write(s, root, file("big", Buffer.alloc(1 << 20)));
   assert.deepEqual([big["errno"], big["detail"]], [constants.errno.ENOSPC, "write /big"]);
-  const many = await write(s, root, Array.from({ length: 40 }, (_, i) => directory(`d${i}`)));
+  const many = await write(
+    s,
+    root,
+    Array.from({ length: 40 }, (_, i) => directory(`d${i}`)),
+  );
   assert.equal(many["errno"], constants.errno.ENOSPC);
   assert.match(String(many["detail"]), /mkdir \/d\d+/);
   await link.ask("run", "report", { plan: plan(["unmount", { path: root, flags: 2n }]) });

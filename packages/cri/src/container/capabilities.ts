@@ -5,14 +5,28 @@ import { invalid } from "../errors.ts";
 
 /** The set that Docker, containerd and CRI-O's ancestors grant by default. */
 const DEFAULT = [
-  "CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID", "SETFCAP", "SETPCAP", "NET_BIND_SERVICE", "SYS_CHROOT", "KILL", "AUDIT_WRITE",
+  "CHOWN",
+  "DAC_OVERRIDE",
+  "FSETID",
+  "FOWNER",
+  "MKNOD",
+  "NET_RAW",
+  "SETGID",
+  "SETUID",
+  "SETFCAP",
+  "SETPCAP",
+  "NET_BIND_SERVICE",
+  "SYS_CHROOT",
+  "KILL",
+  "AUDIT_WRITE",
 ].map((name) => `CAP_${name}`);
 
 /** Inheritable stays empty (CVE-2022-29162); ambient holds only what was asked for. */
 export function capabilitiesOf(security: cri.LinuxContainerSecurityContext | undefined): oci.LinuxCapabilities {
   const { addCapabilities = [], dropCapabilities = [], addAmbientCapabilities = [] } = security?.capabilities ?? {};
   const known = capabilityNames();
-  const names = (list: readonly string[], field: string): string[] => list.map((name) => canonical(name, known, `linux.security_context.capabilities.${field}`));
+  const names = (list: readonly string[], field: string): string[] =>
+    list.map((name) => canonical(name, known, `linux.security_context.capabilities.${field}`));
   const add = names(addCapabilities, "add_capabilities");
   const drop = names(dropCapabilities, "drop_capabilities");
   const ambient = names(addAmbientCapabilities, "add_ambient_capabilities");

@@ -20,12 +20,17 @@ import { signalName } from "./signals.ts";
 import { ociSpec } from "./spec.ts";
 import { type ResolvedUser, resolveUser } from "./user.ts";
 
-export async function createContainer(context: CriContext, request: cri.CreateContainerRequest, signal: AbortSignal): Promise<cri.CreateContainerResponse> {
+export async function createContainer(
+  context: CriContext,
+  request: cri.CreateContainerRequest,
+  signal: AbortSignal,
+): Promise<cri.CreateContainerResponse> {
   const config = checkedConfig(request);
   const sandbox = context.sandboxes.get(request.podSandboxId);
   const id = randomBytes(32).toString("hex");
   await context.locks.with(sandbox.record.id, signal, async () => {
-    if (sandbox.record.phase !== "ready") throw precondition(`pod sandbox "${sandbox.record.id}" is not ready (it is ${sandbox.record.phase})`);
+    if (sandbox.record.phase !== "ready")
+      throw precondition(`pod sandbox "${sandbox.record.id}" is not ready (it is ${sandbox.record.phase})`);
     const options = { operation: "CreateContainer", signal, log: context.log, onStep: context.onStep };
     await withProgress(options, (progress) => make(context, progress, id, sandbox, config));
   });
@@ -38,22 +43,40 @@ function checkedConfig(request: cri.CreateContainerRequest): cri.ContainerConfig
   if (!config.metadata) throw invalid("config.metadata: missing from the request");
   if (config.metadata.name === "") throw invalid("config.metadata.name: must not be empty");
   if (!config.image?.image) throw invalid("config.image.image: missing from the request");
-  if (config.CDIDevices.length > 0) throw unimplemented("config.CDI_devices: CDI is not supported by this version of berth");
+  if (config.CDIDevices.length > 0)
+    throw unimplemented("config.CDI_devices: CDI is not supported by this version of berth");
   const { selinuxOptions, apparmor, apparmorProfile } = config.linux?.securityContext ?? {};
-  if (apparmor?.profileType === cri.SecurityProfile_ProfileType.Localhost || apparmorProfile?.startsWith("localhost/")) {
-    throw unimplemented("config.linux.security_context.apparmor: AppArmor profiles are not supported by this version of berth");
+  if (
+    apparmor?.profileType === cri.SecurityProfile_ProfileType.Localhost ||
+    apparmorProfile?.startsWith("localhost/")
+  ) {
+    throw unimplemented(
+      "config.linux.security_context.apparmor: AppArmor profiles are not supported by this version of berth",
+    );
   }
   if (selinuxOptions?.type || selinuxOptions?.level) {
-    throw unimplemented("config.linux.security_context.selinux_options: SELinux labels are not supported by this version of berth");
+    throw unimplemented(
+      "config.linux.security_context.selinux_options: SELinux labels are not supported by this version of berth",
+    );
   }
   return config;
 }
 
-async function make(context: CriContext, progress: Progress, id: string, sandbox: Sandbox, config: cri.ContainerConfig): Promise<void> {
+async function make(
+  context: CriContext,
+  progress: Progress,
+  id: string,
+  sandbox: Sandbox,
+  config: cri.ContainerConfig,
+): Promise<void> {
   const { signal } = progress;
   const image = context.images.find(config.image?.image ?? "");
   if (!image) throw notFound("image", config.image?.image ?? "");
-  const user = resolveUser(config.linux?.securityContext, image.config.User ?? "", await context.images.userDatabase(image));
+  const user = resolveUser(
+    config.linux?.securityContext,
+    image.config.User ?? "",
+    await context.images.userDatabase(image),
+  );
   const record = newRecord(context, id, sandbox, config, image, user);
   const container: Container = { record };
   context.containers.add(container);
@@ -74,14 +97,22 @@ async function make(context: CriContext, progress: Progress, id: string, sandbox
   const dir = containerDir(context, id);
   progress.onFailure("remove the container's directory", () => rm(dir, { recursive: true, force: true }));
   await mkdir(dir, { recursive: true, mode: 0o700 });
-  if (record.logPath !== "") await mkdir(record.logPath.replace(/\/[^/]*$/, "") || "/", { recursive: true, mode: 0o755 });
+  if (record.logPath !== "")
+    await mkdir(record.logPath.replace(/\/[^/]*$/, "") || "/", { recursive: true, mode: 0o755 });
   await writeFile(`${dir}/config.json`, JSON.stringify(spec));
 
   progress.step("make the process and park it");
   progress.onFailure("remove the cgroup", async () => {
     await context.hand.run(cgroupRemoval(record.cgroupPath, context.host));
   });
-  const { plan, warnings } = planContainer(spec, { id, rootfs, cgroup: { path: record.cgroupPath }, host: context.host, seccomp, terminal: config.tty });
+  const { plan, warnings } = planContainer(spec, {
+    id,
+    rootfs,
+    cgroup: { path: record.cgroupPath },
+    host: context.host,
+    seccomp,
+    terminal: config.tty,
+  });
   for (const warning of warnings) context.log.warn({ container: id }, warning);
   const created = await context.hand.monitor(
     {
@@ -109,7 +140,14 @@ async function make(context: CriContext, progress: Progress, id: string, sandbox
   context.containers.save(container);
 }
 
-function newRecord(context: CriContext, id: string, sandbox: Sandbox, config: cri.ContainerConfig, image: ImageRecord, user: ResolvedUser): ContainerRecord {
+function newRecord(
+  context: CriContext,
+  id: string,
+  sandbox: Sandbox,
+  config: cri.ContainerConfig,
+  image: ImageRecord,
+  user: ResolvedUser,
+): ContainerRecord {
   const { logDirectory } = sandbox.record.config;
   return {
     id,

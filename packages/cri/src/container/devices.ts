@@ -14,7 +14,10 @@ const HOST_DEVICES_SKIPPED = new Set(["pts", "shm", "fd", "mqueue", ".lxc", ".lx
 
 export async function devicesOf(config: cri.ContainerConfig): Promise<DeviceSettings> {
   if (config.linux?.securityContext?.privileged) {
-    return { devices: await devicesBelow("/dev", "/dev", HOST_DEVICES_SKIPPED), rules: [{ allow: true, access: "rwm" }] };
+    return {
+      devices: await devicesBelow("/dev", "/dev", HOST_DEVICES_SKIPPED),
+      rules: [{ allow: true, access: "rwm" }],
+    };
   }
   const devices: oci.LinuxDevice[] = [];
   const rules: oci.LinuxDeviceCgroup[] = [{ allow: false, access: "rwm" }];

@@ -11,7 +11,11 @@ import { type Running, runningContainer } from "./running.ts";
 /** What the CRI allows of each stream (api.proto, ExecSyncResponse). */
 const OUTPUT_LIMIT = 16 << 20;
 
-export async function execSync(context: CriContext, request: cri.ExecSyncRequest, signal: AbortSignal): Promise<cri.ExecSyncResponse> {
+export async function execSync(
+  context: CriContext,
+  request: cri.ExecSyncRequest,
+  signal: AbortSignal,
+): Promise<cri.ExecSyncResponse> {
   if (request.cmd.length === 0) throw invalid("cmd: must not be empty");
   if (request.timeout < 0n) throw invalid(`timeout: ${request.timeout} is negative; 0 means none`);
   const running = await runningContainer(context, request.containerId);
@@ -21,15 +25,24 @@ export async function execSync(context: CriContext, request: cri.ExecSyncRequest
     { signal, timeoutMs: Number(request.timeout) * 1000 },
   );
   if (result.timedOut) {
-    throw new CriError(status.DEADLINE_EXCEEDED, `command ${JSON.stringify(request.cmd)} timed out: timeout ${request.timeout}s exceeded`);
+    throw new CriError(
+      status.DEADLINE_EXCEEDED,
+      `command ${JSON.stringify(request.cmd)} timed out: timeout ${request.timeout}s exceeded`,
+    );
   }
   return create(cri.ExecSyncResponseSchema, { stdout: result.stdout, stderr: result.stderr, exitCode: result.code });
 }
 
-export async function execPlan(context: CriContext, { container, spec }: Running, cmd: readonly string[], terminal: boolean) {
+export async function execPlan(
+  context: CriContext,
+  { container, spec }: Running,
+  cmd: readonly string[],
+  terminal: boolean,
+) {
   const own = spec.process;
   if (!own) throw invalid(`container "${container.record.id}" has no process in its configuration`);
-  const env = terminal && !own.env?.some((entry) => entry.startsWith("TERM=")) ? [...(own.env ?? []), "TERM=xterm"] : own.env;
+  const env =
+    terminal && !own.env?.some((entry) => entry.startsWith("TERM=")) ? [...(own.env ?? []), "TERM=xterm"] : own.env;
   const process = { ...own, args: [...cmd], terminal, ...(env && { env }) };
   const seccomp = await compileSeccomp(spec.linux?.seccomp, `${context.paths.root}/seccomp`);
   const target = { pid: container.record.pid, spec, cgroup: { path: container.record.cgroupPath } };

@@ -17,7 +17,8 @@ export function watchExit(context: CriContext, container: Container, link: Monit
   );
   container.ended.then(
     () => autoRemove(context, container),
-    (error: unknown) => context.log.error({ container: container.record.id, err: error }, "could not record the container's exit"),
+    (error: unknown) =>
+      context.log.error({ container: container.record.id, err: error }, "could not record the container's exit"),
   );
 }
 

@@ -27,7 +27,11 @@ export const sharesPodPid = (config: cri.ContainerConfig): boolean =>
   (config.linux?.securityContext?.namespaceOptions?.pid ?? NamespaceMode.POD) === NamespaceMode.POD;
 
 /** undefined: the host's. */
-function pidNamespace(context: CriContext, sandbox: Sandbox, options: cri.NamespaceOption | undefined): oci.LinuxNamespace | undefined {
+function pidNamespace(
+  context: CriContext,
+  sandbox: Sandbox,
+  options: cri.NamespaceOption | undefined,
+): oci.LinuxNamespace | undefined {
   const mode = options?.pid ?? NamespaceMode.POD;
   switch (mode) {
     case NamespaceMode.NODE:
@@ -47,7 +51,8 @@ function pidNamespace(context: CriContext, sandbox: Sandbox, options: cri.Namesp
 function targetPid(context: CriContext, sandbox: Sandbox, targetId: string): number {
   const target = context.containers.get(targetId);
   const field = "linux.security_context.namespace_options.target_id";
-  if (target.record.sandboxId !== sandbox.record.id) throw invalid(`${field}: container "${targetId}" is not in pod "${sandbox.record.id}"`);
+  if (target.record.sandboxId !== sandbox.record.id)
+    throw invalid(`${field}: container "${targetId}" is not in pod "${sandbox.record.id}"`);
   if (target.record.phase !== "running") throw precondition(`${field}: container "${targetId}" is not running`);
   return target.record.pid;
 }

@@ -15,11 +15,16 @@ export function argvOf(config: cri.ContainerConfig, image: imageSpec.ContainerDe
     command = [...(image.Entrypoint ?? [])];
   }
   const argv = [...command, ...args];
-  if (argv.length === 0) throw invalid("config.command: no command is given, and the image has neither ENTRYPOINT nor CMD");
+  if (argv.length === 0)
+    throw invalid("config.command: no command is given, and the image has neither ENTRYPOINT nor CMD");
   return argv;
 }
 
-export function environmentOf(config: cri.ContainerConfig, image: imageSpec.ContainerDefaults, hostname: string): string[] {
+export function environmentOf(
+  config: cri.ContainerConfig,
+  image: imageSpec.ContainerDefaults,
+  hostname: string,
+): string[] {
   const env = new Map<string, string>([["PATH", DEFAULT_PATH]]);
   if (config.tty) env.set("TERM", "xterm");
   if (hostname !== "") env.set("HOSTNAME", hostname);
@@ -28,7 +33,8 @@ export function environmentOf(config: cri.ContainerConfig, image: imageSpec.Cont
     if (split > 0) env.set(entry.slice(0, split), entry.slice(split + 1));
   }
   for (const [index, { key, value }] of config.envs.entries()) {
-    if (key === "" || key.includes("=") || key.includes("\0")) throw invalid(`config.envs[${index}].key: "${key}" is not a variable's name`);
+    if (key === "" || key.includes("=") || key.includes("\0"))
+      throw invalid(`config.envs[${index}].key: "${key}" is not a variable's name`);
     env.set(key, Buffer.from(value).toString("utf8"));
   }
   return [...env].map(([key, value]) => `${key}=${value}`);

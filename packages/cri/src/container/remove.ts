@@ -6,7 +6,11 @@ import { containerDir, type CriContext } from "../context.ts";
 import type { Container } from "../store/records.ts";
 import { endContainer } from "./end.ts";
 
-export async function removeContainer(context: CriContext, request: cri.RemoveContainerRequest, signal: AbortSignal): Promise<cri.RemoveContainerResponse> {
+export async function removeContainer(
+  context: CriContext,
+  request: cri.RemoveContainerRequest,
+  signal: AbortSignal,
+): Promise<cri.RemoveContainerResponse> {
   const container = context.containers.find(request.containerId);
   if (container) await deleteContainer(context, container, signal);
   return create(cri.RemoveContainerResponseSchema, {});

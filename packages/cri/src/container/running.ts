@@ -15,11 +15,14 @@ export interface Running {
 export async function runningContainer(context: CriContext, id: string): Promise<Running> {
   const container = context.containers.get(id);
   const { record, link } = container;
-  if (record.phase !== "running" || !link) throw precondition(`container "${record.id}" is not running (it is ${record.phase})`);
+  if (record.phase !== "running" || !link)
+    throw precondition(`container "${record.id}" is not running (it is ${record.phase})`);
   return { container, link, spec: await specOf(context, container) };
 }
 
 export async function specOf(context: CriContext, container: Container): Promise<oci.Spec> {
-  container.spec ??= JSON.parse(await readFile(`${containerDir(context, container.record.id)}/config.json`, "utf8")) as oci.Spec;
+  container.spec ??= JSON.parse(
+    await readFile(`${containerDir(context, container.record.id)}/config.json`, "utf8"),
+  ) as oci.Spec;
   return container.spec;
 }

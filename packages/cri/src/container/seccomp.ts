@@ -7,7 +7,10 @@ import { invalid } from "../errors.ts";
 const { RuntimeDefault, Unconfined, Localhost } = cri.SecurityProfile_ProfileType;
 
 /** undefined: unconfined. A pod that says nothing is unconfined, as with containerd; the kubelet's SeccompDefault says RuntimeDefault. */
-export async function seccompOf(security: cri.LinuxContainerSecurityContext | undefined, capabilities: readonly string[]): Promise<oci.LinuxSeccomp | undefined> {
+export async function seccompOf(
+  security: cri.LinuxContainerSecurityContext | undefined,
+  capabilities: readonly string[],
+): Promise<oci.LinuxSeccomp | undefined> {
   if (security?.privileged) return undefined;
   const profile = security?.seccomp ?? fromPath(security?.seccompProfilePath ?? "");
   if (!profile || profile.profileType === Unconfined) return undefined;
@@ -20,7 +23,9 @@ function fromPath(path: string): Pick<cri.SecurityProfile, "profileType" | "loca
   if (path === "" || path === "unconfined") return undefined;
   if (path === "runtime/default" || path === "docker/default") return { profileType: RuntimeDefault, localhostRef: "" };
   if (path.startsWith("localhost/")) return { profileType: Localhost, localhostRef: path.slice("localhost/".length) };
-  throw invalid(`linux.security_context.seccomp_profile_path: "${path}" is none of runtime/default, unconfined, localhost/PATH`);
+  throw invalid(
+    `linux.security_context.seccomp_profile_path: "${path}" is none of runtime/default, unconfined, localhost/PATH`,
+  );
 }
 
 async function localProfile(path: string): Promise<oci.LinuxSeccomp> {

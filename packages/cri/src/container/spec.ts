@@ -55,7 +55,8 @@ function processOf({ config, image, user, sandbox }: SpecInput, capabilities: oc
   const security = config.linux?.securityContext;
   const hostname = podNamespaces(sandbox.record.config).hostNetwork ? "" : hostnameOf(sandbox.record.config);
   const env = environmentOf(config, image.config, hostname);
-  if (!env.some((entry) => entry.startsWith("HOME="))) env.push(`HOME=${user.home ?? (user.uid === 0 ? "/root" : "/")}`);
+  if (!env.some((entry) => entry.startsWith("HOME=")))
+    env.push(`HOME=${user.home ?? (user.uid === 0 ? "/root" : "/")}`);
   const oomScoreAdj = config.linux?.resources?.oomScoreAdj;
   return {
     terminal: config.tty,
@@ -73,8 +74,10 @@ function processOf({ config, image, user, sandbox }: SpecInput, capabilities: oc
 /** A volume that propagates needs a root mount that does (mount_namespaces(7)). */
 function rootfsPropagation(config: cri.ContainerConfig): { rootfsPropagation?: string } {
   const { PROPAGATION_BIDIRECTIONAL, PROPAGATION_HOST_TO_CONTAINER } = cri.MountPropagation;
-  if (config.mounts.some((mount) => mount.propagation === PROPAGATION_BIDIRECTIONAL)) return { rootfsPropagation: "rshared" };
-  if (config.mounts.some((mount) => mount.propagation === PROPAGATION_HOST_TO_CONTAINER)) return { rootfsPropagation: "rslave" };
+  if (config.mounts.some((mount) => mount.propagation === PROPAGATION_BIDIRECTIONAL))
+    return { rootfsPropagation: "rshared" };
+  if (config.mounts.some((mount) => mount.propagation === PROPAGATION_HOST_TO_CONTAINER))
+    return { rootfsPropagation: "rslave" };
   return {};
 }
 

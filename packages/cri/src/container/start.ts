@@ -11,7 +11,11 @@ import type { Container } from "../store/records.ts";
 /** What a shell answers for a command that could not be run; the kubelet shows it with the reason. */
 const START_ERROR_CODE = 128;
 
-export async function startContainer(context: CriContext, request: cri.StartContainerRequest, signal: AbortSignal): Promise<cri.StartContainerResponse> {
+export async function startContainer(
+  context: CriContext,
+  request: cri.StartContainerRequest,
+  signal: AbortSignal,
+): Promise<cri.StartContainerResponse> {
   const container = context.containers.get(request.containerId);
   const options = { operation: "StartContainer", signal, log: context.log, onStep: context.onStep };
   await context.locks.with(container.record.id, signal, () =>
@@ -28,9 +32,11 @@ export async function startContainer(context: CriContext, request: cri.StartCont
 }
 
 function checkStartable(context: CriContext, { record }: Container): void {
-  if (record.phase !== "created") throw precondition(`container "${record.id}" is in state ${record.phase}, and only a created one can be started`);
+  if (record.phase !== "created")
+    throw precondition(`container "${record.id}" is in state ${record.phase}, and only a created one can be started`);
   const sandbox = context.sandboxes.find(record.sandboxId);
-  if (sandbox?.record.phase !== "ready") throw precondition(`pod sandbox "${record.sandboxId}" is not ready; container "${record.id}" cannot be started`);
+  if (sandbox?.record.phase !== "ready")
+    throw precondition(`pod sandbox "${record.sandboxId}" is not ready; container "${record.id}" cannot be started`);
 }
 
 /** A start cannot be taken back once asked for: the call's end does not end it. */

@@ -7,11 +7,19 @@ import type { CriContext } from "../context.ts";
 import { matchesLabels } from "../labels.ts";
 import type { Container } from "../store/records.ts";
 
-export async function containerStats(context: CriContext, request: cri.ContainerStatsRequest): Promise<cri.ContainerStatsResponse> {
-  return create(cri.ContainerStatsResponseSchema, { stats: await statsOf(context, context.containers.get(request.containerId)) });
+export async function containerStats(
+  context: CriContext,
+  request: cri.ContainerStatsRequest,
+): Promise<cri.ContainerStatsResponse> {
+  return create(cri.ContainerStatsResponseSchema, {
+    stats: await statsOf(context, context.containers.get(request.containerId)),
+  });
 }
 
-export async function listContainerStats(context: CriContext, request: cri.ListContainerStatsRequest): Promise<cri.ListContainerStatsResponse> {
+export async function listContainerStats(
+  context: CriContext,
+  request: cri.ListContainerStatsRequest,
+): Promise<cri.ListContainerStatsResponse> {
   const { filter } = request;
   const running = context.containers
     .values()
@@ -19,12 +27,19 @@ export async function listContainerStats(context: CriContext, request: cri.ListC
     .filter(({ record }) => !filter?.id || record.id.startsWith(filter.id))
     .filter(({ record }) => !filter?.podSandboxId || record.sandboxId.startsWith(filter.podSandboxId))
     .filter(({ record }) => matchesLabels(record.config.labels, filter?.labelSelector));
-  return create(cri.ListContainerStatsResponseSchema, { stats: await Promise.all(running.map((container) => statsOf(context, container))) });
+  return create(cri.ListContainerStatsResponseSchema, {
+    stats: await Promise.all(running.map((container) => statsOf(context, container))),
+  });
 }
 
 async function statsOf(context: CriContext, { record }: Container): Promise<cri.ContainerStats> {
   const { config } = record;
-  const attributes = { id: record.id, metadata: config.metadata, labels: config.labels, annotations: config.annotations };
+  const attributes = {
+    id: record.id,
+    metadata: config.metadata,
+    labels: config.labels,
+    annotations: config.annotations,
+  };
   const layer = await context.images.rootfsUsage(record.id);
   const writableLayer = {
     timestamp: now(),

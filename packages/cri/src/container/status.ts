@@ -17,7 +17,10 @@ const STATES: Readonly<Record<ContainerPhase, cri.ContainerState>> = {
   removing: ContainerState.CONTAINER_EXITED,
 };
 
-export async function getContainerStatus(context: CriContext, request: cri.ContainerStatusRequest): Promise<cri.ContainerStatusResponse> {
+export async function getContainerStatus(
+  context: CriContext,
+  request: cri.ContainerStatusRequest,
+): Promise<cri.ContainerStatusResponse> {
   const container = context.containers.get(request.containerId);
   return create(cri.ContainerStatusResponseSchema, {
     status: await containerStatus(context, container),
@@ -47,7 +50,9 @@ export function containerStatus(context: CriContext, { record }: Container): Pro
     mounts: config.mounts,
     logPath: record.logPath,
     resources: record.resources ? { linux: record.resources } : undefined,
-    user: { linux: { uid: BigInt(user.uid), gid: BigInt(user.gid), supplementalGroups: user.additionalGids.map(BigInt) } },
+    user: {
+      linux: { uid: BigInt(user.uid), gid: BigInt(user.gid), supplementalGroups: user.additionalGids.map(BigInt) },
+    },
     stopSignal: criSignal(record.stopSignal),
   });
   return Promise.resolve(status);
@@ -83,8 +88,12 @@ const visible = (record: ContainerRecord): boolean => record.phase !== "creating
 
 export function listContainers(context: CriContext, filter: cri.ContainerFilter | undefined): cri.Container[] {
   const state = filter?.state?.state;
-  const sandboxId = filter?.podSandboxId ? (context.sandboxes.find(filter.podSandboxId)?.record.id ?? filter.podSandboxId) : undefined;
-  const candidates = filter?.id ? [context.containers.find(filter.id)].filter((found) => found !== undefined) : context.containers.values();
+  const sandboxId = filter?.podSandboxId
+    ? (context.sandboxes.find(filter.podSandboxId)?.record.id ?? filter.podSandboxId)
+    : undefined;
+  const candidates = filter?.id
+    ? [context.containers.find(filter.id)].filter((found) => found !== undefined)
+    : context.containers.values();
   return candidates
     .map(({ record }) => record)
     .filter((record) => visible(record) && (state === undefined || STATES[record.phase] === state))

@@ -3,20 +3,29 @@ import { create } from "@bufbuild/protobuf";
 import { cri } from "@berth/spec";
 import type { CriContext } from "../context.ts";
 import type { Container } from "../store/records.ts";
-import { endContainer } from "./end.ts";
+import { endContainer, signalProcess } from "./end.ts";
 
-export async function stopContainer(context: CriContext, request: cri.StopContainerRequest, signal: AbortSignal): Promise<cri.StopContainerResponse> {
+export async function stopContainer(
+  context: CriContext,
+  request: cri.StopContainerRequest,
+  signal: AbortSignal,
+): Promise<cri.StopContainerResponse> {
   const container = context.containers.find(request.containerId);
   if (container) await stop(context, container, Number(request.timeout), signal);
   return create(cri.StopContainerResponseSchema, {});
 }
 
-async function stop(context: CriContext, container: Container, graceSeconds: number, signal: AbortSignal): Promise<void> {
+async function stop(
+  context: CriContext,
+  container: Container,
+  graceSeconds: number,
+  signal: AbortSignal,
+): Promise<void> {
   const { record, link, ended } = container;
   if (!link || record.phase === "exited") return void (await ended);
   // One that was created and never started runs nothing that could handle a signal.
   if (record.phase !== "running" || graceSeconds <= 0) return await endContainer(context, container);
-  await link.kill(0, record.stopSignal, { signal });
+  await signalProcess(link, record.stopSignal);
   if (await endedWithin(ended, graceSeconds * 1000, signal)) return;
   await endContainer(context, container);
 }

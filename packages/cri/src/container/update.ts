@@ -16,7 +16,8 @@ export async function updateContainerResources(
   if (!linux) throw invalid("linux: missing from the request");
   const { record } = container;
   await context.locks.with(record.id, signal, async () => {
-    if (record.phase !== "created" && record.phase !== "running") throw precondition(`container "${record.id}" is ${record.phase}; only a created or running one can be updated`);
+    if (record.phase !== "created" && record.phase !== "running")
+      throw precondition(`container "${record.id}" is ${record.phase}; only a created or running one can be updated`);
     await context.hand.run(updateResources(record.cgroupPath, resourcesOf(linux), context.host), { signal });
     record.resources = mergeResources(record.resources, linux);
     context.containers.save(container);
@@ -24,9 +25,19 @@ export async function updateContainerResources(
   return create(cri.UpdateContainerResourcesResponseSchema, {});
 }
 
-function mergeResources(before: cri.LinuxContainerResources | undefined, update: cri.LinuxContainerResources): cri.LinuxContainerResources {
+function mergeResources(
+  before: cri.LinuxContainerResources | undefined,
+  update: cri.LinuxContainerResources,
+): cri.LinuxContainerResources {
   const merged = create(cri.LinuxContainerResourcesSchema, before ?? {});
-  for (const key of ["cpuPeriod", "cpuQuota", "cpuShares", "memoryLimitInBytes", "oomScoreAdj", "memorySwapLimitInBytes"] as const) {
+  for (const key of [
+    "cpuPeriod",
+    "cpuQuota",
+    "cpuShares",
+    "memoryLimitInBytes",
+    "oomScoreAdj",
+    "memorySwapLimitInBytes",
+  ] as const) {
     if (update[key] !== 0n) merged[key] = update[key];
   }
   for (const key of ["cpusetCpus", "cpusetMems"] as const) if (update[key] !== "") merged[key] = update[key];

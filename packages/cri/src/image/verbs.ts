@@ -18,17 +18,26 @@ export function imageStatus(context: CriContext, request: cri.ImageStatusRequest
   const reference = imageOf(request.image);
   const image = context.images.find(reference);
   if (!image) return Promise.resolve(create(cri.ImageStatusResponseSchema, {}));
-  const info = request.verbose ? { info: JSON.stringify({ chainID: image.chainId, imageSpec: { config: image.config } }) } : {};
+  const info = request.verbose
+    ? { info: JSON.stringify({ chainID: image.chainId, imageSpec: { config: image.config } }) }
+    : {};
   return Promise.resolve(create(cri.ImageStatusResponseSchema, { image: toImage(image), info }));
 }
 
-export async function pullImage(context: CriContext, request: cri.PullImageRequest, signal: AbortSignal): Promise<cri.PullImageResponse> {
+export async function pullImage(
+  context: CriContext,
+  request: cri.PullImageRequest,
+  signal: AbortSignal,
+): Promise<cri.PullImageResponse> {
   const reference = imageOf(request.image);
   const image = await context.images.pull(reference, { signal, ...(request.auth && { auth: request.auth }) });
   return create(cri.PullImageResponseSchema, { imageRef: image.id });
 }
 
-export async function removeImage(context: CriContext, request: cri.RemoveImageRequest): Promise<cri.RemoveImageResponse> {
+export async function removeImage(
+  context: CriContext,
+  request: cri.RemoveImageRequest,
+): Promise<cri.RemoveImageResponse> {
   await context.images.remove(imageOf(request.image));
   return create(cri.RemoveImageResponseSchema, {});
 }

@@ -6,7 +6,8 @@ import { sandboxDir } from "../context.ts";
 import type { SandboxRecord } from "../store/records.ts";
 import { hostnameOf, podNamespaces } from "./namespaces.ts";
 
-export const podFile = (context: CriContext, id: string, name: "hosts" | "hostname" | "resolv.conf"): string => `${sandboxDir(context, id)}/${name}`;
+export const podFile = (context: CriContext, id: string, name: "hosts" | "hostname" | "resolv.conf"): string =>
+  `${sandboxDir(context, id)}/${name}`;
 
 export async function writePodFiles(context: CriContext, record: SandboxRecord): Promise<void> {
   await mkdir(sandboxDir(context, record.id), { recursive: true, mode: 0o711 });
@@ -21,7 +22,8 @@ export async function writePodFiles(context: CriContext, record: SandboxRecord):
 
 /** resolv.conf(5); without a configuration of its own the pod gets the host's. */
 export async function resolvConf(dns: cri.DNSConfig | undefined): Promise<string> {
-  if (!dns || (dns.servers.length === 0 && dns.searches.length === 0 && dns.options.length === 0)) return await ownFile("/etc/resolv.conf", "");
+  if (!dns || (dns.servers.length === 0 && dns.searches.length === 0 && dns.options.length === 0))
+    return await ownFile("/etc/resolv.conf", "");
   const lines: string[] = [];
   if (dns.searches.length > 0) lines.push(`search ${dns.searches.join(" ")}`);
   for (const server of dns.servers) lines.push(`nameserver ${server}`);

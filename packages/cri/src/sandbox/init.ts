@@ -15,7 +15,8 @@ const READ_ONLY = 0xfn;
 const NOBODY = 65535;
 
 export const initDir = (context: CriContext, id: string): string => `${sandboxDir(context, id)}/init`;
-const initCgroup = (context: CriContext, sandbox: Sandbox): string => `${cgroupParentOf(context, sandbox.record.config)}/${sandbox.record.id}`;
+const initCgroup = (context: CriContext, sandbox: Sandbox): string =>
+  `${cgroupParentOf(context, sandbox.record.config)}/${sandbox.record.id}`;
 
 /** It can be seen, and with CAP_SYS_PTRACE entered, by the pod's containers: so it has no privilege, no files and no capability. */
 function initPlan(context: CriContext, sandbox: Sandbox): Plan {
@@ -23,16 +24,40 @@ function initPlan(context: CriContext, sandbox: Sandbox): Plan {
   const ns = podNamespaces(config);
   const { orders: cgroup, slot } = cgroupCreation(initCgroup(context, sandbox), context.host);
   const joins: Order[] = [];
-  if (!ns.hostNetwork) joins.push(...join(NET_SLOT, netnsPath(context, id), CLONE.NEWNET), ...join(UTS_SLOT, utsPath(context, id), CLONE.NEWUTS));
+  if (!ns.hostNetwork)
+    joins.push(
+      ...join(NET_SLOT, netnsPath(context, id), CLONE.NEWNET),
+      ...join(UTS_SLOT, utsPath(context, id), CLONE.NEWUTS),
+    );
   if (!ns.hostIpc) joins.push(...join(IPC_SLOT, ipcPath(context, id), CLONE.NEWIPC));
   const orders: Order[] = [
     ...cgroup,
     ...joins,
     { order: "enter_empty_mounts", args: {} },
-    { order: "clone", args: { flags: CLONE.NEWPID | CLONE.NEWNS, cgroupSlot: slot ?? NO_SLOT, uidMap: "", gidMap: "", denySetgroups: 0 } },
+    {
+      order: "clone",
+      args: {
+        flags: CLONE.NEWPID | CLONE.NEWNS,
+        cgroupSlot: slot ?? NO_SLOT,
+        uidMap: "",
+        gidMap: "",
+        denySetgroups: 0,
+      },
+    },
     { order: "dumpable", args: { value: 0 } },
     { order: "setsid", args: {} },
-    { order: "fs_mount", args: { slot: ROOT_SLOT, fstype: "tmpfs", source: "none", options: ["nr_inodes=1"], attrs: READ_ONLY, fdKeys: [], fdSlots: [] } },
+    {
+      order: "fs_mount",
+      args: {
+        slot: ROOT_SLOT,
+        fstype: "tmpfs",
+        source: "none",
+        options: ["nr_inodes=1"],
+        attrs: READ_ONLY,
+        fdKeys: [],
+        fdSlots: [],
+      },
+    },
     { order: "attach_root", args: { slot: ROOT_SLOT, at: "/rootfs", root: ROOT_SLOT } },
     { order: "pivot", args: { root: ROOT_SLOT } },
     { order: "no_new_privs", args: {} },
@@ -55,7 +80,11 @@ export async function ensurePodInit(context: CriContext, sandbox: Sandbox, signa
   sandbox.init ??= await startPodInit(context, sandbox, signal);
 }
 
-async function startPodInit(context: CriContext, sandbox: Sandbox, signal: AbortSignal): Promise<NonNullable<Sandbox["init"]>> {
+async function startPodInit(
+  context: CriContext,
+  sandbox: Sandbox,
+  signal: AbortSignal,
+): Promise<NonNullable<Sandbox["init"]>> {
   const dir = initDir(context, sandbox.record.id);
   await mkdir(dir, { recursive: true, mode: 0o700 });
   const { pid } = await context.hand.monitor({ dir, plan: initPlan(context, sandbox) }, { signal });

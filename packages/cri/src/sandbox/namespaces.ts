@@ -28,12 +28,16 @@ export interface PodNamespaces {
 export function podNamespaces(config: cri.PodSandboxConfig): PodNamespaces {
   const options = config.linux?.securityContext?.namespaceOptions;
   if (options?.usernsOptions && options.usernsOptions.mode !== NamespaceMode.NODE) {
-    throw invalid("linux.security_context.namespace_options.userns_options: this version of berth makes no user namespaces for pods; the handler's features say so");
+    throw invalid(
+      "linux.security_context.namespace_options.userns_options: this version of berth makes no user namespaces for pods; the handler's features say so",
+    );
   }
   for (const kind of ["network", "ipc"] as const) {
     const mode = options?.[kind] ?? NamespaceMode.POD;
     if (mode !== NamespaceMode.POD && mode !== NamespaceMode.NODE) {
-      throw invalid(`linux.security_context.namespace_options.${kind}: ${cri.NamespaceModeSchema.value[mode]?.name ?? mode} is not a mode of a pod; use POD or NODE`);
+      throw invalid(
+        `linux.security_context.namespace_options.${kind}: ${cri.NamespaceModeSchema.value[mode]?.name ?? mode} is not a mode of a pod; use POD or NODE`,
+      );
     }
   }
   return {
@@ -46,7 +50,8 @@ export const netnsPath = (context: CriContext, id: string): string => `${context
 export const ipcPath = (context: CriContext, id: string): string => `${sandboxDir(context, id)}/ns/ipc`;
 export const utsPath = (context: CriContext, id: string): string => `${sandboxDir(context, id)}/ns/uts`;
 /** The host's /dev/shm belongs to the host's IPC namespace. */
-export const shmPath = (context: CriContext, id: string, ns: PodNamespaces): string => (ns.hostIpc ? "/dev/shm" : `${sandboxDir(context, id)}/shm`);
+export const shmPath = (context: CriContext, id: string, ns: PodNamespaces): string =>
+  ns.hostIpc ? "/dev/shm" : `${sandboxDir(context, id)}/shm`;
 
 /** The plan that makes and pins a pod's namespaces and its /dev/shm. */
 export function namespacePlan(context: CriContext, record: SandboxRecord): Plan {
@@ -60,7 +65,8 @@ export function namespacePlan(context: CriContext, record: SandboxRecord): Plan 
   ];
   if (!ns.hostIpc) orders.push(...shmOrders(`${dir}/shm`));
   const flags = (ns.hostNetwork ? 0n : CLONE.NEWNET | CLONE.NEWUTS) | (ns.hostIpc ? 0n : CLONE.NEWIPC);
-  if (flags !== 0n) orders.push({ order: "unshare", args: { flags }, because: "linux.security_context.namespace_options" });
+  if (flags !== 0n)
+    orders.push({ order: "unshare", args: { flags }, because: "linux.security_context.namespace_options" });
   if (!ns.hostNetwork) {
     orders.push({ order: "hostname", args: { hostname: hostnameOf(config), domainname: "" }, because: "hostname" });
     orders.push({ order: "link_up", args: { name: "lo" } });
@@ -80,7 +86,15 @@ function shmOrders(path: string): Order[] {
     { order: "mkdir", args: { path, mode: 0o711, existOk: 1, parents: 0 } },
     {
       order: "fs_mount",
-      args: { slot: SHM_SLOT, fstype: "tmpfs", source: "shm", options, attrs: MOUNT_ATTR_NOSUID_NODEV_NOEXEC, fdKeys: [], fdSlots: [] },
+      args: {
+        slot: SHM_SLOT,
+        fstype: "tmpfs",
+        source: "shm",
+        options,
+        attrs: MOUNT_ATTR_NOSUID_NODEV_NOEXEC,
+        fdKeys: [],
+        fdSlots: [],
+      },
       because: "/dev/shm",
     },
     { order: "attach_host", args: { slot: SHM_SLOT, target: path } },
@@ -119,7 +133,8 @@ const sysctlOrder = (path: string, value: string, because: string): Order => ({
 });
 
 /** The kernel's limit is 64 bytes; the kubelet has truncated the pod's name to 63. */
-export const hostnameOf = (config: cri.PodSandboxConfig): string => config.hostname || (config.metadata?.name ?? "").slice(0, 63);
+export const hostnameOf = (config: cri.PodSandboxConfig): string =>
+  config.hostname || (config.metadata?.name ?? "").slice(0, 63);
 
 /** Takes back what namespacePlan makes; every order of it is idempotent. */
 export function namespaceRemoval(context: CriContext, id: string): Plan {
@@ -133,4 +148,3 @@ export function namespaceRemoval(context: CriContext, id: string): Plan {
     ],
   };
 }
-

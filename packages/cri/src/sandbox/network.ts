@@ -4,7 +4,11 @@ import { type AttachRequest, kubernetesArgs, type PortMapping } from "@berth/net
 import type { SandboxRecord } from "../store/records.ts";
 import { invalid } from "../errors.ts";
 
-const PROTOCOLS: Readonly<Record<cri.Protocol, PortMapping["protocol"]>> = { [cri.Protocol.TCP]: "tcp", [cri.Protocol.UDP]: "udp", [cri.Protocol.SCTP]: "sctp" };
+const PROTOCOLS: Readonly<Record<cri.Protocol, PortMapping["protocol"]>> = {
+  [cri.Protocol.TCP]: "tcp",
+  [cri.Protocol.UDP]: "udp",
+  [cri.Protocol.SCTP]: "sctp",
+};
 
 /** The attachment that ADD makes and DEL takes back; the same for both, as the CNI specification asks. */
 export function attachmentOf(record: SandboxRecord, netns: string): AttachRequest {
@@ -13,7 +17,12 @@ export function attachmentOf(record: SandboxRecord, netns: string): AttachReques
     containerId: record.id,
     netns,
     ifName: "eth0",
-    args: kubernetesArgs({ namespace: metadata?.namespace ?? "", name: metadata?.name ?? "", id: record.id, uid: metadata?.uid ?? "" }),
+    args: kubernetesArgs({
+      namespace: metadata?.namespace ?? "",
+      name: metadata?.name ?? "",
+      id: record.id,
+      uid: metadata?.uid ?? "",
+    }),
     capabilities: {
       portMappings: portMappings(record.config),
       ...(record.config.dnsConfig ? { dns: record.config.dnsConfig } : {}),
@@ -27,11 +36,20 @@ export function portMappings(config: cri.PodSandboxConfig): PortMapping[] {
   for (const [index, mapping] of config.portMappings.entries()) {
     if (mapping.hostPort <= 0) continue;
     const protocol = PROTOCOLS[mapping.protocol];
-    if (protocol === undefined) throw invalid(`port_mappings[${index}].protocol: ${mapping.protocol} is none of TCP, UDP, SCTP`);
-    for (const [field, port] of [["host_port", mapping.hostPort], ["container_port", mapping.containerPort]] as const) {
+    if (protocol === undefined)
+      throw invalid(`port_mappings[${index}].protocol: ${mapping.protocol} is none of TCP, UDP, SCTP`);
+    for (const [field, port] of [
+      ["host_port", mapping.hostPort],
+      ["container_port", mapping.containerPort],
+    ] as const) {
       if (port < 1 || port > 65535) throw invalid(`port_mappings[${index}].${field}: ${port} is not a port (1-65535)`);
     }
-    mappings.push({ hostPort: mapping.hostPort, containerPort: mapping.containerPort, protocol, ...(mapping.hostIp ? { hostIP: mapping.hostIp } : {}) });
+    mappings.push({
+      hostPort: mapping.hostPort,
+      containerPort: mapping.containerPort,
+      protocol,
+      ...(mapping.hostIp ? { hostIP: mapping.hostIp } : {}),
+    });
   }
   return mappings;
 }

@@ -13,7 +13,11 @@ import { namespacePlan, netnsPath, podNamespaces } from "./namespaces.ts";
 import { attachmentOf, portMappings } from "./network.ts";
 import { releaseSandbox } from "./release.ts";
 
-export async function runPodSandbox(context: CriContext, request: cri.RunPodSandboxRequest, signal: AbortSignal): Promise<cri.RunPodSandboxResponse> {
+export async function runPodSandbox(
+  context: CriContext,
+  request: cri.RunPodSandboxRequest,
+  signal: AbortSignal,
+): Promise<cri.RunPodSandboxResponse> {
   const record = newRecord(request);
   const ns = podNamespaces(record.config);
   portMappings(record.config);
@@ -64,5 +68,13 @@ function newRecord(request: cri.RunPodSandboxRequest): SandboxRecord {
   if (!config.metadata) throw invalid("config.metadata: missing from the request");
   if (config.metadata.name === "") throw invalid("config.metadata.name: must not be empty");
   const handler = handlerOf(request.runtimeHandler);
-  return { id: randomBytes(32).toString("hex"), config, handler, createdAt: now(), phase: "creating", networked: false, ips: [] };
+  return {
+    id: randomBytes(32).toString("hex"),
+    config,
+    handler,
+    createdAt: now(),
+    phase: "creating",
+    networked: false,
+    ips: [],
+  };
 }

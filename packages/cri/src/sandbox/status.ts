@@ -10,14 +10,20 @@ import { containersOf } from "./stop.ts";
 
 const { PodSandboxState } = cri;
 
-const stateOf = (record: SandboxRecord): cri.PodSandboxState => (record.phase === "ready" ? PodSandboxState.SANDBOX_READY : PodSandboxState.SANDBOX_NOTREADY);
+const stateOf = (record: SandboxRecord): cri.PodSandboxState =>
+  record.phase === "ready" ? PodSandboxState.SANDBOX_READY : PodSandboxState.SANDBOX_NOTREADY;
 
 /** A pod that is still being made, or already being removed, is not shown. */
 const visible = (sandbox: Sandbox): boolean => sandbox.record.phase === "ready" || sandbox.record.phase === "notready";
 
-export async function podSandboxStatus(context: CriContext, request: cri.PodSandboxStatusRequest): Promise<cri.PodSandboxStatusResponse> {
+export async function podSandboxStatus(
+  context: CriContext,
+  request: cri.PodSandboxStatusRequest,
+): Promise<cri.PodSandboxStatusResponse> {
   const sandbox = context.sandboxes.get(request.podSandboxId);
-  const statuses = await Promise.all(containersOf(context, sandbox.record.id).map((container) => containerStatus(context, container)));
+  const statuses = await Promise.all(
+    containersOf(context, sandbox.record.id).map((container) => containerStatus(context, container)),
+  );
   return create(cri.PodSandboxStatusResponseSchema, {
     status: sandboxStatus(sandbox),
     containersStatuses: statuses,
@@ -54,10 +60,11 @@ function verboseInfo(context: CriContext, { record, init }: Sandbox): object {
   };
 }
 
-
 export function listSandboxes(context: CriContext, filter: cri.PodSandboxFilter | undefined): cri.PodSandbox[] {
   const state = filter?.state?.state;
-  const candidates = filter?.id ? [context.sandboxes.find(filter.id)].filter((found) => found !== undefined) : context.sandboxes.values();
+  const candidates = filter?.id
+    ? [context.sandboxes.find(filter.id)].filter((found) => found !== undefined)
+    : context.sandboxes.values();
   return candidates
     .filter((sandbox) => visible(sandbox) && (state === undefined || stateOf(sandbox.record) === state))
     .filter((sandbox) => matchesLabels(sandbox.record.config.labels, filter?.labelSelector))

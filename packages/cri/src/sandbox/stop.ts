@@ -6,7 +6,11 @@ import { endContainer } from "../container/end.ts";
 import type { Container, Sandbox } from "../store/records.ts";
 import { releaseSandbox } from "./release.ts";
 
-export async function stopPodSandbox(context: CriContext, request: cri.StopPodSandboxRequest, signal: AbortSignal): Promise<cri.StopPodSandboxResponse> {
+export async function stopPodSandbox(
+  context: CriContext,
+  request: cri.StopPodSandboxRequest,
+  signal: AbortSignal,
+): Promise<cri.StopPodSandboxResponse> {
   const sandbox = context.sandboxes.find(request.podSandboxId);
   if (sandbox) await context.locks.with(sandbox.record.id, signal, () => stopSandbox(context, sandbox));
   return create(cri.StopPodSandboxResponseSchema, {});

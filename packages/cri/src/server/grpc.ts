@@ -47,21 +47,23 @@ export function addService<S extends DescService>(server: Server, service: S, ha
       responseSerialize: (message) => Buffer.from(toBinary(method.output, message as MessageShape<DescMessage>)),
       responseDeserialize: (bytes) => fromBinary(method.output, bytes),
     };
-    const handler = (handlers as Record<string, AnyHandler | undefined>)[method.localName] ?? unimplementedCall(method.name);
+    const handler =
+      (handlers as Record<string, AnyHandler | undefined>)[method.localName] ?? unimplementedCall(method.name);
     implementation[method.localName] = serve(method.name, method.methodKind, handler, log);
   }
   server.addService(definition, implementation);
 }
 
 function unimplementedCall(name: string): AnyHandler {
-  return () => Promise.reject(Object.assign(new UnimplementedCall(`${name} is not implemented by this version of berth`)));
+  return () =>
+    Promise.reject(Object.assign(new UnimplementedCall(`${name} is not implemented by this version of berth`)));
 }
 class UnimplementedCall extends Error {}
 
 function serve(name: string, kind: string, handler: AnyHandler, log: Log): UntypedHandleCall {
   if (kind === "server_streaming") {
     const stream: handleServerStreamingCall<unknown, unknown> = (call) => {
-      void handler(call.request, signalOf(call), (message) => write(call, message)).then(
+      void Promise.try(handler, call.request, signalOf(call), (message: unknown) => write(call, message)).then(
         () => call.end(),
         // grpc-js sends the status of an "error" event; destroying the stream would send none.
         (error: unknown) => call.emit("error", toServiceError(name, error, log)),
@@ -70,8 +72,9 @@ function serve(name: string, kind: string, handler: AnyHandler, log: Log): Untyp
     return stream as UntypedHandleCall;
   }
   const unary: handleUnaryCall<unknown, unknown> = (call, callback) => {
-    const request = kind === "client_streaming" ? (call as unknown as ServerReadableStream<unknown, unknown>) : call.request;
-    void handler(request, signalOf(call)).then(
+    const request =
+      kind === "client_streaming" ? (call as unknown as ServerReadableStream<unknown, unknown>) : call.request;
+    void Promise.try(handler, request, signalOf(call)).then(
       (answer) => callback(null, answer),
       (error: unknown) => callback(toServiceError(name, error, log)),
     );
@@ -80,7 +83,8 @@ function serve(name: string, kind: string, handler: AnyHandler, log: Log): Untyp
 }
 
 function toServiceError(name: string, error: unknown, log: Log) {
-  if (error instanceof UnimplementedCall) return { code: status.UNIMPLEMENTED, details: error.message, metadata: new Metadata() };
+  if (error instanceof UnimplementedCall)
+    return { code: status.UNIMPLEMENTED, details: error.message, metadata: new Metadata() };
   const { code, details } = toStatus(error);
   log.warn({ call: name, code: status[code], err: error }, details);
   return { code, details, metadata: new Metadata() };
@@ -92,7 +96,12 @@ function signalOf(call: Call): AbortSignal {
   call.on("cancelled", () => {
     const deadline = call.getDeadline();
     const expired = deadline !== Infinity && Number(deadline) <= Date.now();
-    controller.abort(new DOMException(expired ? "the caller's deadline has passed" : "the caller cancelled the call", expired ? "TimeoutError" : "AbortError"));
+    controller.abort(
+      new DOMException(
+        expired ? "the caller's deadline has passed" : "the caller cancelled the call",
+        expired ? "TimeoutError" : "AbortError",
+      ),
+    );
   });
   return controller.signal;
 }

@@ -27,8 +27,16 @@ export class CriServer {
   static async listen(context: CriContext, address: string): Promise<CriServer> {
     await clearSocket(address);
     const { streamAddress, streamPort } = context.config;
-    const streaming = await StreamingServer.listen(streamAddress, streamPort, (request) => serveStream(context, request), context.log);
-    const server = new Server({ "grpc.max_receive_message_length": MAX_MESSAGE, "grpc.max_send_message_length": MAX_MESSAGE });
+    const streaming = await StreamingServer.listen(
+      streamAddress,
+      streamPort,
+      (request) => serveStream(context, request),
+      context.log,
+    );
+    const server = new Server({
+      "grpc.max_receive_message_length": MAX_MESSAGE,
+      "grpc.max_send_message_length": MAX_MESSAGE,
+    });
     addService(server, cri.RuntimeService, runtimeHandlers(context, streaming), context.log);
     addService(server, cri.ImageService, imageHandlers(context), context.log);
     addService(server, berth.Berth, ownHandlers(context), context.log);
@@ -52,7 +60,9 @@ async function bind(server: Server, address: string): Promise<void> {
   const { promise, resolve, reject } = Promise.withResolvers<void>();
   // From its first moment on the socket is root's alone.
   const umask = process.umask(0o177);
-  server.bindAsync(`unix:${address}`, ServerCredentials.createInsecure(), (error) => (error ? reject(error) : resolve()));
+  server.bindAsync(`unix:${address}`, ServerCredentials.createInsecure(), (error) =>
+    error ? reject(error) : resolve(),
+  );
   try {
     await promise;
   } finally {

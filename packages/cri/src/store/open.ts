@@ -10,7 +10,8 @@ export const sandboxStore = (database: DatabaseSync): Store<SandboxRecord, Sandb
     table: "sandboxes",
     kind: "pod sandbox",
     codec: sandboxCodec,
-    nameOf: ({ config: { metadata } }) => [metadata?.name, metadata?.namespace, metadata?.uid, metadata?.attempt].join("_"),
+    nameOf: ({ config: { metadata } }) =>
+      [metadata?.name, metadata?.namespace, metadata?.uid, metadata?.attempt].join("_"),
   });
 
 export const containerStore = (database: DatabaseSync): Store<ContainerRecord, Container> =>

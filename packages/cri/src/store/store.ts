@@ -33,7 +33,9 @@ export class Store<R extends { readonly id: string }, I extends { readonly recor
   constructor(options: StoreOptions<R>) {
     this.#options = options;
     const { database, table } = options;
-    database.exec(`CREATE TABLE IF NOT EXISTS ${table} (id TEXT PRIMARY KEY, record TEXT NOT NULL, config BLOB NOT NULL) STRICT`);
+    database.exec(
+      `CREATE TABLE IF NOT EXISTS ${table} (id TEXT PRIMARY KEY, record TEXT NOT NULL, config BLOB NOT NULL) STRICT`,
+    );
     this.#insert = database.prepare(`INSERT INTO ${table} (id, record, config) VALUES (?, ?, ?)`);
     this.#update = database.prepare(`UPDATE ${table} SET record = ? WHERE id = ?`);
     this.#drop = database.prepare(`DELETE FROM ${table} WHERE id = ?`);
@@ -41,7 +43,9 @@ export class Store<R extends { readonly id: string }, I extends { readonly recor
 
   /** The records that an earlier daemon left; the caller adopts or removes each. */
   load(): R[] {
-    const rows = this.#options.database.prepare(`SELECT id, record, config FROM ${this.#options.table} ORDER BY rowid`).all();
+    const rows = this.#options.database
+      .prepare(`SELECT id, record, config FROM ${this.#options.table} ORDER BY rowid`)
+      .all();
     return rows.map((row) => this.#options.codec.decode(row as unknown as Row));
   }
 
@@ -50,7 +54,10 @@ export class Store<R extends { readonly id: string }, I extends { readonly recor
     const name = this.#options.nameOf(item.record);
     const holder = this.#ids.get(name);
     if (holder !== undefined) {
-      throw new CriError(status.ALREADY_EXISTS, `${this.#options.kind} name "${name}" is reserved for "${holder}"; remove that one first`);
+      throw new CriError(
+        status.ALREADY_EXISTS,
+        `${this.#options.kind} name "${name}" is reserved for "${holder}"; remove that one first`,
+      );
     }
     const row = this.#options.codec.encode(item.record);
     this.#insert.run(row.id, row.record, row.config);
@@ -86,7 +93,8 @@ export class Store<R extends { readonly id: string }, I extends { readonly recor
     let found: I | undefined;
     for (const [key, item] of this.#items) {
       if (!key.startsWith(id)) continue;
-      if (found) throw new CriError(status.INVALID_ARGUMENT, `${this.#options.kind} id "${id}" is ambiguous; give more of it`);
+      if (found)
+        throw new CriError(status.INVALID_ARGUMENT, `${this.#options.kind} id "${id}" is ambiguous; give more of it`);
       found = item;
     }
     return found;

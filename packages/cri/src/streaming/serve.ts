@@ -9,7 +9,10 @@ import type { StreamRequest } from "./server.ts";
 
 const SIGKILL = 9;
 
-export async function serveStream(context: CriContext, request: StreamRequest): Promise<(channels: Channels) => Promise<void>> {
+export async function serveStream(
+  context: CriContext,
+  request: StreamRequest,
+): Promise<(channels: Channels) => Promise<void>> {
   if (request.kind === "exec") return (channels) => serveExec(context, request, channels);
   const { record, link } = context.containers.get(request.containerId);
   if (!link) throw precondition(`container "${record.id}" is not running (it is ${record.phase})`);
@@ -40,7 +43,11 @@ const streamsOf = ({ stdin, stdout, stderr, tty }: StreamRequest): number =>
 
 const openSockets = (link: MonitorLink, session: number, { tty, stdin, stdout, stderr }: StreamRequest) => {
   const open = (stream: number) => link.attach(session, stream);
-  return Promise.all([stdin ? open(STREAM.stdin) : undefined, stdout || tty ? open(STREAM.stdout) : undefined, stderr && !tty ? open(STREAM.stderr) : undefined]);
+  return Promise.all([
+    stdin ? open(STREAM.stdin) : undefined,
+    stdout || tty ? open(STREAM.stdout) : undefined,
+    stderr && !tty ? open(STREAM.stderr) : undefined,
+  ]);
 };
 
 async function relay(link: MonitorLink, session: number, request: StreamRequest, channels: Channels): Promise<void> {
@@ -48,7 +55,13 @@ async function relay(link: MonitorLink, session: number, request: StreamRequest,
 }
 
 /** Until the session's outputs have ended, or the client has gone. */
-async function pump(link: MonitorLink, session: number, { tty }: StreamRequest, [input, out, err]: Awaited<ReturnType<typeof openSockets>>, channels: Channels): Promise<void> {
+async function pump(
+  link: MonitorLink,
+  session: number,
+  { tty }: StreamRequest,
+  [input, out, err]: Awaited<ReturnType<typeof openSockets>>,
+  channels: Channels,
+): Promise<void> {
   if (tty) channels.onResize((rows, columns) => void link.resize(session, rows, columns));
   if (input) channels.connectStdin(input);
   const outputs = Promise.all([out && channels.relay(out, "stdout"), err && channels.relay(err, "stderr")]);

@@ -40,7 +40,9 @@ export class StreamingServer {
   private constructor(handle: StreamHandler, log: Log) {
     this.#handle = handle;
     this.#log = log;
-    this.#http = createServer((_request, response) => response.writeHead(426, { "content-type": "text/plain" }).end("a WebSocket is expected here\n"));
+    this.#http = createServer((_request, response) =>
+      response.writeHead(426, { "content-type": "text/plain" }).end("a WebSocket is expected here\n"),
+    );
     this.#http.on("upgrade", (request, socket, head) => this.#upgrade(request, socket, head));
   }
 
@@ -73,11 +75,21 @@ export class StreamingServer {
     const request = this.#tokens.redeem(token);
     if (!request || request.kind !== kind) return refuse(socket, 404, "unknown, used or expired token");
     const offered = (message.headers["sec-websocket-protocol"] ?? "").split(",").map((protocol) => protocol.trim());
-    if (!PROTOCOLS.some((protocol) => offered.includes(protocol))) return refuse(socket, 403, `no subprotocol in common; offer one of ${PROTOCOLS.join(", ")}`);
-    void this.#handle(request).then((serve) => this.#open(message, socket, head, request, serve), (error: unknown) => this.#open(message, socket, head, request, () => Promise.reject(error)));
+    if (!PROTOCOLS.some((protocol) => offered.includes(protocol)))
+      return refuse(socket, 403, `no subprotocol in common; offer one of ${PROTOCOLS.join(", ")}`);
+    void this.#handle(request).then(
+      (serve) => this.#open(message, socket, head, request, serve),
+      (error: unknown) => this.#open(message, socket, head, request, () => Promise.reject(error)),
+    );
   }
 
-  #open(message: IncomingMessage, socket: Duplex, head: Buffer, request: StreamRequest, serve: (channels: Channels) => Promise<void>): void {
+  #open(
+    message: IncomingMessage,
+    socket: Duplex,
+    head: Buffer,
+    request: StreamRequest,
+    serve: (channels: Channels) => Promise<void>,
+  ): void {
     this.#sockets.handleUpgrade(message, socket, head, (webSocket) => {
       const channels = new Channels(webSocket);
       serve(channels).then(
@@ -92,5 +104,7 @@ export class StreamingServer {
 }
 
 function refuse(socket: Duplex, status: number, reason: string): void {
-  socket.end(`HTTP/1.1 ${status} ${status === 404 ? "Not Found" : "Forbidden"}\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Length: ${Buffer.byteLength(reason) + 1}\r\n\r\n${reason}\n`);
+  socket.end(
+    `HTTP/1.1 ${status} ${status === 404 ? "Not Found" : "Forbidden"}\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Length: ${Buffer.byteLength(reason) + 1}\r\n\r\n${reason}\n`,
+  );
 }

@@ -9,7 +9,8 @@ export class Tokens<T> {
   readonly #waiting = new Map<string, { readonly value: T; readonly timer: NodeJS.Timeout }>();
 
   issue(value: T): string {
-    if (this.#waiting.size >= MOST) throw new Error(`more than ${MOST} streaming requests wait for their client; try again in a minute`);
+    if (this.#waiting.size >= MOST)
+      throw new Error(`more than ${MOST} streaming requests wait for their client; try again in a minute`);
     const token = randomBytes(18).toString("base64url");
     const timer = setTimeout(() => this.#waiting.delete(token), LIFETIME_MS);
     timer.unref();

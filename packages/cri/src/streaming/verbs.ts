@@ -6,7 +6,11 @@ import type { CriContext } from "../context.ts";
 import { invalid, precondition } from "../errors.ts";
 import type { StreamingServer } from "./server.ts";
 
-export async function exec(context: CriContext, streaming: StreamingServer, request: cri.ExecRequest): Promise<cri.ExecResponse> {
+export async function exec(
+  context: CriContext,
+  streaming: StreamingServer,
+  request: cri.ExecRequest,
+): Promise<cri.ExecResponse> {
   const { cmd, tty, stdin, stdout, stderr } = request;
   if (cmd.length === 0) throw invalid("cmd: must not be empty");
   checkStreams(request);
@@ -16,7 +20,11 @@ export async function exec(context: CriContext, streaming: StreamingServer, requ
 }
 
 /** A created container can be attached to before it starts, so that a client misses nothing of its output. */
-export function attach(context: CriContext, streaming: StreamingServer, request: cri.AttachRequest): Promise<cri.AttachResponse> {
+export function attach(
+  context: CriContext,
+  streaming: StreamingServer,
+  request: cri.AttachRequest,
+): Promise<cri.AttachResponse> {
   const { tty, stdin, stdout, stderr } = request;
   checkStreams(request);
   const { record, link } = context.containers.get(request.containerId);
@@ -25,7 +33,12 @@ export function attach(context: CriContext, streaming: StreamingServer, request:
   return Promise.resolve(create(cri.AttachResponseSchema, { url }));
 }
 
-function checkStreams({ tty, stdin, stdout, stderr }: Pick<cri.ExecRequest, "tty" | "stdin" | "stdout" | "stderr">): void {
+function checkStreams({
+  tty,
+  stdin,
+  stdout,
+  stderr,
+}: Pick<cri.ExecRequest, "tty" | "stdin" | "stdout" | "stderr">): void {
   if (tty && stderr) throw invalid("stderr: must be false with tty, which has one output");
   if (!stdin && !stdout && !stderr) throw invalid("one of stdin, stdout and stderr must be true");
 }

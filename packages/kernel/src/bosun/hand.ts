@@ -142,7 +142,10 @@ export interface MonitorLink {
   kill(session: number, signal: number, options?: CallOptions): Promise<boolean>;
   execSync(request: ExecSyncRequest, options?: CallOptions): Promise<ExecResult>;
   /** `streams`: which of STREAM will be attached; their output waits for that. */
-  exec(request: ExecRequest & { readonly streams: number }, options?: CallOptions): Promise<{ session: number; pid: number }>;
+  exec(
+    request: ExecRequest & { readonly streams: number },
+    options?: CallOptions,
+  ): Promise<{ session: number; pid: number }>;
   wait(session: number, options?: CallOptions): Promise<SessionExit>;
   resize(session: number, rows: number, columns: number, options?: CallOptions): Promise<void>;
   reopenLog(options?: CallOptions): Promise<void>;

@@ -10,7 +10,8 @@ export async function greet(socket: string): Promise<Connection> {
   const connection = await Connection.open(socket, (reason) => new HandLost(`bosun serve: ${reason}`));
   try {
     const { version } = expect(await connection.request("hello", { version: PLAN_VERSION }), "welcome", "hello");
-    if (version !== PLAN_VERSION) throw new HandLost(`bosun serve speaks version ${version}, berth ${PLAN_VERSION}: build bosun again`);
+    if (version !== PLAN_VERSION)
+      throw new HandLost(`bosun serve speaks version ${version}, berth ${PLAN_VERSION}: build bosun again`);
     return connection;
   } catch (error) {
     connection.close();

@@ -60,8 +60,17 @@ export const MESSAGES = {
   monitor: {
     type: 15,
     fields: {
-      dir: "str", logPath: "str", maxLine: "u32", terminal: "u32", rows: "u32", columns: "u32", stdin: "u32", stdinOnce: "u32",
-      oomFile: "str", oomKey: "str", plan: "bytes",
+      dir: "str",
+      logPath: "str",
+      maxLine: "u32",
+      terminal: "u32",
+      rows: "u32",
+      columns: "u32",
+      stdin: "u32",
+      stdinOnce: "u32",
+      oomFile: "str",
+      oomKey: "str",
+      plan: "bytes",
     },
   },
   created: { type: 16, fields: { monitorPid: "u32", pid: "u32", pidStart: "u64", createdAt: "u64", outputs: "bytes" } },
@@ -85,8 +94,16 @@ export const MESSAGES = {
   state: {
     type: 32,
     fields: {
-      phase: "u32", pid: "u32", pidStart: "u64", createdAt: "u64", startedAt: "u64", finishedAt: "u64", code: "u32", signal: "u32",
-      oom: "u32", lost: "u64",
+      phase: "u32",
+      pid: "u32",
+      pidStart: "u64",
+      createdAt: "u64",
+      startedAt: "u64",
+      finishedAt: "u64",
+      code: "u32",
+      signal: "u32",
+      oom: "u32",
+      lost: "u64",
     },
   },
   /** Answered by `state` at once; from then on this connection gets a `state` event (id 0) when the container's process has exited and its log is complete. */
@@ -102,10 +119,20 @@ export const MESSAGES = {
   exec: {
     type: 35,
     fields: {
-      sync: "u32", terminal: "u32", rows: "u32", columns: "u32", streams: "u32", limit: "u32", drainMs: "u32", plan: "bytes",
+      sync: "u32",
+      terminal: "u32",
+      rows: "u32",
+      columns: "u32",
+      streams: "u32",
+      limit: "u32",
+      drainMs: "u32",
+      plan: "bytes",
     },
   },
-  execed: { type: 36, fields: { code: "u32", signal: "u32", timedOut: "u32", truncated: "u32", stdout: "bytes", stderr: "bytes" } },
+  execed: {
+    type: 36,
+    fields: { code: "u32", signal: "u32", timedOut: "u32", truncated: "u32", stdout: "bytes", stderr: "bytes" },
+  },
   session: { type: 37, fields: { session: "u32", pid: "u32" } },
   /** Answered by `execed` (without outputs) when the session's process has exited and its outputs are delivered. Session numbers are kept until waited for. */
   wait: { type: 38, fields: { session: "u32" } },
@@ -128,17 +155,61 @@ export type MessageName = keyof typeof MESSAGES;
  * the order they need. `mtime` in ns since the epoch.
  */
 export const TREE = {
-  directory: { type: 1, fields: { path: "str", mode: "u32", uid: "u32", gid: "u32", mtime: "i64", xattrNames: "strs", xattrValues: "blobs" } },
+  directory: {
+    type: 1,
+    fields: {
+      path: "str",
+      mode: "u32",
+      uid: "u32",
+      gid: "u32",
+      mtime: "i64",
+      xattrNames: "strs",
+      xattrValues: "blobs",
+    },
+  },
   /** Followed by `data` entries to `size` bytes in all (sparse: `hole`). */
-  file: { type: 2, fields: { path: "str", mode: "u32", uid: "u32", gid: "u32", mtime: "i64", size: "u64", xattrNames: "strs", xattrValues: "blobs" } },
+  file: {
+    type: 2,
+    fields: {
+      path: "str",
+      mode: "u32",
+      uid: "u32",
+      gid: "u32",
+      mtime: "i64",
+      size: "u64",
+      xattrNames: "strs",
+      xattrValues: "blobs",
+    },
+  },
   data: { type: 3, fields: { bytes: "bytes" } },
   hole: { type: 4, fields: { length: "u64" } },
-  symlink: { type: 5, fields: { path: "str", target: "str", uid: "u32", gid: "u32", mtime: "i64", xattrNames: "strs", xattrValues: "blobs" } },
+  symlink: {
+    type: 5,
+    fields: {
+      path: "str",
+      target: "str",
+      uid: "u32",
+      gid: "u32",
+      mtime: "i64",
+      xattrNames: "strs",
+      xattrValues: "blobs",
+    },
+  },
   hardlink: { type: 6, fields: { path: "str", target: "str" } },
   /** mode with S_IFCHR, S_IFBLK or S_IFIFO. An overlayfs whiteout is S_IFCHR 0:0. */
   node: {
     type: 7,
-    fields: { path: "str", mode: "u32", uid: "u32", gid: "u32", mtime: "i64", major: "u32", minor: "u32", xattrNames: "strs", xattrValues: "blobs" },
+    fields: {
+      path: "str",
+      mode: "u32",
+      uid: "u32",
+      gid: "u32",
+      mtime: "i64",
+      major: "u32",
+      minor: "u32",
+      xattrNames: "strs",
+      xattrValues: "blobs",
+    },
   },
   /** Directory times are set last; answered by the final report (outputs: none) after syncfs(2) when `sync`. */
   end: { type: 8, fields: { sync: "u32" } },

@@ -3,13 +3,19 @@ import type { FieldType, ORDERS, OrderName } from "./table.ts";
 
 export type Bytes = Uint8Array;
 
-type FieldValue<T extends FieldType> = T extends "u32" ? number
-  : T extends "u64" | "i64" ? bigint
-  : T extends "str" ? string | Bytes
-  : T extends "bytes" ? Bytes
-  : T extends "strs" ? readonly (string | Bytes)[]
-  : T extends "blobs" ? readonly Bytes[]
-  : readonly number[];
+type FieldValue<T extends FieldType> = T extends "u32"
+  ? number
+  : T extends "u64" | "i64"
+    ? bigint
+    : T extends "str"
+      ? string | Bytes
+      : T extends "bytes"
+        ? Bytes
+        : T extends "strs"
+          ? readonly (string | Bytes)[]
+          : T extends "blobs"
+            ? readonly Bytes[]
+            : readonly number[];
 
 export type OrderArguments<N extends OrderName> = {
   readonly [K in keyof (typeof ORDERS)[N]["fields"]]: FieldValue<Extract<(typeof ORDERS)[N]["fields"][K], FieldType>>;

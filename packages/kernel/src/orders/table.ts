@@ -29,7 +29,11 @@ export const ORDERS = {
   /** open(2) of a host path into a slot; flags are O_* (O_CLOEXEC is always added). */
   open: { code: 1, fields: { slot: "u32", path: "str", flags: "u64" }, words: "open {path}" },
   /** fstat of a slot must show a character device major:minor, else EINVAL (CVE-2025-31133). */
-  check_device: { code: 2, fields: { slot: "u32", major: "u32", minor: "u32" }, words: "check that fd {slot} is device {major}:{minor}" },
+  check_device: {
+    code: 2,
+    fields: { slot: "u32", major: "u32", minor: "u32" },
+    words: "check that fd {slot} is device {major}:{minor}",
+  },
   /** open_tree(2) with OPEN_TREE_CLONE: a detached copy of the mount at a host path. */
   open_tree: { code: 3, fields: { slot: "u32", path: "str", recursive: "u32" }, words: "clone mount tree {path}" },
   close: { code: 4, fields: { slot: "u32" }, words: "close fd {slot}" },
@@ -41,7 +45,15 @@ export const ORDERS = {
    */
   fs_mount: {
     code: 10,
-    fields: { slot: "u32", fstype: "str", source: "str", options: "strs", attrs: "u64", fdKeys: "strs", fdSlots: "u32s" },
+    fields: {
+      slot: "u32",
+      fstype: "str",
+      source: "str",
+      options: "strs",
+      attrs: "u64",
+      fdKeys: "strs",
+      fdSlots: "u32s",
+    },
     words: "make {fstype} mount ({options})",
   },
   /** mount(2) in the current mount namespace by path: for kernels without what fs_mount needs, and for propagation. */
@@ -92,7 +104,11 @@ export const ORDERS = {
   /** symlinkat; an existing entry of the same name is kept. */
   symlink: { code: 31, fields: { root: "u32", path: "str", target: "str" }, words: "symlink {path} -> {target}" },
   /** Directory and its missing parents, component by component. */
-  mkdir_in: { code: 32, fields: { root: "u32", path: "str", mode: "u32", uid: "u32", gid: "u32" }, words: "make directory {path}" },
+  mkdir_in: {
+    code: 32,
+    fields: { root: "u32", path: "str", mode: "u32", uid: "u32", gid: "u32" },
+    words: "make directory {path}",
+  },
   /** Reads a regular file inside the root, at most `max` bytes, as this order's output; absent: empty output with `missing` set. */
   read_in: { code: 33, fields: { root: "u32", path: "str", max: "u32" }, words: "read {path} in the rootfs" },
 
@@ -151,14 +167,22 @@ export const ORDERS = {
 
   // --- process attributes ---------------------------------------------------------------------------------------------
   /** prlimit(2) on self; RLIMIT_* number, RLIM_INFINITY = 2^64-1. */
-  rlimit: { code: 70, fields: { resource: "u32", soft: "u64", hard: "u64" }, words: "set rlimit {resource} to {soft}:{hard}" },
+  rlimit: {
+    code: 70,
+    fields: { resource: "u32", soft: "u64", hard: "u64" },
+    words: "set rlimit {resource} to {soft}:{hard}",
+  },
   umask: { code: 71, fields: { mask: "u32" }, words: "set umask {mask}" },
   /** chdir(2), then getcwd must start with "/" (CVE-2024-21626). `tolerate` 1: EACCES and ENOENT are left for a second chdir after the uid change. */
   chdir: { code: 72, fields: { path: "str", tolerate: "u32" }, words: "chdir {path}" },
   /** PR_CAPBSET_DROP of every capability not in the mask (bit n = capability n). */
   bounding: { code: 73, fields: { mask: "u64" }, words: "limit the bounding set to {mask}" },
   /** PR_SET_KEEPCAPS, setgroups (unless `keepGroups`), setresgid, setresuid; also fchowns fds 0-2 that are pipes or ttys when `chownStdio`. */
-  user: { code: 74, fields: { uid: "u32", gid: "u32", groups: "u32s", keepGroups: "u32", chownStdio: "u32" }, words: "become {uid}:{gid} (groups {groups})" },
+  user: {
+    code: 74,
+    fields: { uid: "u32", gid: "u32", groups: "u32s", keepGroups: "u32", chownStdio: "u32" },
+    words: "become {uid}:{gid} (groups {groups})",
+  },
   /** capset(2) and the ambient set. */
   caps: {
     code: 75,
@@ -171,7 +195,15 @@ export const ORDERS = {
   personality: { code: 79, fields: { value: "u64" }, words: "set personality {value}" },
   scheduler: {
     code: 80,
-    fields: { policy: "u32", flags: "u64", nice: "i64", priority: "u32", runtime: "u64", deadline: "u64", period: "u64" },
+    fields: {
+      policy: "u32",
+      flags: "u64",
+      nice: "i64",
+      priority: "u32",
+      runtime: "u64",
+      deadline: "u64",
+      period: "u64",
+    },
     words: "set scheduler {policy}",
   },
   ioprio: { code: 81, fields: { value: "u32" }, words: "set I/O priority {value}" },
@@ -182,7 +214,11 @@ export const ORDERS = {
    * by TIOCGPTPEER, sends the master to the monitor, binds the slave on /dev/console when `bindConsole` (created
    * O_NOFOLLOW, CVE-2025-52565), makes it fds 0-2 and the controlling terminal.
    */
-  console: { code: 90, fields: { root: "u32", rows: "u32", columns: "u32", bindConsole: "u32" }, words: "open the terminal" },
+  console: {
+    code: 90,
+    fields: { root: "u32", rows: "u32", columns: "u32", bindConsole: "u32" },
+    words: "open the terminal",
+  },
   /** Tells the monitor that all is set up, and waits until it is released (StartContainer). */
   park: { code: 91, fields: {}, words: "wait to be started" },
   /** Closes every fd from 3 on but `keep` preserved ones, resolves argv[0] in PATH of `env`, execve. */
