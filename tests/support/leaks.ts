@@ -32,7 +32,7 @@ export async function inventory(daemon: TestDaemon): Promise<Inventory> {
   const list = (dir: string): string[] =>
     readdirSync(dir, { recursive: true })
       .map(String)
-      .filter((name) => name !== "lock" && !name.includes("last_reserved"));
+      .filter((name) => name !== "lock" && name !== "results" && !name.includes("last_reserved"));
   return {
     mounts: mounts.sort(),
     cgroups: cgroups.sort(),

@@ -2,6 +2,7 @@
 import { randomBytes } from "node:crypto";
 import { create } from "@bufbuild/protobuf";
 import { cri } from "@berth/spec";
+import { cgroupParentOf } from "../cgroup-parent.ts";
 import { now } from "../clock.ts";
 import type { CriContext } from "../context.ts";
 import { invalid } from "../errors.ts";
@@ -21,6 +22,7 @@ export async function runPodSandbox(
   const record = newRecord(request);
   const ns = podNamespaces(record.config);
   portMappings(record.config);
+  cgroupParentOf(context, record.config);
   const sandbox: Sandbox = { record };
   context.sandboxes.add(sandbox);
   const options = { operation: "RunPodSandbox", signal, log: context.log, onStep: context.onStep };
