@@ -99,7 +99,7 @@ async function plan(context: CriContext, request: berth.PlanRequest): Promise<be
   const container = context.containers.get(request.containerId);
   const { record } = container;
   const spec = await specOf(context, container);
-  const rootfs = container.rootfs ?? (await context.images.rootfs(record.id));
+  const rootfs = container.rootfs ?? context.images.rootfs(record.id);
   if (!rootfs) throw precondition(`container "${record.id}" has no root file system any more`);
   const { plan: orders } = planContainer(spec, {
     id: record.id,

@@ -1,6 +1,6 @@
 /** The services on berthd's socket: which verb answers which call. A call that is not listed answers Unimplemented. */
 import { create } from "@bufbuild/protobuf";
-import { berth, cri } from "@berth/spec";
+import { type berth, cri } from "@berth/spec";
 import { berthHandlers } from "./berth-service.ts";
 import { createContainer } from "./container/create.ts";
 import { execSync } from "./container/exec.ts";

@@ -176,7 +176,7 @@ async function onSmallDisk(
   });
   try {
     writeFileSync(join(disk, "ballast"), Buffer.alloc(ballast));
-    const c = await s.container(sh(script), { logPath: join(disk, "log") } as never);
+    const c = await s.container(sh(script), { logPath: join(disk, "log") });
     await body(c, join(disk, "ballast"), join(disk, "log"));
     await c.gone();
   } finally {

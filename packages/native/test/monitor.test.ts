@@ -84,9 +84,11 @@ test("a container's life: created, running, exited; record, events and exit code
   assert.equal(c.record()["phase"], "created");
   assert.equal(
     c.record()["pid_start"],
-    readFileSync(`/proc/${c.created["pid"]}/stat`, "latin1").split(") ")[1]?.split(" ")[19],
+    readFileSync(`/proc/${String(c.created["pid"])}/stat`, "latin1")
+      .split(") ")[1]
+      ?.split(" ")[19],
   );
-  assert.equal(readFileSync(`/proc/${c.created["monitorPid"]}/comm`, "utf8"), "bosun-monitor\n");
+  assert.equal(readFileSync(`/proc/${String(c.created["monitorPid"])}/comm`, "utf8"), "bosun-monitor\n");
   const watcher = await c.another();
   assert.equal((await watcher.ask("watch", "state"))["phase"], CREATED);
   const running = await c.link.ask("start", "state");
@@ -333,11 +335,11 @@ test("stdin, stdout and stderr attached by several clients; one that vanishes is
   ]);
   const err = await attach(c, 0, STREAM.stderr);
   const input = await attach(c, 0, STREAM.stdin);
-  const collected = [outs[0], outs[1]].map((link) => collect(link as Link));
+  const collected = [outs[0], outs[1]].map((link) => collect(link));
   const errors = collect(err);
   await c.link.ask("watch", "state");
   await c.link.ask("start", "state");
-  await (outs[2] as Link).end();
+  await outs[2].end();
   const data = Buffer.alloc(5_000_000, "0123456789abcdef\n");
   input.socket.end(data);
   for (const got of await Promise.all(collected)) assert.ok(got.equals(data));
@@ -690,7 +692,7 @@ test("the directory vanishes under a running container: the monitor ends with it
 
 test("an idle monitor keeps little memory of its own", async (t) => {
   const c = await started(t, "head -c 1000000 /dev/zero; exec sleep 1000");
-  const smaps = () => readFileSync(`/proc/${c.created["monitorPid"]}/smaps_rollup`, "utf8");
+  const smaps = () => readFileSync(`/proc/${String(c.created["monitorPid"])}/smaps_rollup`, "utf8");
   if (basename(bosun) !== "bosun") return t.skip("a sanitizer's memory is not bosun's");
   await until("it has given back what it needed", () => Number(/^Pss_Anon:\s+(\d+)/m.exec(smaps())?.[1]) <= 32, 5000);
 });

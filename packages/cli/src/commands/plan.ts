@@ -89,7 +89,7 @@ async function planOfBundle(session: Session, directory: string): Promise<readon
     `${directory}/config.json: `,
   );
   for (const warning of planned.warnings) warn(session.shell, `warning: ${warning}`);
-  return describePlan(planned.plan).map(({ where, order, words, because = "" }) => ({ where, order, words, because }));
+  return describePlan(planned.plan).map(({ where, order, words, because }) => ({ where, order, words, because }));
 }
 
 /** What is wrong with a bundle is its author's to mend, not a fault of berth. */

@@ -39,7 +39,10 @@ export async function runPodSandbox(
       progress.step("make the namespaces");
       await context.hand.run(namespacePlan(context, record), { signal });
       progress.step("write the pod's files and attach the network");
-      await allDone([writePodFiles(context, record), ns.hostNetwork ? undefined : attach(context, sandbox, signal)]);
+      await allDone([
+        writePodFiles(context, record),
+        ns.hostNetwork ? Promise.resolve() : attach(context, sandbox, signal),
+      ]);
       progress.step("record the pod as ready");
       record.phase = "ready";
       context.sandboxes.save(sandbox);
@@ -58,7 +61,7 @@ async function attach(context: CriContext, sandbox: Sandbox, signal: AbortSignal
 }
 
 /** All settle before the first failure is thrown, so that undoing does not race with what still runs. */
-async function allDone(tasks: readonly (Promise<void> | undefined)[]): Promise<void> {
+async function allDone(tasks: readonly Promise<void>[]): Promise<void> {
   for (const outcome of await Promise.allSettled(tasks)) {
     if (outcome.status === "rejected") throw outcome.reason;
   }
