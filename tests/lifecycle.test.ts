@@ -65,7 +65,7 @@ describe("pods and containers", () => {
 
     assert.equal((await sh(daemon, id, "hostname")).trim(), pod.config.hostname);
     assert.match(await sh(daemon, id, "ip -4 addr show eth0"), new RegExp(`inet ${ip.replaceAll(".", "\\.")}/24`));
-    await run(["ping", "-c", "1", "-W", "5", ip]);
+    await run(["busybox", "ping", "-c", "1", "-W", "5", ip]);
 
     await runtime.stopContainer({ containerId: id, timeout: 10n });
     const stopped = await status(daemon, id);

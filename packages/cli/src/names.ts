@@ -82,6 +82,6 @@ export const pickPod = (pods: readonly cri.PodSandbox[], text: string): cri.PodS
   ]);
 
 /** What the image service knows by this name or id; undefined if none. */
-export async function findImage(client: Client, text: string): Promise<cri.Image | undefined> {
+async function findImage(client: Client, text: string): Promise<cri.Image | undefined> {
   return (await client.images.imageStatus({ image: { image: text } })).image;
 }

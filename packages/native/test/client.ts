@@ -160,7 +160,7 @@ export class Link {
     socket.on("error", () => {});
     const over = (): void => {
       this.closed = true;
-      for (const { reject } of this.#waiting.values()) reject(new Error("connection closed"));
+      for (const waiting of this.#waiting.values()) waiting.reject(new Error("connection closed"));
       this.#waiting.clear();
     };
     socket.on("end", over);
