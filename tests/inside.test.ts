@@ -57,7 +57,6 @@ describe("inside a container", () => {
     const mounts = await sh(daemon, id, "cat /proc/mounts");
     for (const type of ["proc", "sysfs", "devpts", "mqueue"]) assert.match(mounts, new RegExp(` ${type} `), type);
     assert.match(mounts, /^\S+ \/sys sysfs ro,/m);
-    assert.doesNotMatch(mounts, new RegExp(daemon.root), "no path of the host's is mounted in view");
     assert.equal((await sh(daemon, id, "ls -l /proc/1/fd | tail -n +2 | wc -l")).trim(), "3");
   });
 

@@ -25,7 +25,7 @@ export async function inventory(daemon: TestDaemon): Promise<Inventory> {
     .flatMap((pid) => describe(pid, daemon));
   const cgroups = (await run(["sh", "-c", `find /sys/fs/cgroup -type d -path '*/berth-*' 2>/dev/null || true`]))
     .split("\n")
-    .filter((line) => line.includes(cgroupName(daemon)));
+    .filter((line) => line.includes(`${cgroupName(daemon)}/`));
   const interfaces = (await run(["ip", "-o", "link"]))
     .split("\n")
     .filter((line) => line.includes(`master ${daemon.bridge} `));

@@ -73,15 +73,3 @@ export async function findPod(client: Client, text: string): Promise<cri.PodSand
   const { items } = await client.runtime.listPodSandbox({});
   return pickPod(items, text);
 }
-
-export const pickPod = (pods: readonly cri.PodSandbox[], text: string): cri.PodSandbox =>
-  pick(pods, text, "pod", "berth pods", (pod) => [
-    podName(pod),
-    pod.metadata?.name ?? "",
-    `${pod.metadata?.namespace ?? ""}/${pod.metadata?.name ?? ""}`,
-  ]);
-
-/** What the image service knows by this name or id; undefined if none. */
-async function findImage(client: Client, text: string): Promise<cri.Image | undefined> {
-  return (await client.images.imageStatus({ image: { image: text } })).image;
-}

@@ -2,7 +2,7 @@
 import { mkdir } from "node:fs/promises";
 import { type CriContext, CriServer, Locks, type Log, containerStore, recover, sandboxStore } from "@berth/cri";
 import { Images, openDatabase } from "@berth/image";
-import { probeHost, startHand } from "@berth/kernel";
+import { cgroupRemoval, probeHost, startHand } from "@berth/kernel";
 import { Cni, ensureDefault } from "@berth/network";
 import type { Options } from "./options.ts";
 import { cgroupRootOf, prepareState, releaseState } from "./state.ts";
@@ -70,12 +70,18 @@ export async function assemble({ options, version, log, onStep }: AssembleOption
     log,
     onStep,
   };
+  parts.defer(() => releaseCgroupRoot(context));
   parts.defer(() => closeLinks(context));
   const recovered = [...(await images.recover()), ...(await recover(context))];
   const server = await CriServer.listen(context, options.address);
   parts.defer(() => server.close());
   const open = parts.move();
   return { recovered, context, close: () => open.disposeAsync() };
+}
+
+/** With no container left, nothing of this daemon stays in the hierarchies. */
+async function releaseCgroupRoot({ hand, host, config, containers, sandboxes }: CriContext): Promise<void> {
+  if (containers.size + sandboxes.size === 0) await hand.run(cgroupRemoval(config.cgroupRoot, host));
 }
 
 /** Containers and their monitors live on; only the connections end. */
