@@ -73,3 +73,10 @@ export async function findPod(client: Client, text: string): Promise<cri.PodSand
   const { items } = await client.runtime.listPodSandbox({});
   return pickPod(items, text);
 }
+
+export const pickPod = (pods: readonly cri.PodSandbox[], text: string): cri.PodSandbox =>
+  pick(pods, text, "pod", "berth pods", (pod) => [
+    podName(pod),
+    pod.metadata?.name ?? "",
+    `${pod.metadata?.namespace ?? ""}/${pod.metadata?.name ?? ""}`,
+  ]);
