@@ -3,7 +3,7 @@
  * is taken back, what was half-removed is removed. Returns a line for each thing done.
  */
 import { access, readdir, rm } from "node:fs/promises";
-import { connectMonitor, killCgroup, readRecord } from "@berth/kernel";
+import { connectMonitor, killCgroup, MonitorLost, readRecord } from "@berth/kernel";
 import { cgroupRemoval } from "@berth/runtime";
 import { containerDir, type CriContext } from "./context.ts";
 import { applyExit, applyUnknown, watchExit } from "./container/exit.ts";
@@ -66,8 +66,8 @@ async function adopt(context: CriContext, container: Container): Promise<string>
 }
 
 /** No socket, or nobody behind it: the monitor has ended. */
-function noMonitor(error: NodeJS.ErrnoException): undefined {
-  if (error.code === "ENOENT" || error.code === "ECONNREFUSED") return undefined;
+function noMonitor(error: unknown): undefined {
+  if (error instanceof MonitorLost) return undefined;
   throw error;
 }
 
