@@ -320,7 +320,7 @@ test("kill -9 of serve and of the client under a running monitor: logs go on, th
 });
 
 test("kill -9 of the monitor while its process is parked ends the process", async (t) => {
-  const c = await (await serve(t)).container(sh("sleep 1000"));
+  const c = await (await serve(t)).container(sh("exec sleep 1000"));
   process.kill(Number(c.created["monitorPid"]), "SIGKILL");
   await until("the parked process is gone", () => !alive(Number(c.created["pid"])));
   assert.equal(c.record()["phase"], "created");
@@ -395,7 +395,7 @@ test("no stdin: end of file at once; attach is refused", async (t) => {
   const c = await started(t, "cat; read x", {});
   await c.link.ask("watch", "state");
   await c.link.event();
-  const d = await started(t, "sleep 1000");
+  const d = await started(t, "exec sleep 1000");
   await d.link.refused(EPIPE, "attach", { session: 0, stream: STREAM.stdin });
   await d.link.refused(EINVAL, "attach", { session: 0, stream: 8 });
   await d.link.refused(ESRCH, "attach", { session: 5, stream: STREAM.stdout });
@@ -403,7 +403,7 @@ test("no stdin: end of file at once; attach is refused", async (t) => {
 });
 
 test("exec_sync: outputs, codes, limits, failure", async (t) => {
-  const c = await started(t, "sleep 1000");
+  const c = await started(t, "exec sleep 1000");
   const ok = await c.link.ask("exec", "execed", syncExec("echo out; echo err >&2; exit 3"));
   assert.deepEqual(
     [ok["code"], String(ok["stdout"]), String(ok["stderr"]), ok["truncated"], ok["timedOut"]],
@@ -422,7 +422,7 @@ test("exec_sync: outputs, codes, limits, failure", async (t) => {
 });
 
 test("exec_sync: the time-out kills the process and its group; what it wrote before is there", async (t) => {
-  const c = await started(t, "sleep 1000");
+  const c = await started(t, "exec sleep 1000");
   const mark = `2000.${process.pid}`;
   const start = Date.now();
   const late = await c.link.ask("exec", "execed", syncExec(`echo early; sleep ${mark} & sleep ${mark}`), 200);
@@ -441,7 +441,7 @@ test("exec_sync: the time-out kills the process and its group; what it wrote bef
 });
 
 test("exec_sync: a grandchild that keeps the output open is waited for no longer than drainMs", async (t) => {
-  const c = await started(t, "sleep 1000");
+  const c = await started(t, "exec sleep 1000");
   const start = Date.now();
   const done = await c.link.ask(
     "exec",
@@ -461,7 +461,7 @@ test("exec_sync: a grandchild that keeps the output open is waited for no longer
 });
 
 test("exec_sync: 50 at once", async (t) => {
-  const c = await started(t, "sleep 1000");
+  const c = await started(t, "exec sleep 1000");
   const answers = await Promise.all(
     Array.from({ length: 50 }, (_, i) =>
       c.link.ask("exec", "execed", syncExec(`sleep 0.0$((${i} % 5)); echo ${i}; exit ${i}`)),
@@ -473,7 +473,7 @@ test("exec_sync: 50 at once", async (t) => {
 });
 
 test("exec_sync: cancel and a client that vanishes kill the process", async (t) => {
-  const c = await started(t, "sleep 1000");
+  const c = await started(t, "exec sleep 1000");
   const run = (file: string) => syncExec(`echo $$ > ${file}; exec sleep 1000`);
   const pidIn = async (file: string) => {
     await until("it runs", () => existsSync(file) && readFileSync(file, "utf8").endsWith("\n"));
@@ -495,7 +495,7 @@ test("exec_sync: cancel and a client that vanishes kill the process", async (t) 
 });
 
 test("streaming exec: nothing is read before it is attached; stdin's end is passed on; wait tells the code", async (t) => {
-  const c = await started(t, "sleep 1000");
+  const c = await started(t, "exec sleep 1000");
   const streams = STREAM.stdin | STREAM.stdout | STREAM.stderr;
   const { session, pid } = await c.link.ask("exec", "session", {
     streams,
@@ -520,7 +520,7 @@ test("streaming exec: nothing is read before it is attached; stdin's end is pass
 });
 
 test("streaming exec: kill, a failing plan, a late wait, an owner that vanishes", async (t) => {
-  const c = await started(t, "sleep 1000");
+  const c = await started(t, "exec sleep 1000");
   await c.link.refused(ENOENT, "exec", { plan: plan(CLONE, exec("/no/such")) });
   const { session } = await c.link.ask("exec", "session", { plan: shProcess("exec sleep 1000") });
   await c.link.refused(ETIMEDOUT, "wait", { session: Number(session) }, 50);
@@ -591,7 +591,7 @@ test("a terminal: size, resize, echo, logged as stdout, one stream", async (t) =
 });
 
 test("a terminal in exec", async (t) => {
-  const c = await started(t, "sleep 1000");
+  const c = await started(t, "exec sleep 1000");
   const { session } = await c.link.ask("exec", "session", {
     terminal: 1,
     rows: 10,
@@ -616,7 +616,7 @@ test("a process that lets go of its terminal for a while keeps it", async (t) =>
 });
 
 test("garbage at the monitor's socket closes that connection only", async (t) => {
-  const c = await started(t, "sleep 1000");
+  const c = await started(t, "exec sleep 1000");
   for (const bytes of [
     Buffer.from("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"),
     frame("run", 1, { plan: plan() }),
@@ -682,7 +682,7 @@ function writeUntilFull(path: string): boolean {
 }
 
 test("the directory vanishes under a running container: the monitor ends with it all the same", async (t) => {
-  const c = await started(t, "sleep 1000");
+  const c = await started(t, "exec sleep 1000");
   rmSync(c.dir, { recursive: true });
   await c.link.ask("watch", "state");
   await c.link.ask("kill", "report", { session: 0, signal: 9 });

@@ -247,7 +247,7 @@ test("the end of stdin ends programs and workers, not containers; the socket is 
     rmSync(directory, { recursive: true, force: true });
   });
   const s = await startServe(directory);
-  const c = await s.container(sh("sleep 1000"));
+  const c = await s.container(sh("exec sleep 1000"));
   await c.link.ask("start", "state");
   const link = await s.link();
   const mark = uniqueSleep();

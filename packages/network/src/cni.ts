@@ -159,6 +159,12 @@ export class Cni {
     });
   }
 
+  /** Whether an ADD is recorded, finished or not: a failed one that could be undone is not. */
+  async isAttached(containerId: string): Promise<boolean> {
+    requireIdentifier("container id", containerId);
+    return (await this.#cache.list(containerId)).length > 0;
+  }
+
   /** Asks the plugins whether all is as ADD left it; rejects with the first that says no. Networks before spec 0.4.0 or with disableCheck cannot be asked. */
   async check(request: AttachRequest, options: CallOptions = {}): Promise<void> {
     requireIdentifier("container id", request.containerId);

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
-import { once } from "node:events";
+import { on } from "node:events";
 import { watch } from "node:fs";
-import { access, readFile, readdir, rm, writeFile } from "node:fs/promises";
+import { readFile, readdir, rm, writeFile } from "node:fs/promises";
 import { spawnSync } from "node:child_process";
 import { join } from "node:path";
 import { suite, test } from "node:test";
@@ -164,15 +164,9 @@ suite("ADD", () => {
     await using cni = await openCni(made);
     const abort = new AbortController();
     const watcher = watch(made.binDir);
-    const adding = cni.add(POD, { signal: abort.signal });
-    const failed = assert.rejects(adding, /enough/);
-    while (
-      !(await access(join(made.binDir, "second.ADD.started")).then(
-        () => true,
-        () => false,
-      ))
-    )
-      await once(watcher, "change");
+    const changes = on(watcher, "change");
+    const failed = assert.rejects(cni.add(POD, { signal: abort.signal }), /enough/);
+    for await (const [, name] of changes) if (name === "second.ADD.started") break;
     watcher.close();
     abort.abort(new Error("enough"));
     await failed;

@@ -56,8 +56,14 @@ async function attach(context: CriContext, sandbox: Sandbox, signal: AbortSignal
   if (record.netns === undefined) return;
   record.networked = true;
   context.sandboxes.save(sandbox);
-  const result = await context.cni.add(attachmentOf(record, record.netns), { signal });
-  record.ips = result.ips.map(({ address }) => address);
+  try {
+    const result = await context.cni.add(attachmentOf(record, record.netns), { signal });
+    record.ips = result.ips.map(({ address }) => address);
+  } catch (error) {
+    // What a failed ADD could undo must not be asked of a plugin again: it may be the one that is missing.
+    record.networked = await context.cni.isAttached(record.id);
+    throw error;
+  }
 }
 
 /** All settle before the first failure is thrown, so that undoing does not race with what still runs. */
