@@ -10,6 +10,7 @@ import { cri } from "@berth/spec";
 import { connectCri, type CriClient } from "./lib/client.ts";
 import { median, percentile, table } from "./lib/figures.ts";
 import { kernelMemory, processesLike, pss } from "./lib/memory.ts";
+import { run } from "./lib/process.ts";
 import { makeImages, type Peer, startBerth, startContainerd } from "./lib/peers.ts";
 
 const { values: flags } = parseArgs({
@@ -134,9 +135,12 @@ async function burst(subject: Subject): Promise<Burst> {
 }
 
 const work = mkdtempSync("/var/tmp/berth-bench-");
-const images = await makeImages(work);
-const peers = [await startBerth(work, images.busybox), await startContainerd(work, images.busybox, images.pause)];
+const places = { work, run: mkdtempSync("/run/berth-bench-") };
+const peers: Peer[] = [];
 try {
+  const images = await makeImages(work);
+  peers.push(await startBerth(places, images.busybox));
+  peers.push(await startContainerd(places, images.busybox, images.pause));
   const subjects = peers.map((peer): Subject => ({ peer, client: connectCri(peer.socket), times: {} }));
   for (const subject of subjects) await round({ ...subject, times: {} });
   const idle = subjects.map(({ peer }) => pss(peer.service.pid));
@@ -146,8 +150,11 @@ try {
   report(subjects, bursts, idle);
   for (const { client } of subjects) client.close();
 } finally {
-  for (const peer of peers) await peer.service.stop();
-  rmSync(work, { recursive: true, force: true });
+  for (const peer of peers) {
+    await peer.service.stop();
+    await run(["ip", "link", "delete", peer.bridge]);
+  }
+  for (const dir of [work, places.run]) rmSync(dir, { recursive: true, force: true });
 }
 
 function report(subjects: readonly Subject[], bursts: readonly Burst[], idle: readonly number[]): void {

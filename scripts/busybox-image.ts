@@ -27,14 +27,19 @@ export async function busyboxArchive(dir: string, reference: string = QUICKSTART
 }
 
 async function busyboxImage(reference: string): Promise<Buffer> {
-  const layer = tar(await rootfs());
+  return imageArchive(reference, await rootfs(), { Cmd: ["sh"] });
+}
+
+/** An OCI layout of one layer with these files, in a tar file; `config` is the image's own (image-spec config.md). */
+export function imageArchive(reference: string, files: readonly TarEntry[], run: object): Buffer {
+  const layer = tar(files);
   const compressed = gzipSync(layer, { level: 1 });
   const config = json({
     architecture: { x64: "amd64", arm64: "arm64" }[process.arch as "x64" | "arm64"],
     os: "linux",
-    config: { Env: ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"], Cmd: ["sh"] },
+    config: { Env: ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"], ...run },
     rootfs: { type: "layers", diff_ids: [digestOf(layer)] },
-    history: [{ created_by: "the machine's busybox" }],
+    history: [{ created_by: "berth's busybox-image.ts" }],
   });
   const manifest = json({
     schemaVersion: 2,
@@ -94,7 +99,7 @@ async function rootfs(): Promise<TarEntry[]> {
 }
 
 const json = (value: unknown): Buffer => Buffer.from(JSON.stringify(value));
-const file = (path: string, content: Buffer, mode = 0o644): TarEntry => ({ path, mode, content });
+export const file = (path: string, content: Buffer, mode = 0o644): TarEntry => ({ path, mode, content });
 const directory = (path: string): TarEntry => ({ path, mode: 0o755 });
 
 /** POSIX ustar: a 512-byte header and the content, padded, for each entry; two empty blocks at the end. */

@@ -1,6 +1,7 @@
 /** The two runtimes side by side, each with directories, network and socket of its own. */
-import { mkdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
+import { busyboxArchive, file, imageArchive } from "../../scripts/busybox-image.ts";
 import { type Service, run, startService } from "./process.ts";
 
 export interface Peer {
@@ -10,6 +11,8 @@ export interface Peer {
   /** Matches every process that stands for a pod or container besides the workload. */
   readonly perPod: RegExp;
   readonly image: string;
+  /** The bridge that its CNI network made, for the bench to take away. */
+  readonly bridge: string;
 }
 
 const checkout = fileURLToPath(new URL("../..", import.meta.url)).replace(/\/$/, "");
@@ -27,8 +30,15 @@ function writeNetwork(dir: string, name: string, subnet: string): void {
   writeFileSync(`${dir}/10-bench.conflist`, JSON.stringify({ cniVersion: "1.0.0", name, plugins }));
 }
 
-export async function startBerth(work: string, archive: string): Promise<Peer> {
-  const [root, state, cni] = [`${work}/berth/root`, `${work}/berth/state`, `${work}/berth/cni`];
+export interface Places {
+  /** On disk: stores. */
+  readonly work: string;
+  /** Under /run, as on a node: what must not survive a reboot. */
+  readonly run: string;
+}
+
+export async function startBerth({ work, run: runDir }: Places, archive: string): Promise<Peer> {
+  const [root, state, cni] = [`${work}/berth/root`, `${runDir}/berth`, `${work}/berth/cni`];
   mkdirSync(state, { recursive: true });
   writeNetwork(cni, "bbench0", "10.201.0.0/20");
   const socket = `${state}/berth.sock`;
@@ -47,11 +57,15 @@ export async function startBerth(work: string, archive: string): Promise<Peer> {
   ];
   const service = await startService(argv, socket, `${work}/berthd.log`);
   await run([`${checkout}/bin/berth`, "--address", socket, "load", "-i", archive]);
-  return { name: "berth", socket, service, perPod: /^bosun-monitor/, image: IMAGE };
+  return { name: "berth", socket, service, perPod: /^bosun-monitor/, image: IMAGE, bridge: "bbench0" };
 }
 
-export async function startContainerd(work: string, archive: string, pauseArchive: string): Promise<Peer> {
-  const [root, state, cni] = [`${work}/containerd/root`, `${work}/containerd/state`, `${work}/containerd/cni`];
+export async function startContainerd(
+  { work, run: runDir }: Places,
+  archive: string,
+  pauseArchive: string,
+): Promise<Peer> {
+  const [root, state, cni] = [`${work}/containerd/root`, `${runDir}/containerd`, `${work}/containerd/cni`];
   mkdirSync(state, { recursive: true });
   writeNetwork(cni, "cbench0", "10.202.0.0/20");
   const socket = `${state}/containerd.sock`;
@@ -74,29 +88,16 @@ conf_dir = "${cni}"
   const service = await startService(["containerd", "--config", config], socket, `${work}/containerd.log`);
   for (const file of [archive, pauseArchive])
     await run(["ctr", "--address", socket, "--namespace", "k8s.io", "images", "import", file]);
-  return { name: "containerd", socket, service, perPod: /^(containerd-shim|pause )/, image: IMAGE };
+  return { name: "containerd", socket, service, perPod: /^(containerd-shim|pause )/, image: IMAGE, bridge: "cbench0" };
 }
 
-/** docker archives of the machine's busybox, and of a pause program that ends at TERM and reaps. */
+/** Archives of the machine's busybox, and of a pause program that ends at TERM and reaps. */
 export async function makeImages(work: string): Promise<{ busybox: string; pause: string }> {
-  const node = process.execPath;
-  const script = `${checkout}/scripts/busybox-image.ts`;
-  const [busybox, pause] = [`${work}/busybox.tar`, `${work}/pause.tar`];
-  await run([node, script, "--output", busybox, "--name", IMAGE]);
   const source =
     "#include <signal.h>\n#include <stdlib.h>\n#include <sys/wait.h>\n#include <unistd.h>\nstatic void done(int s){(void)s;exit(0);}\nstatic void reap(int s){(void)s;while(waitpid(-1,0,WNOHANG)>0);}\nint main(void){signal(SIGINT,done);signal(SIGTERM,done);signal(SIGCHLD,reap);for(;;)pause();}\n";
   await run(["musl-gcc", "-Os", "-static", "-x", "c", "-o", `${work}/pause`, "-"], { input: source });
-  await run([
-    node,
-    script,
-    "--output",
-    pause,
-    "--name",
-    PAUSE,
-    "--file",
-    `${work}/pause:/pause`,
-    "--entrypoint",
-    "/pause",
-  ]);
-  return { busybox, pause };
+  const pause = `${work}/pause.tar`;
+  const files = [file("pause", readFileSync(`${work}/pause`), 0o755)];
+  writeFileSync(pause, imageArchive(PAUSE, files, { Entrypoint: ["/pause"] }));
+  return { busybox: await busyboxArchive(work, IMAGE), pause };
 }
