@@ -315,6 +315,13 @@ test("a directory from before directories had a type, an old link with a size, n
   );
 });
 
+test("the padding of the last file may be left out, as umoci does; its content may not", async () => {
+  const bytes = member({ name: "last", data: "x".repeat(600) });
+  assert.equal((await readAll(bytes.subarray(0, 512 + 600)))[0]?.size, 600);
+  assert.equal((await readAll(bytes.subarray(0, 512 + 700)))[0]?.size, 600);
+  await refused(bytes.subarray(0, 512 + 599), "InvalidImage", /truncated at byte 1111/);
+});
+
 test("archives that break the format are refused, each for its reason", async () => {
   const good = archive({ name: "file", data: Buffer.alloc(2000, 1) });
   await refused(good.subarray(0, 1500), "InvalidImage", /truncated at byte 1500/);

@@ -194,12 +194,14 @@ export class TarReader {
   }
 
   async #finish(): Promise<void> {
-    const rest = this.#stored + this.#padding;
+    const stored = this.#stored;
+    const rest = stored + this.#padding;
     this.#stored = 0;
     this.#padding = 0;
     this.#sparse = undefined;
-    if (rest > 0 && this.#reader.take(rest) === undefined && (await this.#reader.skip(rest)) < rest)
-      throw truncated(this.#reader.offset);
+    if (rest === 0 || this.#reader.take(rest) !== undefined) return;
+    // umoci's archives end with the last file's content, its padding left out; Go's reader takes them too.
+    if ((await this.#reader.skip(rest)) < stored) throw truncated(this.#reader.offset);
   }
 
   async #skip(size: number): Promise<void> {
