@@ -16,6 +16,7 @@ interface Rules {
   longFiles: Record<string, string>;
 }
 interface Manifest {
+  exports?: Record<string, string>;
   dependencies?: Record<string, string>;
   devDependencies?: Record<string, string>;
 }
@@ -146,7 +147,8 @@ function judgeRoom(
   upper: string,
   deep: string | undefined,
 ): string | undefined {
-  if (deep !== undefined) return `import @berth/${upper}: a package has one public face`;
+  if (deep !== undefined && !(rules.packages[upper] && `.${deep}` in (manifestOf(upper).exports ?? {})))
+    return `import @berth/${upper}: a package has one public face, and what else its package.json exports`;
   if (name === undefined || name === upper) return undefined;
   if (!shipped && rules.packages[name]?.mayInTests?.includes(upper)) return undefined;
   if (!rules.packages[name]?.may.includes(upper))

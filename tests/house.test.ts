@@ -86,10 +86,11 @@ suite("the boundary check", () => {
   const house = {
     "package.json": `{"devDependencies":{"tool":"1.0.0"}}`,
     "packages/boundaries.json": JSON.stringify(rules),
-    "packages/low/package.json": "{}",
+    "packages/low/package.json": `{"exports":{".":"./src/index.ts","./part":"./src/part.ts"}}`,
     "packages/low/src/index.ts": `import "node:util";`,
+    "packages/low/src/part.ts": "",
     "packages/high/package.json": `{"dependencies":{"@berth/low":"1","lib":"1"}}`,
-    "packages/high/src/index.ts": `/** import "@berth/none" */ export * from "@berth/low"; import "lib/part";`,
+    "packages/high/src/index.ts": `/** import "@berth/none" */ export * from "@berth/low"; import "@berth/low/part"; import "lib/part";`,
     "packages/high/src/spawn.ts": `import "node:child_process";`,
     "packages/high/test/a.test.ts": `import "node:child_process"; import "tool"; import "../src/index.ts"; import "@berth/high";`,
     "tests/all.test.ts": `import "@berth/high"; import "tool";`,
@@ -128,7 +129,7 @@ suite("the boundary check", () => {
     ["long", { "packages/high/src/a.c": "\n".repeat(6) }, /a\.c: more than 5 lines/],
     [
       "manifest",
-      { "packages/low/package.json": `{"dependencies":{"@berth/high":"1"}}` },
+      { "packages/low/package.json": `{"exports":{"./part":"./src/part.ts"},"dependencies":{"@berth/high":"1"}}` },
       /low may not depend on @berth\/high/,
     ],
     ["outside", { "tests/b.test.ts": `import "../packages/low/src/index.ts";` }, /import a package by its name/],

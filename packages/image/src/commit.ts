@@ -1,5 +1,5 @@
 /** The end of a pull or an import: layers unpacked, everything durable, then known, in one transaction. */
-import { chainIds } from "@berth/spec";
+import { chainIds } from "@berth/spec/oci";
 import type { FileSource, RemoteSource } from "./layers/jobs.ts";
 import { raceAbort, type Unpacker } from "./layers/unpacker.ts";
 import type { Snapshotter } from "./snapshots/snapshotter.ts";

@@ -1,5 +1,5 @@
 /** Manifests and configs as they come from registries and archives, checked before anything relies on them. */
-import { chainIds, image, InvalidDigest, parseDigest } from "@berth/spec";
+import { chainIds, image, InvalidDigest, parseDigest } from "@berth/spec/oci";
 import { ImageError } from "./errors.ts";
 
 /** Layers of one image; overlayfs takes 500 lower directories. */

@@ -1,7 +1,7 @@
 /** Images from files: OCI layouts (image-spec, "Image Layout") and docker archives (what `docker save` writes). */
 import { mkdir, open, readFile, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
-import { digestOf, formatReference, image, parseDigest } from "@berth/spec";
+import { digestOf, formatReference, image, parseDigest } from "@berth/spec/oci";
 import { parseIndex, parseManifest, parseObject } from "./documents.ts";
 import { ImageError, toImageError } from "./errors.ts";
 import { compressionOf } from "./layers/inflate.ts";

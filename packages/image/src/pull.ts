@@ -8,7 +8,7 @@ import {
   type Reference,
   repositoryOf,
   withDefaultTag,
-} from "@berth/spec";
+} from "@berth/spec/oci";
 import { parseConfig, parseIndex, parseManifest } from "./documents.ts";
 import { ImageError } from "./errors.ts";
 import type { RemoteSource } from "./layers/jobs.ts";

@@ -1,7 +1,7 @@
 /** A bundle: a directory with config.json and, normally, the root file system beside it (bundle.md). */
 import { readFile } from "node:fs/promises";
 import { isAbsolute, resolve } from "node:path";
-import { oci } from "@berth/spec";
+import { oci } from "@berth/spec/oci";
 
 export interface Bundle {
   readonly directory: string;

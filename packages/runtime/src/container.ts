@@ -14,7 +14,7 @@ import {
   sysctlFile,
   type HostFacts,
 } from "@berth/kernel";
-import { oci } from "@berth/spec";
+import { oci } from "@berth/spec/oci";
 import { PlanBuilder } from "./builder.ts";
 import { PlanError, type ContainerContext, type Planned } from "./context.ts";
 import { makeDevices, prepareDevices } from "./devices.ts";

@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
-import { parseReference } from "@berth/spec";
+import { parseReference } from "@berth/spec/oci";
 import { Failure } from "../failure.ts";
 
 export interface Credentials {

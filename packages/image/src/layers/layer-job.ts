@@ -3,7 +3,7 @@ import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
 import type { TreeWriter } from "@berth/kernel";
-import { type image, parseDigest } from "@berth/spec";
+import { type image, parseDigest } from "@berth/spec/oci";
 import { ImageError, toImageError } from "../errors.ts";
 import { applyLayer, type AppliedLayer } from "./apply.ts";
 import { ByteReader } from "./byte-reader.ts";

@@ -1,5 +1,5 @@
 /** From a reference to the manifest for a platform. */
-import { image } from "@berth/spec";
+import { image } from "@berth/spec/oci";
 import { parseIndex } from "../documents.ts";
 import { ImageError } from "../errors.ts";
 import type { FetchedManifest, RegistryClient } from "../registry/client.ts";

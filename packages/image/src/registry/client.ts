@@ -12,7 +12,7 @@ import {
   type Reference,
   repositoryOf,
   verifyDigest,
-} from "@berth/spec";
+} from "@berth/spec/oci";
 import { ImageError } from "../errors.ts";
 import type { Credentials } from "../types.ts";
 import { type Authorization, authorize, detailOf, parseChallenges } from "./auth.ts";

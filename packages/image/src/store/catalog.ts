@@ -8,7 +8,7 @@ import {
   formatReference,
   repositoryOf,
   withDefaultTag,
-} from "@berth/spec";
+} from "@berth/spec/oci";
 import { parseConfig, parseManifest } from "../documents.ts";
 import { ImageError } from "../errors.ts";
 import type { ImageRecord } from "../types.ts";

@@ -6,7 +6,7 @@
 import { mkdir, open, readdir, readFile, rename, rm, stat } from "node:fs/promises";
 import { renameSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { isDigest, parseDigest, verifyDigest } from "@berth/spec";
+import { isDigest, parseDigest, verifyDigest } from "@berth/spec/oci";
 import { ImageError, toImageError } from "../errors.ts";
 import { type Database, syncDirectory } from "./database.ts";
 
