@@ -51,6 +51,9 @@ export {
 } from "./cgroups/resources.ts";
 export { killCgroup, processesBelow } from "./cgroups/kill.ts";
 export { readCgroupStats, type CgroupStats } from "./cgroups/stats.ts";
+export { readCgroupDetail, type CgroupDetail } from "./cgroups/detail.ts";
+export type { CgroupPressure, Pressure, Stall } from "./cgroups/pressure.ts";
+export { readInterfaces, type InterfaceUsage } from "./netdev.ts";
 
 export { compileSeccomp } from "./seccomp/compile.ts";
 export type { BuiltFilter } from "./seccomp/build.ts";

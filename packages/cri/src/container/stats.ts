@@ -1,66 +1,74 @@
 /** ContainerStats and ListContainerStats, from the container's cgroup files. */
 import { create } from "@bufbuild/protobuf";
-import { readCgroupStats } from "@berth/kernel";
+import { type CgroupStats, readCgroupStats } from "@berth/kernel";
 import { cri } from "@berth/spec";
 import { now } from "../clock.ts";
 import type { CriContext } from "../context.ts";
 import { matchesLabels } from "../labels.ts";
+import { usageOf } from "../stats/messages.ts";
 import type { Container } from "../store/records.ts";
 
 export async function containerStats(
   context: CriContext,
   request: cri.ContainerStatsRequest,
 ): Promise<cri.ContainerStatsResponse> {
+  const container = context.containers.get(request.containerId);
   return create(cri.ContainerStatsResponseSchema, {
-    stats: await statsOf(context, context.containers.get(request.containerId)),
+    stats: await statsOf(context, container, await cgroupStatsOf(context, container)),
   });
 }
 
+/** Of running containers: one that ends meanwhile is left out. */
 export async function listContainerStats(
   context: CriContext,
-  request: cri.ListContainerStatsRequest,
-): Promise<cri.ListContainerStatsResponse> {
-  const { filter } = request;
+  filter: cri.ContainerStatsFilter | undefined,
+): Promise<cri.ContainerStats[]> {
   const running = context.containers
     .values()
     .filter(({ record }) => record.phase === "running")
     .filter(({ record }) => !filter?.id || record.id.startsWith(filter.id))
     .filter(({ record }) => !filter?.podSandboxId || record.sandboxId.startsWith(filter.podSandboxId))
     .filter(({ record }) => matchesLabels(record.config.labels, filter?.labelSelector));
-  return create(cri.ListContainerStatsResponseSchema, {
-    stats: await Promise.all(running.map((container) => statsOf(context, container))),
-  });
+  const all = await Promise.all(
+    running.map(async (container) => {
+      const cgroup = await cgroupStatsOf(context, container);
+      return cgroup && (await statsOf(context, container, cgroup));
+    }),
+  );
+  return all.filter((stats) => stats !== undefined);
 }
 
-async function statsOf(context: CriContext, { record }: Container): Promise<cri.ContainerStats> {
-  const { config } = record;
-  const attributes = {
-    id: record.id,
-    metadata: config.metadata,
-    labels: config.labels,
-    annotations: config.annotations,
-  };
-  const layer = await context.images.rootfsUsage(record.id);
-  const writableLayer = {
-    timestamp: now(),
-    fsId: { mountpoint: context.paths.root },
-    usedBytes: { value: BigInt(layer.bytes) },
-    inodesUsed: { value: BigInt(layer.inodes) },
-  };
-  if (record.phase !== "running") return create(cri.ContainerStatsSchema, { attributes, writableLayer });
-  const stats = await readCgroupStats(record.cgroupPath, context.host);
+/** Undefined for a container that does not run, or whose cgroup has just gone. */
+export async function cgroupStatsOf(context: CriContext, { record }: Container): Promise<CgroupStats | undefined> {
+  if (record.phase !== "running") return undefined;
+  try {
+    return await readCgroupStats(record.cgroupPath, context.host);
+  } catch (error) {
+    if (isGone(error)) return undefined;
+    throw error;
+  }
+}
+
+/** Of a cgroup's file: the cgroup was removed, before it was opened or after. */
+export const isGone = (error: unknown): boolean =>
+  ["ENOENT", "ENODEV"].includes((error as NodeJS.ErrnoException).code ?? "");
+
+export async function statsOf(
+  context: CriContext,
+  container: Container,
+  cgroup: CgroupStats | undefined,
+): Promise<cri.ContainerStats> {
+  const { config, id } = container.record;
+  const layer = await context.images.rootfsUsage(id);
   const timestamp = now();
   return create(cri.ContainerStatsSchema, {
-    attributes,
-    cpu: { timestamp, usageCoreNanoSeconds: { value: stats.cpuNs } },
-    memory: {
+    attributes: { id, metadata: config.metadata, labels: config.labels, annotations: config.annotations },
+    ...(cgroup && usageOf(cgroup, timestamp, container)),
+    writableLayer: {
       timestamp,
-      workingSetBytes: { value: stats.workingSetBytes },
-      usageBytes: { value: stats.memoryBytes },
-      rssBytes: { value: stats.rssBytes },
-      pageFaults: { value: stats.pageFaults },
-      majorPageFaults: { value: stats.majorPageFaults },
+      fsId: { mountpoint: context.paths.root },
+      usedBytes: { value: BigInt(layer.bytes) },
+      inodesUsed: { value: BigInt(layer.inodes) },
     },
-    writableLayer,
   });
 }

@@ -3,6 +3,7 @@ import { access, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { HostFacts } from "../host.ts";
 import { cgroupDirectories, v1Directory } from "./hierarchy.ts";
+import { readPressure, type CgroupPressure } from "./pressure.ts";
 
 /** 0 where the machine has no controller that counts it. */
 export interface CgroupStats {
@@ -16,11 +17,17 @@ export interface CgroupStats {
   readonly majorPageFaults: bigint;
   /** Undefined: no limit. */
   readonly memoryLimitBytes: bigint | undefined;
+  /** Swap alone, without memory. */
+  readonly swapBytes: bigint;
+  /** Undefined: no limit of its own. */
+  readonly swapLimitBytes: bigint | undefined;
   /** Processes and threads now. */
   readonly pids: bigint;
+  /** Undefined where the kernel has no pressure stall information of cgroups (it needs cgroup2). */
+  readonly pressure: CgroupPressure | undefined;
 }
 
-type MemoryStats = Omit<CgroupStats, "cpuNs" | "pids">;
+type MemoryStats = Omit<CgroupStats, "cpuNs" | "pids" | "pressure">;
 
 const NO_MEMORY: MemoryStats = {
   memoryBytes: 0n,
@@ -29,6 +36,8 @@ const NO_MEMORY: MemoryStats = {
   pageFaults: 0n,
   majorPageFaults: 0n,
   memoryLimitBytes: undefined,
+  swapBytes: 0n,
+  swapLimitBytes: undefined,
 };
 /** v1's "no limit" is the largest page-aligned 63-bit number. */
 const V1_UNLIMITED = 0x7fff_ffff_ffff_f000n;
@@ -41,14 +50,15 @@ export async function readCgroupStats(path: string, host: HostFacts): Promise<Cg
   const cpuacct = v1Directory(directories, "cpuacct");
   const memory = v1Directory(directories, "memory");
   const pids = v1Directory(directories, "pids") ?? v2("pids");
-  const [cpuNs, memoryStats, current] = await Promise.all([
+  const [cpuNs, memoryStats, current, pressure] = await Promise.all([
     cpuacct !== undefined ? number(join(cpuacct, "cpuacct.usage")) : v2Usage(v2("cpu")),
-    memory !== undefined ? memoryV1(memory) : memoryV2(v2("memory")),
+    memory !== undefined ? memoryV1(memory, host.cgroups.swap) : memoryV2(v2("memory")),
     pids === undefined ? 0n : number(join(pids, "pids.current")),
+    readPressure(directories.unified),
     // Without any of the controllers a cgroup that is gone must not look like an idle one.
     access(directories.unified ?? directories.v1[0]?.directory ?? ""),
   ]);
-  return { cpuNs, ...memoryStats, pids: current };
+  return { cpuNs, ...memoryStats, pids: current, pressure };
 }
 
 async function v2Usage(directory: string | undefined): Promise<bigint> {
@@ -56,11 +66,12 @@ async function v2Usage(directory: string | undefined): Promise<bigint> {
   return ((await keyed(join(directory, "cpu.stat"))).get("usage_usec") ?? 0n) * 1000n;
 }
 
-async function memoryV1(directory: string): Promise<MemoryStats> {
-  const [usage, stat, limit] = await Promise.all([
+async function memoryV1(directory: string, swap: boolean): Promise<MemoryStats> {
+  const [usage, stat, limit, total] = await Promise.all([
     number(join(directory, "memory.usage_in_bytes")),
     keyed(join(directory, "memory.stat")),
     number(join(directory, "memory.limit_in_bytes")),
+    swap ? number(join(directory, "memory.memsw.limit_in_bytes")) : V1_UNLIMITED,
   ]);
   const keys = {
     inactive: "total_inactive_file",
@@ -68,18 +79,25 @@ async function memoryV1(directory: string): Promise<MemoryStats> {
     faults: "total_pgfault",
     major: "total_pgmajfault",
   };
-  return memoryStats(usage, stat, keys, limit >= V1_UNLIMITED ? undefined : limit);
+  return {
+    ...memoryStats(usage, stat, keys, limit >= V1_UNLIMITED ? undefined : limit),
+    swapBytes: stat.get("total_swap") ?? 0n,
+    // v1 limits memory and swap together.
+    swapLimitBytes: total >= V1_UNLIMITED || limit >= V1_UNLIMITED ? undefined : total - limit,
+  };
 }
 
 async function memoryV2(directory: string | undefined): Promise<MemoryStats> {
   if (directory === undefined) return NO_MEMORY;
-  const [usage, stat, limit] = await Promise.all([
+  const [usage, stat, limit, swap, swapLimit] = await Promise.all([
     number(join(directory, "memory.current")),
     keyed(join(directory, "memory.stat")),
-    readFile(join(directory, "memory.max"), "utf8"),
+    limitIn(join(directory, "memory.max")),
+    number(join(directory, "memory.swap.current")).catch(absentAs(0n)),
+    limitIn(join(directory, "memory.swap.max")).catch(absentAs(undefined)),
   ]);
   const keys = { inactive: "inactive_file", rss: "anon", faults: "pgfault", major: "pgmajfault" };
-  return memoryStats(usage, stat, keys, limit.startsWith("max") ? undefined : BigInt(limit.trim()));
+  return { ...memoryStats(usage, stat, keys, limit), swapBytes: swap, swapLimitBytes: swapLimit };
 }
 
 interface StatKeys {
@@ -94,7 +112,7 @@ function memoryStats(
   stat: ReadonlyMap<string, bigint>,
   keys: StatKeys,
   limit: bigint | undefined,
-): MemoryStats {
+): Omit<MemoryStats, "swapBytes" | "swapLimitBytes"> {
   const inactive = stat.get(keys.inactive) ?? 0n;
   return {
     memoryBytes: usage,
@@ -106,12 +124,26 @@ function memoryStats(
   };
 }
 
-async function number(file: string): Promise<bigint> {
+export async function number(file: string): Promise<bigint> {
   return BigInt((await readFile(file, "utf8")).trim());
 }
 
+/** A v2 limit; "max" is none. */
+export async function limitIn(file: string): Promise<bigint | undefined> {
+  const text = (await readFile(file, "utf8")).trim();
+  return text === "max" ? undefined : BigInt(text);
+}
+
+/** For files that only some kernels and configurations have. */
+export const absentAs =
+  <T>(value: T) =>
+  (error: NodeJS.ErrnoException): T => {
+    if (error.code === "ENOENT" || error.code === "EOPNOTSUPP") return value;
+    throw error;
+  };
+
 /** "key value" lines. */
-async function keyed(file: string): Promise<Map<string, bigint>> {
+export async function keyed(file: string): Promise<Map<string, bigint>> {
   const entries = new Map<string, bigint>();
   for (const line of (await readFile(file, "utf8")).split("\n")) {
     const [key, value] = line.split(" ");
