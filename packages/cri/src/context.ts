@@ -2,6 +2,7 @@
 import type { Cni } from "@berth/network";
 import type { Images } from "@berth/image";
 import type { Hand, HostFacts } from "@berth/kernel";
+import type { Events } from "./events.ts";
 import type { Locks } from "./lock.ts";
 import type { Log } from "./log.ts";
 import type { Container, ContainerRecord, Sandbox, SandboxRecord } from "./store/records.ts";
@@ -37,6 +38,7 @@ export interface CriContext {
   readonly sandboxes: Store<SandboxRecord, Sandbox>;
   readonly containers: Store<ContainerRecord, Container>;
   readonly locks: Locks;
+  readonly events: Events;
   readonly paths: Paths;
   readonly config: CriConfig;
   readonly log: Log;

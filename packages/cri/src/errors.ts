@@ -3,8 +3,9 @@
  * image errors, CNI errors …) are mapped here and nowhere else.
  */
 import { status } from "@grpc/grpc-js";
-import { HandLost, MonitorLost, OrderError } from "@berth/kernel";
+import { HandLost, MonitorLost, OrderError, ResourceError } from "@berth/kernel";
 import { ImageError } from "@berth/image";
+import { PlanError } from "@berth/runtime";
 
 export class CriError extends Error {
   override readonly name = "CriError";
@@ -41,6 +42,9 @@ const IMAGE_STATUS: Readonly<Record<string, status>> = {
 /** The gRPC code and message that answer a call which failed with `error`. */
 export function toStatus(error: unknown): { code: status; details: string } {
   if (error instanceof CriError) return { code: error.code, details: error.message };
+  // A configuration that cannot be carried out; the message names the field.
+  if (error instanceof PlanError || error instanceof ResourceError)
+    return { code: status.INVALID_ARGUMENT, details: error.message };
   if (error instanceof OrderError) return { code: ERRNO_STATUS[error.code] ?? status.UNKNOWN, details: error.message };
   if (error instanceof ImageError) return { code: IMAGE_STATUS[error.code] ?? status.UNKNOWN, details: error.message };
   if (error instanceof HandLost || error instanceof MonitorLost)

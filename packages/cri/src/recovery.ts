@@ -5,6 +5,7 @@
 import { access, readdir, rm } from "node:fs/promises";
 import { connectMonitor, killCgroup, MonitorLost, readRecord } from "@berth/kernel";
 import { cgroupRemoval } from "@berth/runtime";
+import type { cri } from "@berth/spec";
 import { containerDir, type CriContext } from "./context.ts";
 import { applyExit, applyUnknown, watchExit } from "./container/exit.ts";
 import { deleteContainer } from "./container/remove.ts";
@@ -12,7 +13,8 @@ import { initDir } from "./sandbox/init.ts";
 import { releaseSandbox } from "./sandbox/release.ts";
 import { deleteSandbox } from "./sandbox/remove.ts";
 import { stopSandbox } from "./sandbox/stop.ts";
-import type { Container, Sandbox } from "./store/records.ts";
+import { CREATED, STARTED, STOPPED, emitContainerEvent } from "./events.ts";
+import type { Container, ContainerPhase, Sandbox } from "./store/records.ts";
 
 export async function recover(context: CriContext): Promise<string[]> {
   const sandboxes = context.sandboxes.load().map((record): Sandbox => ({ record }));
@@ -28,6 +30,7 @@ export async function recover(context: CriContext): Promise<string[]> {
 
 async function recoverContainer(context: CriContext, container: Container): Promise<string> {
   const { record } = container;
+  container.told = toldBefore(record.phase);
   switch (record.phase) {
     case "exited":
       return "";
@@ -62,7 +65,14 @@ async function adopt(context: CriContext, container: Container): Promise<string>
   if (state?.phase === "exited") applyExit(container, state);
   else applyUnknown(container, "the container ended while berthd did not run, and nothing recorded how");
   context.containers.save(container);
+  emitContainerEvent(context, STOPPED, container);
   return `container ${record.id} had exited with ${record.exitCode} (${record.reason})`;
+}
+
+/** The events that an earlier daemon has given out; those of what happened since are new. */
+function toldBefore(phase: ContainerPhase): Set<cri.ContainerEventType> {
+  if (phase === "created" || phase === "starting") return new Set([CREATED]);
+  return new Set(phase === "running" ? [CREATED, STARTED] : [CREATED, STARTED, STOPPED]);
 }
 
 /** No socket, or nobody behind it: the monitor has ended. */

@@ -7,6 +7,7 @@ import { execSync } from "./container/exec.ts";
 import { reopenContainerLog } from "./container/logs.ts";
 import { removeContainer } from "./container/remove.ts";
 import { startContainer } from "./container/start.ts";
+import { checkpointContainer } from "./container/checkpoint.ts";
 import { containerStats, listContainerStats } from "./container/stats.ts";
 import { getContainerStatus, listContainers } from "./container/status.ts";
 import { stopContainer } from "./container/stop.ts";
@@ -14,10 +15,14 @@ import { updateContainerResources } from "./container/update.ts";
 import type { CriContext } from "./context.ts";
 import { imageFsInfo, imageStatus, listImages, pullImage, removeImage } from "./image/verbs.ts";
 import { runtimeConfig, runtimeStatus, version } from "./runtime-status.ts";
+import { listMetricDescriptors } from "./metrics/descriptors.ts";
+import { podSandboxMetrics } from "./metrics/list.ts";
 import { removePodSandbox } from "./sandbox/remove.ts";
 import { runPodSandbox } from "./sandbox/run.ts";
 import { listSandboxes, podSandboxStatus } from "./sandbox/status.ts";
+import { listPodSandboxStats, podSandboxStats } from "./sandbox/stats.ts";
 import { stopPodSandbox } from "./sandbox/stop.ts";
+import { updatePodSandboxResources } from "./sandbox/update.ts";
 import type { Handlers, Send } from "./server/grpc.ts";
 import type { StreamingServer } from "./streaming/server.ts";
 import { attach, exec } from "./streaming/verbs.ts";
@@ -58,7 +63,29 @@ export function runtimeHandlers(context: CriContext, streaming: StreamingServer)
     exec: (request) => exec(context, streaming, request),
     attach: (request) => attach(context, streaming, request),
     containerStats: (request) => containerStats(context, request),
-    listContainerStats: (request) => listContainerStats(context, request),
+    listContainerStats: async (request) =>
+      create(cri.ListContainerStatsResponseSchema, { stats: await listContainerStats(context, request.filter) }),
+    streamContainerStats: async (request, _signal, send) =>
+      await batches(await listContainerStats(context, request.filter), send, (stats) =>
+        create(cri.StreamContainerStatsResponseSchema, { containerStats: stats }),
+      ),
+    podSandboxStats: (request) => podSandboxStats(context, request),
+    listPodSandboxStats: async (request) =>
+      create(cri.ListPodSandboxStatsResponseSchema, { stats: await listPodSandboxStats(context, request.filter) }),
+    streamPodSandboxStats: async (request, _signal, send) =>
+      await batches(await listPodSandboxStats(context, request.filter), send, (podSandboxStats) =>
+        create(cri.StreamPodSandboxStatsResponseSchema, { podSandboxStats }),
+      ),
+    updatePodSandboxResources: (request, signal) => updatePodSandboxResources(context, request, signal),
+    checkpointContainer: (request, signal) => checkpointContainer(context, request, signal),
+    getContainerEvents: (_request, signal, send) => context.events.follow(signal, send),
+    listMetricDescriptors,
+    listPodSandboxMetrics: async () =>
+      create(cri.ListPodSandboxMetricsResponseSchema, { podMetrics: await podSandboxMetrics(context) }),
+    streamPodSandboxMetrics: async (_request, _signal, send) =>
+      await batches(await podSandboxMetrics(context), send, (podSandboxMetrics) =>
+        create(cri.StreamPodSandboxMetricsResponseSchema, { podSandboxMetrics }),
+      ),
   };
 }
 

@@ -1,6 +1,6 @@
 /** Puts berthd together, in the order in which its parts depend on each other, and takes it apart in reverse. */
 import { mkdir } from "node:fs/promises";
-import { type CriContext, CriServer, Locks, type Log, containerStore, recover, sandboxStore } from "@berth/cri";
+import { type CriContext, CriServer, Events, Locks, type Log, containerStore, recover, sandboxStore } from "@berth/cri";
 import { Images, openDatabase } from "@berth/image";
 import { cgroupRemoval, probeHost, startHand } from "@berth/kernel";
 import { Cni, ensureDefault } from "@berth/network";
@@ -58,6 +58,7 @@ export async function assemble({ options, version, log, onStep }: AssembleOption
     sandboxes: sandboxStore(database.sql),
     containers: containerStore(database.sql),
     locks: new Locks(),
+    events: new Events(),
     paths: { root: options.root, state: options.state, netns: options.netnsDir },
     config: {
       maxLogLine: options.maxLogLine,

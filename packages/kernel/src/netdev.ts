@@ -1,7 +1,8 @@
 /** What the interfaces of a network namespace have carried (proc(5), /proc/PID/net/dev). */
 import { readFile } from "node:fs/promises";
 import type { Hand } from "./bosun/hand.ts";
-import { CLONE, O } from "./flags.ts";
+import { O } from "./flags.ts";
+import { CLONE } from "./namespaces.ts";
 
 export interface InterfaceUsage {
   readonly name: string;

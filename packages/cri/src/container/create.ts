@@ -10,6 +10,7 @@ import { cgroupParentOf } from "../cgroup-parent.ts";
 import { now } from "../clock.ts";
 import { containerDir, type CriContext } from "../context.ts";
 import { invalid, notFound, precondition, unimplemented } from "../errors.ts";
+import { CREATED, emitContainerEvent } from "../events.ts";
 import { type Progress, withProgress } from "../progress.ts";
 import { ensurePodInit } from "../sandbox/init.ts";
 import type { Container, ContainerRecord, Sandbox } from "../store/records.ts";
@@ -138,6 +139,7 @@ async function make(
   progress.step("record the container as created");
   record.phase = "created";
   context.containers.save(container);
+  emitContainerEvent(context, CREATED, container);
 }
 
 function newRecord(

@@ -3,6 +3,7 @@ import { MonitorLost, killCgroup, readRecord, type MonitorLink, type MonitorStat
 import { cgroupRemoval } from "@berth/runtime";
 import { now } from "../clock.ts";
 import { containerDir, type CriContext } from "../context.ts";
+import { STOPPED, emitContainerEvent } from "../events.ts";
 import type { Container } from "../store/records.ts";
 import { autoRemove } from "./auto-remove.ts";
 
@@ -26,6 +27,8 @@ async function recordExit(context: CriContext, container: Container, state: Moni
   await releaseProcess(context, container);
   applyExit(container, state);
   context.containers.save(container);
+  // A process that could not be executed has not run: its start tells.
+  if (state.startedAt > 0n) emitContainerEvent(context, STOPPED, container);
 }
 
 /** The monitor is gone without a word: its record may still tell; otherwise the container is killed, for nobody would see its end. */
@@ -36,6 +39,7 @@ async function recordLoss(context: CriContext, container: Container, error: unkn
   if (state?.phase === "exited") applyExit(container, state);
   else applyUnknown(container, "the container's monitor ended before the container did");
   context.containers.save(container);
+  emitContainerEvent(context, STOPPED, container);
 }
 
 /** Kills what is left in the cgroup (a container without a PID namespace of its own can leave processes) and removes it. */

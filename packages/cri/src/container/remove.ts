@@ -3,6 +3,7 @@ import { rm } from "node:fs/promises";
 import { create } from "@bufbuild/protobuf";
 import { cri } from "@berth/spec";
 import { containerDir, type CriContext } from "../context.ts";
+import { DELETED, emitContainerEvent } from "../events.ts";
 import type { Container } from "../store/records.ts";
 import { endContainer } from "./end.ts";
 
@@ -26,5 +27,6 @@ export async function deleteContainer(context: CriContext, container: Container,
     await context.images.removeRootfs(record.id);
     await rm(containerDir(context, record.id), { recursive: true, force: true });
     context.containers.delete(container);
+    emitContainerEvent(context, DELETED, container);
   });
 }

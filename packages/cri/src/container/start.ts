@@ -5,6 +5,7 @@ import { cri } from "@berth/spec";
 import { now } from "../clock.ts";
 import type { CriContext } from "../context.ts";
 import { precondition } from "../errors.ts";
+import { STARTED, STOPPED, emitContainerEvent } from "../events.ts";
 import { withProgress } from "../progress.ts";
 import type { Container } from "../store/records.ts";
 
@@ -49,6 +50,7 @@ async function release(context: CriContext, container: Container, signal: AbortS
     record.startedAt = state.startedAt;
     if (record.phase === "starting") record.phase = "running";
     context.containers.save(container);
+    emitContainerEvent(context, STARTED, container);
   } catch (error) {
     await failed(context, container, error);
     throw error;
@@ -66,4 +68,5 @@ async function failed(context: CriContext, container: Container, error: unknown)
   record.finishedAt ||= now();
   record.phase = "exited";
   context.containers.save(container);
+  emitContainerEvent(context, STOPPED, container);
 }

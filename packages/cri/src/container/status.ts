@@ -17,22 +17,23 @@ const STATES: Readonly<Record<ContainerPhase, cri.ContainerState>> = {
   removing: ContainerState.CONTAINER_EXITED,
 };
 
-export async function getContainerStatus(
+export function getContainerStatus(
   context: CriContext,
   request: cri.ContainerStatusRequest,
 ): Promise<cri.ContainerStatusResponse> {
   const container = context.containers.get(request.containerId);
-  return create(cri.ContainerStatusResponseSchema, {
-    status: await containerStatus(context, container),
+  const response = create(cri.ContainerStatusResponseSchema, {
+    status: containerStatus(context, container),
     info: request.verbose ? { info: JSON.stringify(verboseInfo(context, container)) } : {},
   });
+  return Promise.resolve(response);
 }
 
-export function containerStatus(context: CriContext, { record }: Container): Promise<cri.ContainerStatus> {
+export function containerStatus(context: CriContext, { record }: Container): cri.ContainerStatus {
   const { config, user } = record;
   const exited = record.phase === "exited" || record.phase === "removing";
   const started = exited || record.phase === "running";
-  const status = create(cri.ContainerStatusSchema, {
+  return create(cri.ContainerStatusSchema, {
     id: record.id,
     metadata: config.metadata,
     state: STATES[record.phase],
@@ -55,7 +56,6 @@ export function containerStatus(context: CriContext, { record }: Container): Pro
     },
     stopSignal: criSignal(record.stopSignal),
   });
-  return Promise.resolve(status);
 }
 
 /** A tag that the image has now; without one, what the container was asked for. */

@@ -32,17 +32,24 @@ export const DESCRIPTORS = {
   container_memory_mapped_file: gauge("Size of memory mapped files in bytes."),
   container_memory_swap: gauge("Container swap usage in bytes."),
   container_memory_failcnt: counter("Number of memory usage hits limits."),
-  container_memory_usage_bytes: gauge("Current memory usage in bytes, including all memory regardless of when it was accessed."),
+  container_memory_usage_bytes: gauge(
+    "Current memory usage in bytes, including all memory regardless of when it was accessed.",
+  ),
   container_memory_max_usage_bytes: gauge("Maximum memory usage recorded in bytes."),
   container_memory_working_set_bytes: gauge("Current working set in bytes."),
   container_memory_total_active_file_bytes: gauge("Current total active file in bytes."),
   container_memory_total_inactive_file_bytes: gauge("Current total inactive file in bytes."),
-  container_memory_failures_total: counter("Cumulative count of memory allocation failures.", ["failure_type", "scope"]),
+  container_memory_failures_total: counter("Cumulative count of memory allocation failures.", [
+    "failure_type",
+    "scope",
+  ]),
   container_oom_events_total: counter("Count of out of memory events observed for the container."),
   container_hugetlb_usage_bytes: gauge("Current hugepage usage in bytes.", ["pagesize"]),
   container_hugetlb_max_usage_bytes: gauge("Maximum hugepage usage recorded in bytes.", ["pagesize"]),
   container_fs_usage_bytes: gauge("Number of bytes that are consumed by the container on this filesystem.", ["device"]),
-  container_fs_limit_bytes: gauge("Number of bytes that can be consumed by the container on this filesystem.", ["device"]),
+  container_fs_limit_bytes: gauge("Number of bytes that can be consumed by the container on this filesystem.", [
+    "device",
+  ]),
   container_fs_inodes_total: gauge("Number of Inodes.", ["device"]),
   container_fs_inodes_free: gauge("Number of available Inodes.", ["device"]),
   container_fs_reads_total: counter("Cumulative count of reads completed.", ["device"]),
@@ -65,12 +72,24 @@ export const DESCRIPTORS = {
   container_spec_memory_limit_bytes: gauge("Memory limit for the container."),
   container_spec_memory_swap_limit_bytes: gauge("Memory swap limit for the container."),
   container_spec_memory_reservation_limit_bytes: gauge("Memory reservation limit for the container."),
-  container_pressure_cpu_stalled_seconds_total: counter("Total time duration no tasks in the container could make progress due to CPU congestion."),
-  container_pressure_cpu_waiting_seconds_total: counter("Total time duration tasks in the container have waited due to CPU congestion."),
-  container_pressure_memory_stalled_seconds_total: counter("Total time duration no tasks in the container could make progress due to memory congestion."),
-  container_pressure_memory_waiting_seconds_total: counter("Total time duration tasks in the container have waited due to memory congestion."),
-  container_pressure_io_stalled_seconds_total: counter("Total time duration no tasks in the container could make progress due to IO congestion."),
-  container_pressure_io_waiting_seconds_total: counter("Total time duration tasks in the container have waited due to IO congestion."),
+  container_pressure_cpu_stalled_seconds_total: counter(
+    "Total time duration no tasks in the container could make progress due to CPU congestion.",
+  ),
+  container_pressure_cpu_waiting_seconds_total: counter(
+    "Total time duration tasks in the container have waited due to CPU congestion.",
+  ),
+  container_pressure_memory_stalled_seconds_total: counter(
+    "Total time duration no tasks in the container could make progress due to memory congestion.",
+  ),
+  container_pressure_memory_waiting_seconds_total: counter(
+    "Total time duration tasks in the container have waited due to memory congestion.",
+  ),
+  container_pressure_io_stalled_seconds_total: counter(
+    "Total time duration no tasks in the container could make progress due to IO congestion.",
+  ),
+  container_pressure_io_waiting_seconds_total: counter(
+    "Total time duration tasks in the container have waited due to IO congestion.",
+  ),
   container_network_receive_bytes_total: network("Cumulative count of bytes received."),
   container_network_receive_packets_total: network("Cumulative count of packets received."),
   container_network_receive_packets_dropped_total: network("Cumulative count of packets dropped while receiving."),

@@ -3,6 +3,7 @@ import { create } from "@bufbuild/protobuf";
 import { cri } from "@berth/spec";
 import type { CriContext } from "../context.ts";
 import { deleteContainer } from "../container/remove.ts";
+import { DELETED, emitEvent } from "../events.ts";
 import type { Sandbox } from "../store/records.ts";
 import { containersOf, stopSandbox } from "./stop.ts";
 
@@ -23,4 +24,5 @@ export async function deleteSandbox(context: CriContext, sandbox: Sandbox): Prom
   context.sandboxes.save(sandbox);
   await Promise.all(containersOf(context, sandbox.record.id).map((container) => deleteContainer(context, container)));
   context.sandboxes.delete(sandbox);
+  emitEvent(context, DELETED, sandbox.record.id, sandbox);
 }

@@ -6,6 +6,7 @@ import { cgroupParentOf } from "../cgroup-parent.ts";
 import { now } from "../clock.ts";
 import type { CriContext } from "../context.ts";
 import { invalid } from "../errors.ts";
+import { CREATED, STARTED, emitEvent } from "../events.ts";
 import { handlerOf } from "../handlers.ts";
 import { withProgress } from "../progress.ts";
 import type { Sandbox, SandboxRecord } from "../store/records.ts";
@@ -46,6 +47,7 @@ export async function runPodSandbox(
       progress.step("record the pod as ready");
       record.phase = "ready";
       context.sandboxes.save(sandbox);
+      for (const type of [CREATED, STARTED]) emitEvent(context, type, record.id, sandbox);
     }),
   );
   return create(cri.RunPodSandboxResponseSchema, { podSandboxId: record.id });

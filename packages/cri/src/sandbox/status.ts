@@ -16,20 +16,19 @@ const stateOf = (record: SandboxRecord): cri.PodSandboxState =>
 /** A pod that is still being made, or already being removed, is not shown. */
 const visible = (sandbox: Sandbox): boolean => sandbox.record.phase === "ready" || sandbox.record.phase === "notready";
 
-export async function podSandboxStatus(
+export function podSandboxStatus(
   context: CriContext,
   request: cri.PodSandboxStatusRequest,
 ): Promise<cri.PodSandboxStatusResponse> {
   const sandbox = context.sandboxes.get(request.podSandboxId);
-  const statuses = await Promise.all(
-    containersOf(context, sandbox.record.id).map((container) => containerStatus(context, container)),
-  );
-  return create(cri.PodSandboxStatusResponseSchema, {
+  const statuses = containersOf(context, sandbox.record.id).map((container) => containerStatus(context, container));
+  const response = create(cri.PodSandboxStatusResponseSchema, {
     status: sandboxStatus(sandbox),
     containersStatuses: statuses,
     timestamp: now(),
     info: request.verbose ? { info: JSON.stringify(verboseInfo(context, sandbox)) } : {},
   });
+  return Promise.resolve(response);
 }
 
 export function sandboxStatus({ record }: Sandbox): cri.PodSandboxStatus {

@@ -3,6 +3,7 @@ import { create } from "@bufbuild/protobuf";
 import { cri } from "@berth/spec";
 import type { CriContext } from "../context.ts";
 import { endContainer } from "../container/end.ts";
+import { STOPPED, emitEvent } from "../events.ts";
 import type { Container, Sandbox } from "../store/records.ts";
 import { releaseSandbox } from "./release.ts";
 
@@ -21,8 +22,10 @@ export async function stopSandbox(context: CriContext, sandbox: Sandbox): Promis
   if (sandbox.record.phase === "notready") return;
   await Promise.all(containersOf(context, sandbox.record.id).map((container) => endContainer(context, container)));
   await releaseSandbox(context, sandbox);
+  const wasReady = sandbox.record.phase === "ready";
   if (sandbox.record.phase !== "removing") sandbox.record.phase = "notready";
   context.sandboxes.save(sandbox);
+  if (wasReady) emitEvent(context, STOPPED, sandbox.record.id, sandbox);
 }
 
 export const containersOf = (context: CriContext, sandboxId: string): Container[] =>

@@ -13,11 +13,13 @@ import { addService } from "./grpc.ts";
 const MAX_MESSAGE = 16 << 20;
 
 export class CriServer {
+  readonly #context: CriContext;
   readonly #server: Server;
   readonly #streaming: StreamingServer;
   readonly #address: string;
 
-  private constructor(server: Server, streaming: StreamingServer, address: string) {
+  private constructor(context: CriContext, server: Server, streaming: StreamingServer, address: string) {
+    this.#context = context;
     this.#server = server;
     this.#streaming = streaming;
     this.#address = address;
@@ -41,11 +43,12 @@ export class CriServer {
     addService(server, cri.ImageService, imageHandlers(context), context.log);
     addService(server, berth.Berth, ownHandlers(context), context.log);
     await bind(server, address);
-    return new CriServer(server, streaming, address);
+    return new CriServer(context, server, streaming, address);
   }
 
   /** Ends calls that have not ended by themselves within a second. */
   async close(): Promise<void> {
+    this.#context.events.close();
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#server.tryShutdown(() => resolve());
     const timer = setTimeout(() => this.#server.forceShutdown(), 1000);

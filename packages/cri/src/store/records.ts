@@ -72,4 +72,6 @@ export interface Container {
   ended?: Promise<void> | undefined;
   spec?: oci.Spec | undefined;
   rootfs?: Rootfs | undefined;
+  /** The events about it that were given out. */
+  told?: Set<cri.ContainerEventType> | undefined;
 }

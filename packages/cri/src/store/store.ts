@@ -28,6 +28,7 @@ export class Store<R extends { readonly id: string }, I extends { readonly recor
   readonly #ids = new Map<string, string>();
   readonly #insert;
   readonly #update;
+  readonly #rewrite;
   readonly #drop;
 
   constructor(options: StoreOptions<R>) {
@@ -38,6 +39,7 @@ export class Store<R extends { readonly id: string }, I extends { readonly recor
     );
     this.#insert = database.prepare(`INSERT INTO ${table} (id, record, config) VALUES (?, ?, ?)`);
     this.#update = database.prepare(`UPDATE ${table} SET record = ? WHERE id = ?`);
+    this.#rewrite = database.prepare(`UPDATE ${table} SET record = ?, config = ? WHERE id = ?`);
     this.#drop = database.prepare(`DELETE FROM ${table} WHERE id = ?`);
   }
 
@@ -78,6 +80,12 @@ export class Store<R extends { readonly id: string }, I extends { readonly recor
   save(item: I): void {
     const row = this.#options.codec.encode(item.record);
     this.#update.run(row.record, row.id);
+  }
+
+  /** As save, with the configuration, which few calls change. */
+  saveConfig(item: I): void {
+    const row = this.#options.codec.encode(item.record);
+    this.#rewrite.run(row.record, row.config, row.id);
   }
 
   delete(item: I): void {
