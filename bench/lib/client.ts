@@ -1,5 +1,11 @@
-/** One gRPC client for every runtime: unary calls of the CRI as promises. */
-import type { DescMethodUnary, DescService, MessageInitShape, MessageShape } from "@bufbuild/protobuf";
+/** One gRPC client for every runtime: unary calls of the CRI as promises, streams as iterables. */
+import type {
+  DescMethodServerStreaming,
+  DescMethodUnary,
+  DescService,
+  MessageInitShape,
+  MessageShape,
+} from "@bufbuild/protobuf";
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { Client, credentials } from "@grpc/grpc-js";
 import { cri } from "@berth/spec";
@@ -31,17 +37,53 @@ function unary<S extends DescService>(client: Client, service: S): Unary<S> {
   return calls as Unary<S>;
 }
 
+type Streams<S extends DescService> = {
+  [
+    K in keyof S["method"] as S["method"][K] extends DescMethodServerStreaming ? K : never
+  ]: S["method"][K] extends DescMethodServerStreaming<infer I, infer O>
+    ? (request: MessageInitShape<I>, signal?: AbortSignal) => AsyncGenerator<MessageShape<O>>
+    : never;
+};
+
+/** A stream that is left, or whose signal aborts, is cancelled. */
+function streams<S extends DescService>(client: Client, service: S): Streams<S> {
+  const calls: Record<string, unknown> = {};
+  for (const method of service.methods) {
+    if (method.methodKind !== "server_streaming") continue;
+    calls[method.localName] = async function* (
+      request: MessageInitShape<typeof method.input>,
+      signal?: AbortSignal,
+    ): AsyncGenerator<unknown> {
+      const call = client.makeServerStreamRequest(
+        `/${service.typeName}/${method.name}`,
+        (message: MessageShape<typeof method.input>) => Buffer.from(toBinary(method.input, message)),
+        (bytes: Buffer) => fromBinary(method.output, bytes),
+        create(method.input, request),
+      );
+      signal?.addEventListener("abort", () => call.cancel(), { once: true });
+      try {
+        yield* call;
+      } catch (error) {
+        if (!signal?.aborted) throw error;
+      } finally {
+        call.cancel();
+      }
+    };
+  }
+  return calls as Streams<S>;
+}
+
 export interface CriClient {
-  readonly runtime: Unary<typeof cri.RuntimeService>;
-  readonly image: Unary<typeof cri.ImageService>;
+  readonly runtime: Unary<typeof cri.RuntimeService> & Streams<typeof cri.RuntimeService>;
+  readonly image: Unary<typeof cri.ImageService> & Streams<typeof cri.ImageService>;
   close(): void;
 }
 
 export function connectCri(socket: string): CriClient {
   const client = new Client(`unix:${socket}`, credentials.createInsecure());
   return {
-    runtime: unary(client, cri.RuntimeService),
-    image: unary(client, cri.ImageService),
+    runtime: { ...unary(client, cri.RuntimeService), ...streams(client, cri.RuntimeService) },
+    image: { ...unary(client, cri.ImageService), ...streams(client, cri.ImageService) },
     close: () => client.close(),
   };
 }

@@ -92,3 +92,10 @@ export async function exited(daemon: TestDaemon, containerId: string): Promise<A
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
 }
+
+/** Everything that a stream sends before it ends. */
+export async function collect<T>(stream: AsyncIterable<T>): Promise<T[]> {
+  const all: T[] = [];
+  for await (const message of stream) all.push(message);
+  return all;
+}

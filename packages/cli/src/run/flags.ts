@@ -135,7 +135,7 @@ function limits(command: Command): void {
   command.option("--cpu-shares <number>", "weight against other containers; 1024 is usual");
   command.option("--cpuset-cpus <list>", "run on these CPUs only, as in 0-2,4");
   command.option("--cpuset-mems <list>", "use these memory nodes only");
-  command.option("--pids-limit <number>", "most processes and threads; -1: no limit (cgroup v2 only)");
+  command.option("--pids-limit <number>", "most processes and threads; -1: no limit");
   command.option("--oom-score-adj <number>", "-1000 to 1000: who is killed first when memory runs out");
 }
 

@@ -42,6 +42,7 @@ function checkedConfig(request: cri.CreateContainerRequest): cri.ContainerConfig
   const { config } = request;
   if (!config) throw invalid("config: missing from the request");
   if (!config.metadata) throw invalid("config.metadata: missing from the request");
+  if (config.windows) throw invalid("config.windows: this node runs Linux; use config.linux");
   if (config.metadata.name === "") throw invalid("config.metadata.name: must not be empty");
   if (!config.image?.image) throw invalid("config.image.image: missing from the request");
   if (config.CDIDevices.length > 0)

@@ -1,5 +1,6 @@
 /** CRI resources to OCI's; zero means "not set" in the CRI. */
 import type { cri, oci } from "@berth/spec";
+import { invalid } from "../errors.ts";
 
 export function resourcesOf(resources: cri.LinuxContainerResources | undefined): oci.LinuxResources {
   if (!resources) return {};
@@ -15,10 +16,22 @@ export function resourcesOf(resources: cri.LinuxContainerResources | undefined):
     ...(resources.memorySwapLimitInBytes !== 0n && { swap: Number(resources.memorySwapLimitInBytes) }),
   };
   const hugepageLimits = resources.hugepageLimits.map(({ pageSize, limit }) => ({ pageSize, limit: Number(limit) }));
+  const { [PIDS]: most, ...unified } = resources.unified;
   return {
     ...(Object.keys(cpu).length > 0 && { cpu }),
     ...(Object.keys(memory).length > 0 && { memory }),
     ...(hugepageLimits.length > 0 && { hugepageLimits }),
-    ...(Object.keys(resources.unified).length > 0 && { unified: resources.unified }),
+    ...(most !== undefined && { pids: { limit: pidsLimit(most) } }),
+    ...(Object.keys(unified).length > 0 && { unified }),
   };
+}
+
+/** The one name of cgroup v2's that the CRI has no field for and v1 has under the same name. */
+const PIDS = "pids.max";
+
+function pidsLimit(text: string): number {
+  if (text.trim() === "max") return -1;
+  if (!/^\s*\d{1,15}\s*$/.test(text))
+    throw invalid(`linux.resources.unified["${PIDS}"]: "${text}" is neither a number nor "max"`);
+  return Number(text);
 }

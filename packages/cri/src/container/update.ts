@@ -1,9 +1,12 @@
 /** UpdateContainerResources: only what the request sets is changed; the rest stays. */
+import { writeFile } from "node:fs/promises";
 import { create } from "@bufbuild/protobuf";
+import { cgroupDirectories, processesBelow } from "@berth/kernel";
 import { updateResources } from "@berth/runtime";
 import { cri } from "@berth/spec";
 import type { CriContext } from "../context.ts";
 import { invalid, precondition } from "../errors.ts";
+import type { Container } from "../store/records.ts";
 import { resourcesOf } from "./resources.ts";
 
 export async function updateContainerResources(
@@ -13,16 +16,36 @@ export async function updateContainerResources(
 ): Promise<cri.UpdateContainerResourcesResponse> {
   const container = context.containers.get(request.containerId);
   const { linux } = request;
+  if (request.windows) throw invalid("windows: this node runs Linux; use linux");
   if (!linux) throw invalid("linux: missing from the request");
   const { record } = container;
   await context.locks.with(record.id, signal, async () => {
     if (record.phase !== "created" && record.phase !== "running")
       throw precondition(`container "${record.id}" is ${record.phase}; only a created or running one can be updated`);
     await context.hand.run(updateResources(record.cgroupPath, resourcesOf(linux), context.host), { signal });
+    if (linux.oomScoreAdj !== 0n) await adjustOomScore(context, container, Number(linux.oomScoreAdj));
     record.resources = mergeResources(record.resources, linux);
     context.containers.save(container);
   });
   return create(cri.UpdateContainerResourcesResponseSchema, {});
+}
+
+/** Of every process that runs in the container; what they start inherits it (proc(5), /proc/PID/oom_score_adj). */
+async function adjustOomScore(context: CriContext, { record }: Container, wanted: number): Promise<void> {
+  const { unified, v1 } = cgroupDirectories(record.cgroupPath, context.host.cgroups);
+  const pids = await processesBelow(unified ?? v1[0]?.directory ?? "");
+  for (const pid of pids) {
+    try {
+      await writeFile(`/proc/${pid}/oom_score_adj`, String(wanted));
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException;
+      if (code === "EACCES" || code === "EINVAL")
+        throw precondition(
+          `linux.oom_score_adj: ${wanted} cannot be given to process ${pid} (${code}): below its present score it needs CAP_SYS_RESOURCE, and it is -1000 to 1000`,
+        );
+      if (code !== "ENOENT" && code !== "ESRCH") throw error;
+    }
+  }
 }
 
 function mergeResources(

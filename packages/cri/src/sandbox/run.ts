@@ -79,6 +79,7 @@ function newRecord(request: cri.RunPodSandboxRequest): SandboxRecord {
   const { config } = request;
   if (!config) throw invalid("config: missing from the request");
   if (!config.metadata) throw invalid("config.metadata: missing from the request");
+  if (config.windows) throw invalid("config.windows: this node runs Linux; use config.linux");
   if (config.metadata.name === "") throw invalid("config.metadata.name: must not be empty");
   const handler = handlerOf(request.runtimeHandler);
   return {
