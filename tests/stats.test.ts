@@ -157,7 +157,7 @@ describe("statistics", () => {
     const other = await runPod(daemon, {});
     const second = await startContainer(daemon, other, SLEEP);
     const ids = (list: readonly { attributes?: { id: string } | undefined }[]) =>
-      list.map(({ attributes }) => attributes?.id).sort();
+      list.map(({ attributes }) => attributes?.id ?? "").sort();
     assert.deepEqual(ids((await runtime.listContainerStats({})).stats), [id, second].sort());
     assert.deepEqual(ids((await runtime.listContainerStats({ filter: { labelSelector: { tier: "front" } } })).stats), [
       id,

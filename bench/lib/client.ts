@@ -53,7 +53,7 @@ function streams<S extends DescService>(client: Client, service: S): Streams<S> 
     calls[method.localName] = async function* (
       request: MessageInitShape<typeof method.input>,
       signal?: AbortSignal,
-    ): AsyncGenerator<unknown> {
+    ): AsyncGenerator {
       const call = client.makeServerStreamRequest(
         `/${service.typeName}/${method.name}`,
         (message: MessageShape<typeof method.input>) => Buffer.from(toBinary(method.input, message)),

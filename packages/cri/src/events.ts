@@ -40,7 +40,7 @@ export interface EventsOptions {
 
 /** A stream that is being served, and what was lately written to it. */
 interface Follower {
-  wake(): void;
+  readonly wake: () => void;
   readonly sent: { readonly serial: number; readonly at: number }[];
 }
 
