@@ -4,7 +4,7 @@
  */
 import { status } from "@grpc/grpc-js";
 import { HandLost, MonitorLost, OrderError, ResourceError } from "@berth/kernel";
-import { ImageError } from "@berth/image";
+import { ImageError, type ImageErrorCode } from "@berth/image";
 import { PlanError } from "@berth/runtime";
 
 export class CriError extends Error {
@@ -31,12 +31,33 @@ const ERRNO_STATUS: Readonly<Record<string, status>> = {
   EDQUOT: status.RESOURCE_EXHAUSTED,
 };
 
-const IMAGE_STATUS: Readonly<Record<string, status>> = {
+const IMAGE_STATUS: Readonly<Record<ImageErrorCode, status>> = {
   NotFound: status.NOT_FOUND,
   InvalidReference: status.INVALID_ARGUMENT,
   Unauthorized: status.PERMISSION_DENIED,
+  DigestMismatch: status.FAILED_PRECONDITION,
+  RegistryError: status.UNKNOWN,
+  Unavailable: status.UNKNOWN,
+  RateLimited: status.RESOURCE_EXHAUSTED,
   NoSpace: status.RESOURCE_EXHAUSTED,
   Canceled: status.CANCELLED,
+  DeadlineExceeded: status.DEADLINE_EXCEEDED,
+  InvalidImage: status.FAILED_PRECONDITION,
+  Unsupported: status.FAILED_PRECONDITION,
+  LimitExceeded: status.RESOURCE_EXHAUSTED,
+  InvalidConfiguration: status.FAILED_PRECONDITION,
+  VerificationFailed: status.UNKNOWN,
+  InUse: status.FAILED_PRECONDITION,
+  Internal: status.INTERNAL,
+};
+
+/**
+ * What a kubelet knows an error of the registry by, and shows as a container's reason to wait: a message that begins so, with
+ * the code Unknown (k8s.io/cri-api, pkg/errors; kubelet, evalCRIPullErr).
+ */
+const KUBELET_WORDS: Partial<Record<ImageErrorCode, string>> = {
+  Unavailable: "RegistryUnavailable: ",
+  VerificationFailed: "SignatureValidationFailed: ",
 };
 
 /** The gRPC code and message that answer a call which failed with `error`. */
@@ -46,7 +67,8 @@ export function toStatus(error: unknown): { code: status; details: string } {
   if (error instanceof PlanError || error instanceof ResourceError)
     return { code: status.INVALID_ARGUMENT, details: error.message };
   if (error instanceof OrderError) return { code: ERRNO_STATUS[error.code] ?? status.UNKNOWN, details: error.message };
-  if (error instanceof ImageError) return { code: IMAGE_STATUS[error.code] ?? status.UNKNOWN, details: error.message };
+  if (error instanceof ImageError)
+    return { code: IMAGE_STATUS[error.code], details: `${KUBELET_WORDS[error.code] ?? ""}${error.message}` };
   if (error instanceof HandLost || error instanceof MonitorLost)
     return { code: status.UNAVAILABLE, details: error.message };
   if (error instanceof Error) {

@@ -16,14 +16,18 @@ export type ImageErrorCode =
   | "RateLimited"
   | "NoSpace"
   | "Canceled"
+  /** The caller's time was up. */
+  | "DeadlineExceeded"
   /** A manifest, config, archive or layer that breaks its format. */
   | "InvalidImage"
   /** Well-formed, but not something this machine can run (platform, media type, schema 1). */
   | "Unsupported"
   /** A limit was passed; the message names it. */
   | "LimitExceeded"
-  /** A configuration file (hosts.toml) is wrong. */
+  /** A configuration file (hosts.toml, policy.json, docker's config.json) is wrong. */
   | "InvalidConfiguration"
+  /** A verifier or the signature policy does not allow the image. */
+  | "VerificationFailed"
   /** Still used by something that is not part of the request. */
   | "InUse"
   /** A local failure: disk, permissions, a worker's end. */
@@ -83,5 +87,7 @@ export function toImageError(error: unknown, doing?: string): ImageError {
 /** The reason that an aborted signal carries, as an ImageError. */
 export function canceled(signal: AbortSignal, what: string): ImageError {
   if (signal.reason instanceof ImageError) return signal.reason;
+  if ((signal.reason as Error | undefined)?.name === "TimeoutError")
+    return new ImageError("DeadlineExceeded", `${what}: the time given was up`, { cause: signal.reason });
   return new ImageError("Canceled", `${what}: canceled`, { cause: signal.reason });
 }

@@ -11,6 +11,7 @@ import type { LayerLimits } from "./layers/apply.ts";
 import { WorkerPool } from "./layers/pool.ts";
 import { raceAbort, Unpacker } from "./layers/unpacker.ts";
 import { pullImage, type PullContext } from "./pull.ts";
+import type { RegistriesConfig } from "./registry/config.ts";
 import type { RetryPolicy } from "./registry/retry.ts";
 import { OverlayfsSnapshotter } from "./snapshots/overlayfs.ts";
 import type { Snapshotter } from "./snapshots/snapshotter.ts";
@@ -28,8 +29,10 @@ export interface ImagesOptions {
   readonly hand: Hand;
   /** bosun serve's socket: the workers that unpack layers connect to it themselves. */
   readonly serveSocket: string;
-  /** containerd's certs.d: a directory of <host>/hosts.toml. Read at every pull. */
+  /** containerd's certs.d: a directory of <host>/hosts.toml, read at every pull. Short for `registries.config_path`. */
   readonly hostsDir?: string;
+  /** Mirrors, certificates, credentials and proxies of registries, as a config.toml has them (`parseRegistries`). */
+  readonly registries?: RegistriesConfig;
   /** The database opened on `root`, where it is shared; else Images opens and closes its own. */
   readonly database?: Database;
   /** References whose images are `pinned`; a trailing "*" matches any rest. */
@@ -88,7 +91,7 @@ export class Images {
       pool,
       content,
       committer,
-      hostsDir: options.hostsDir,
+      registries: registriesOf(options),
       retry: options.retry,
       known: (reference) => catalog.lookup(reference),
     };
@@ -296,4 +299,8 @@ export class Images {
   #tell(messages: readonly string[]): void {
     for (const message of messages) this.#parts.options.log?.("warn", message);
   }
+}
+
+function registriesOf({ hostsDir, registries = {} }: ImagesOptions): RegistriesConfig {
+  return hostsDir === undefined ? registries : { config_path: hostsDir, ...registries };
 }

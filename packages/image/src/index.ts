@@ -15,5 +15,7 @@ export type {
   Usage,
   UserDatabase,
 } from "./types.ts";
+export { parseRegistries, type RegistriesConfig, type RegistryHostConfig } from "./registry/config.ts";
+export type { ProxySettings } from "./registry/proxy.ts";
 export type { RetryPolicy } from "./registry/retry.ts";
 export type { LayerLimits } from "./layers/apply.ts";

@@ -14,6 +14,7 @@ import { ImageError } from "./errors.ts";
 import type { RemoteSource } from "./layers/jobs.ts";
 import type { WorkerPool } from "./layers/pool.ts";
 import { CONFIG_MAX, type FetchedManifest, type Session } from "./registry/client.ts";
+import type { RegistriesConfig } from "./registry/config.ts";
 import type { RetryPolicy } from "./registry/retry.ts";
 import type { ImageContent } from "./store/catalog.ts";
 import type { Committer } from "./commit.ts";
@@ -25,7 +26,7 @@ export interface PullContext {
   readonly pool: WorkerPool;
   readonly content: ContentStore;
   readonly committer: Committer;
-  readonly hostsDir: string | undefined;
+  readonly registries: RegistriesConfig;
   readonly retry: RetryPolicy | undefined;
   /** What the reference means here already. */
   readonly known: (reference: string) => { readonly target: string; readonly content: ImageContent } | undefined;
@@ -66,7 +67,7 @@ export async function pullImage(
     kind: "registry",
     reference,
     credentials: options.auth,
-    hostsDir: context.hostsDir,
+    registries: context.registries,
     retry: context.retry,
   };
   progress({ id: "manifest", status: "downloading", doneBytes: 0, totalBytes: 0 });

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 import { ImageError } from "../src/errors.ts";
-import { detailOf, loginOf, parseChallenges } from "../src/registry/auth.ts";
+import { detailOf, loginOf, mergeScopes, parseChallenges } from "../src/registry/auth.ts";
 import { parseRetryAfter } from "../src/registry/retry.ts";
 
 test("challenges: one, several in a line, quoting, names in any case", () => {
@@ -60,4 +60,12 @@ test("what a registry's error says", () => {
   );
   assert.equal(detailOf(Buffer.from("<html>")), "");
   assert.equal(detailOf(Buffer.from("null")), "");
+});
+
+test("scopes of several sources are asked for once", () => {
+  assert.deepEqual(mergeScopes(["repository:a/b:pull", "repository:a/b:pull,push", "", "repository:c:5000/d:pull"]), [
+    "repository:a/b:pull,push",
+    "repository:c:5000/d:pull",
+  ]);
+  assert.deepEqual(mergeScopes(["aws"]), ["aws"]);
 });

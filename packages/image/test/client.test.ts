@@ -286,8 +286,22 @@ test("a blob of another content, shorter or longer, is refused", async (t) => {
   registry.blobs.set(digest(wanted), Buffer.from("wrong!"));
   await assert.rejects(client.small(blobOf(wanted)), isError("DigestMismatch", /other content/));
   registry.blobs.set(digest(wanted), Buffer.from("want"));
-  await assert.rejects(client.small(blobOf(wanted)), isError("Unavailable", /ended after 4 of 6 bytes/));
+  await assert.rejects(
+    client.small(blobOf(wanted)),
+    isError("DigestMismatch", /has 4 bytes of it, shorter than the 6 bytes/),
+  );
   registry.blobs.set(digest(wanted), Buffer.from("wanted and more"));
+  await assert.rejects(client.small(blobOf(wanted)), isError("DigestMismatch", /longer than the 6 bytes/));
+  registry.hook = (request, response) => {
+    if (request.headers.range !== undefined) response.writeHead(416).end();
+    else response.write("want", () => response.end());
+    return true;
+  };
+  await assert.rejects(client.small(blobOf(wanted)), isError("DigestMismatch", /has no more than 4 of its 6 bytes/));
+  registry.hook = (_, response) => {
+    response.write("wanted and ", () => response.end("more"));
+    return true;
+  };
   await assert.rejects(client.small(blobOf(wanted)), isError("DigestMismatch", /longer than the 6 bytes/));
 });
 
@@ -419,7 +433,7 @@ test("mirrors: the first that has it answers; headers and ns are sent; a mirror 
     join(directory, "registry.example", "hosts.toml"),
     `server = "http://${upstream.host}"\n[host."http://127.0.0.1:1"]\n[host."http://${mirror.host}"]\n[host."http://${mirror.host}".header]\nx-berth = "yes"\n`,
   );
-  const options = { hostsDir: directory };
+  const options = { registries: { config_path: directory } };
   assert.equal((await clientFor(t, "registry.example/a/b:v1", options).manifest()).digest, built.manifestDigest);
   assert.deepEqual([asked, upstream.requests], [["registry.example yes"], []]);
   mirror.manifests.clear();

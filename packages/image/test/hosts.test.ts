@@ -4,6 +4,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import test, { type TestContext } from "node:test";
 import { ImageError } from "../src/errors.ts";
+import { parseRegistries } from "../src/registry/config.ts";
+import { credentialsFor } from "../src/registry/credentials.ts";
 import { hostsFor } from "../src/registry/hosts.ts";
 
 function hostsDir(t: TestContext, files: Readonly<Record<string, string>>): string {
@@ -45,7 +47,7 @@ test("mirrors in order, then the server", async (t) => {
           x-two = ["a", "b"]
     `,
   });
-  const hosts = await hostsFor("registry.k8s.io", directory);
+  const hosts = await hostsFor("registry.k8s.io", { config_path: directory });
   assert.deepEqual(
     hosts.map(({ base, mirror }) => [base, mirror]),
     [
@@ -69,12 +71,16 @@ test("directories by host, by host and port in both spellings, and the default",
     "c.example/hosts.toml": file("plain"),
     "_default/hosts.toml": file("default"),
   });
-  const base = async (domain: string): Promise<string | undefined> => (await hostsFor(domain, directory))[0]?.base;
+  const base = async (domain: string): Promise<string | undefined> =>
+    (await hostsFor(domain, { config_path: directory }))[0]?.base;
   assert.equal(await base("a.example:5000"), "https://underscores.example/v2");
   assert.equal(await base("b.example:5000"), "https://colon.example/v2");
   assert.equal(await base("c.example"), "https://plain.example/v2");
   assert.equal(await base("d.example"), "https://default.example/v2");
-  assert.equal((await hostsFor("d.example", join(directory, "absent")))[0]?.base, "https://d.example/v2");
+  assert.equal(
+    (await hostsFor("d.example", { config_path: join(directory, "absent") }))[0]?.base,
+    "https://d.example/v2",
+  );
 });
 
 test("certificates are read beside the file, or by absolute path", async (t) => {
@@ -85,11 +91,164 @@ test("certificates are read beside the file, or by absolute path", async (t) => 
     "r.example/cert.pem": "CERT",
     "r.example/key.pem": "KEY",
   });
-  const [mirror, server] = await hostsFor("r.example", directory);
+  const [mirror, server] = await hostsFor("r.example", { config_path: directory });
   assert.deepEqual(mirror?.tls, { ca: ["CA"] });
-  assert.deepEqual(server?.tls, { ca: ["CA"], cert: "CERT", key: "KEY" });
+  assert.deepEqual(server?.tls, { ca: ["CA"], clients: [{ cert: "CERT", key: "KEY" }] });
   assert.equal(server?.base, "https://r.example/v2");
 });
+
+test("a directory without a hosts.toml has certificates by Docker's names", async (t) => {
+  const directory = hostsDir(t, {
+    "r.example_5000_/b.crt": "B",
+    "r.example_5000_/a.crt": "A",
+    "r.example_5000_/x.cert": "CERT",
+    "r.example_5000_/x.key": "KEY",
+    "r.example_5000_/both.cert": "BOTH",
+    "_default/hosts.toml": 'server = "https://not-this.example"',
+  });
+  const hosts = await hostsFor("r.example:5000", { config_path: directory });
+  assert.deepEqual(hosts, [
+    {
+      base: "https://r.example:5000/v2",
+      capabilities: ["pull", "resolve", "push"],
+      headers: {},
+      tls: {
+        ca: ["A", "B"],
+        clients: [
+          { cert: "BOTH", key: "BOTH" },
+          { cert: "CERT", key: "KEY" },
+        ],
+      },
+      mirror: false,
+    },
+  ]);
+});
+
+test("several directories: the first that knows the registry counts", async (t) => {
+  const first = hostsDir(t, { "a.example/hosts.toml": 'server = "https://first.example"' });
+  const second = hostsDir(t, {
+    "a.example/hosts.toml": 'server = "https://second.example"',
+    "b.example/hosts.toml": 'server = "https://second.example"',
+  });
+  const base = async (domain: string): Promise<string | undefined> =>
+    (await hostsFor(domain, { config_path: `${first}:${second}` }))[0]?.base;
+  assert.equal(await base("a.example"), "https://first.example/v2");
+  assert.equal(await base("b.example"), "https://second.example/v2");
+});
+
+test("without a server the registry itself can do all, with the file's certificates and headers", async (t) => {
+  const directory = hostsDir(t, {
+    "docker.io/hosts.toml": `
+      ca = "ca.pem"
+      capabilities = ["pull"]
+      dial_timeout = "1m30s"
+      [header]
+        X-All = "1"
+      [host."https://mirror.example"]
+        capabilities = []
+    `,
+    "docker.io/ca.pem": "CA",
+  });
+  const hosts = await hostsFor("docker.io", { config_path: directory });
+  assert.deepEqual(hosts[1], {
+    base: "https://registry-1.docker.io/v2",
+    capabilities: ["pull", "resolve", "push"],
+    headers: { "x-all": ["1"] },
+    tls: { ca: ["CA"] },
+    mirror: false,
+    dialTimeoutMs: 90_000,
+  });
+  assert.deepEqual(hosts[0]?.capabilities, ["pull", "resolve", "push"], "none named is all");
+});
+
+test("ns goes to every host that is not the registry", async (t) => {
+  const directory = hostsDir(t, {
+    "r.example/hosts.toml": 'server = "https://elsewhere.example"\n[host."https://r.example"]',
+    "docker.io/hosts.toml": 'server = "https://registry-1.docker.io"',
+  });
+  const mirrors = async (domain: string): Promise<boolean[]> =>
+    (await hostsFor(domain, { config_path: directory })).map(({ mirror }) => mirror);
+  assert.deepEqual(await mirrors("r.example"), [false, true]);
+  assert.deepEqual(await mirrors("docker.io"), [false]);
+});
+
+test("plain HTTP with TLS settings, and loopback without any: both schemes are tried", async (t) => {
+  const directory = hostsDir(t, {
+    "a.example/hosts.toml": '[host."http://m.example:5000"]\nskip_verify = true\n[host."http://m.example"]\nca = "ca"',
+    "b.example/hosts.toml": '[host."http://m.example:5000"]\nca = "ca"',
+    "a.example/ca": "CA",
+    "b.example/ca": "CA",
+  });
+  const tried = async (domain: string): Promise<unknown[]> =>
+    (await hostsFor(domain, { config_path: directory })).map(({ base, other }) => [base, other?.base]);
+  assert.deepEqual((await tried("a.example")).slice(0, 2), [
+    ["http://m.example:5000/v2", "https://m.example:5000/v2"],
+    ["http://m.example/v2", undefined],
+  ]);
+  assert.deepEqual((await tried("b.example"))[0], ["https://m.example:5000/v2", "http://m.example:5000/v2"]);
+  assert.deepEqual(await tried("localhost:5000"), [["http://localhost:5000/v2", "https://localhost:5000/v2"]]);
+  assert.deepEqual(await tried("localhost:80"), [["http://localhost:80/v2", undefined]]);
+  assert.deepEqual((await hostsFor("localhost"))[0]?.tls, { skipVerify: true });
+});
+
+test("the older tables: endpoints in order, a wildcard, TLS and credentials by host", async (t) => {
+  const directory = hostsDir(t, { ca: "CA", cert: "CERT", key: "KEY" });
+  const config = parseRegistries(
+    {
+      mirrors: {
+        "docker.io": { endpoint: ["https://one.example", "two.example/prefix", "http://127.0.0.1:5000"] },
+        "own.example": { endpoint: ["http://own.example"] },
+        "*": { endpoint: ["https://any.example"] },
+      },
+      configs: {
+        "one.example": {
+          tls: { ca_file: `${directory}/ca`, cert_file: `${directory}/cert`, key_file: `${directory}/key` },
+          auth: { username: "u", password: "p", identitytoken: "" },
+        },
+        "registry-1.docker.io": { tls: { insecure_skip_verify: true } },
+      },
+      auths: { "https://old.example/v1/": { auth: "dTpw" } },
+      headers: { "X-Meta-Source-Client": ["node"] },
+    },
+    "registry",
+  );
+  const bases = async (domain: string): Promise<string[]> => (await hostsFor(domain, config)).map(({ base }) => base);
+  assert.deepEqual(await bases("docker.io"), [
+    "https://one.example/v2",
+    "https://two.example/prefix",
+    "http://127.0.0.1:5000/v2",
+    "https://registry-1.docker.io/v2",
+  ]);
+  assert.deepEqual(await bases("own.example"), ["http://own.example/v2"]);
+  assert.deepEqual(await bases("else.example"), ["https://any.example/v2", "https://else.example/v2"]);
+  const [one, two, , last] = await hostsFor("docker.io", config);
+  assert.deepEqual(one?.tls, { ca: ["CA"], clients: [{ cert: "CERT", key: "KEY" }] });
+  assert.deepEqual(last?.tls, { skipVerify: true });
+  assert.deepEqual([one?.mirror, last?.mirror], [true, false]);
+  assert.deepEqual(two?.headers, { "x-meta-source-client": ["node"] });
+  assert.deepEqual(credentialsFor(one as { base: string }, { registries: config }), { username: "u", password: "p" });
+  assert.deepEqual(credentialsFor({ base: "https://old.example/v2" }, { registries: config }), { auth: "dTpw" });
+  assert.equal(credentialsFor(two as { base: string }, { registries: config }), undefined);
+});
+
+for (const [name, table, message] of [
+  [
+    "mirrors beside config_path",
+    { config_path: "/x", mirrors: { a: {} } },
+    /mirrors cannot be set when config_path is/,
+  ],
+  ["tls beside config_path", { config_path: "/x", configs: { a: { tls: {} } } }, /configs\.tls cannot be set/],
+  ["an unknown key", { mirror: {} }, /registry: unknown key "mirror"/],
+  ["an endpoint that is none", { mirrors: { a: { endpoint: "x" } } }, /mirrors\."a"\.endpoint must be a list/],
+  ["k3s's rewrite", { mirrors: { a: { rewrite: {} } } }, /rewrite is a patch of k3s/],
+] as const) {
+  test(`a registry table with ${name} is told`, () => {
+    assert.throws(
+      () => parseRegistries(table, "registry"),
+      (error) => error instanceof ImageError && error.code === "InvalidConfiguration" && message.test(error.message),
+    );
+  });
+}
 
 const WRONG: readonly (readonly [name: string, text: string, message: RegExp])[] = [
   ["no TOML", "server = ", /hosts\.toml: /],
@@ -111,7 +270,7 @@ for (const [name, text, message] of WRONG) {
   test(`${name} is told`, async (t) => {
     const directory = hostsDir(t, { "r.example/hosts.toml": text });
     await assert.rejects(
-      hostsFor("r.example", directory),
+      hostsFor("r.example", { config_path: directory }),
       (error) =>
         error instanceof ImageError &&
         error.code === "InvalidConfiguration" &&

@@ -37,7 +37,7 @@ test("a job that blocks its worker is ended with it after an abort, and the pool
   } as const;
   await assert.rejects(
     pool.run("layer", layer, { signal: AbortSignal.timeout(50) }),
-    (error) => error instanceof ImageError && error.code === "Canceled",
+    (error) => error instanceof ImageError && error.code === "DeadlineExceeded",
   );
   assert.equal((await pool.run("usage", { directory: root })).inodes, 2);
   writeFileSync(join(root, "dying.mjs"), "export function openTree() { process.exit(3); }");

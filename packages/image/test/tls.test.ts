@@ -1,6 +1,5 @@
 /** TLS: trust by hosts.toml, none without it, and registries that speak something else than was expected. */
 import assert from "node:assert/strict";
-import { spawnSync } from "node:child_process";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { createServer, type Server } from "node:https";
 import type { AddressInfo } from "node:net";
@@ -9,6 +8,7 @@ import test, { type TestContext } from "node:test";
 import { parseReference } from "@berth/spec";
 import { RegistryClient } from "../src/registry/client.ts";
 import { HttpClient } from "../src/registry/http.ts";
+import { certificate } from "./support/certificate.ts";
 import { build, FakeRegistry } from "./support/registry.ts";
 import { QUICK, scratch } from "./support/store.ts";
 import { archive } from "./support/tar-writer.ts";
@@ -22,15 +22,6 @@ interface Secure {
   /** Subjects of the client certificates seen. */
   readonly clients: (string | undefined)[];
   pull(toml: string): Promise<string>;
-}
-
-function certificate(directory: string, name: string): boolean {
-  const args = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"];
-  const files = ["-keyout", `${directory}/${name}.key`, "-out", `${directory}/${name}.pem`];
-  return (
-    spawnSync("openssl", [...args, ...files, "-subj", `/CN=${name}`, "-addext", "subjectAltName=IP:127.0.0.1"])
-      .status === 0
-  );
 }
 
 async function secureRegistry(t: TestContext): Promise<Secure | undefined> {
@@ -68,7 +59,7 @@ async function secureRegistry(t: TestContext): Promise<Secure | undefined> {
     return (
       await new RegistryClient(http, {
         reference: parseReference("registry.example/a:1"),
-        hostsDir,
+        registries: { config_path: hostsDir },
         retry: QUICK,
       }).manifest()
     ).digest;

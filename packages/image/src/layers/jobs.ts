@@ -1,6 +1,8 @@
 /** What workers are asked to do: data only, as it crosses threads. worker.ts does it, pool.ts asks. */
 import type { image, Reference } from "@berth/spec";
 import type { FetchedManifest, Session } from "../registry/client.ts";
+import type { RegistriesConfig } from "../registry/config.ts";
+import type { HostCredentials } from "../registry/credentials.ts";
 import type { RetryPolicy } from "../registry/retry.ts";
 import type { Credentials, Usage } from "../types.ts";
 import type { AppliedLayer, LayerLimits } from "./apply.ts";
@@ -15,7 +17,8 @@ export interface RemoteSource {
   readonly kind: "registry";
   readonly reference: Reference;
   readonly credentials?: Credentials | undefined;
-  readonly hostsDir?: string | undefined;
+  readonly hostCredentials?: HostCredentials | undefined;
+  readonly registries?: RegistriesConfig | undefined;
   readonly session?: Session | undefined;
   readonly retry?: RetryPolicy | undefined;
 }

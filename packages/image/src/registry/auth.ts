@@ -5,6 +5,7 @@
 import { ImageError } from "../errors.ts";
 import type { Credentials } from "../types.ts";
 import { type HttpClient, isLoopback, printableUrl, readBody, type TlsOptions } from "./http.ts";
+import type { ProxySettings } from "./proxy.ts";
 import { isTransientStatus, parseRetryAfter, Transient } from "./retry.ts";
 
 export interface Challenge {
@@ -18,6 +19,8 @@ export interface Challenge {
 export interface Authorization {
   readonly header: string;
   readonly expiresAt: number;
+  /** What to answer again when it has ended. */
+  readonly renewal?: { readonly url: string; readonly challenges: readonly Challenge[] };
 }
 
 const CHALLENGE_MAX = 16 * 1024;
@@ -44,6 +47,13 @@ export function parseChallenges(header: string): Challenge[] {
   return challenges;
 }
 
+/** What credential helpers name a user whose password is an identity token. */
+const TOKEN_USER = "<token>";
+
+function identityOf({ identityToken, username, password }: Credentials): string {
+  return identityToken || (username === TOKEN_USER ? (password ?? "") : "");
+}
+
 interface Login {
   readonly username: string;
   readonly password: string;
@@ -51,7 +61,7 @@ interface Login {
 
 /** User and password, from either of the two forms that the CRI has. Throws Unauthorized where `auth` is malformed. */
 export function loginOf(credentials: Credentials): Login | undefined {
-  if (credentials.username !== undefined && credentials.username !== "")
+  if (credentials.username !== undefined && credentials.username !== "" && credentials.username !== TOKEN_USER)
     return { username: credentials.username, password: credentials.password ?? "" };
   if (credentials.auth === undefined || credentials.auth === "") return undefined;
   const decoded = Buffer.from(credentials.auth, "base64").toString("utf8").replace(/\0+$/, "");
@@ -65,21 +75,22 @@ export interface Authorizer {
   readonly http: HttpClient;
   readonly credentials: Credentials | undefined;
   readonly tls: TlsOptions | undefined;
+  readonly proxy?: ProxySettings | undefined;
   readonly signal: AbortSignal | undefined;
 }
 
 /**
- * What answers a 401. `registry` is the URL that asked; `scope` is asked for where the challenge names none. Undefined:
- * there is nothing (more) to offer. Throws ImageError or Transient.
+ * What answers a 401. `registry` is the URL that asked; `scopes` are asked for with those that the challenge names.
+ * Undefined: there is nothing (more) to offer. Throws ImageError or Transient.
  */
 export async function authorize(
   challenges: readonly Challenge[],
   registry: URL,
-  scope: string,
+  scopes: readonly string[],
   by: Authorizer,
 ): Promise<Authorization | undefined> {
   const bearer = challenges.find((challenge) => challenge.scheme === "bearer");
-  if (bearer !== undefined) return await bearerToken(bearer, registry, scope, by);
+  if (bearer !== undefined) return await bearerToken(bearer, registry, scopes, by);
   const basic = challenges.find((challenge) => challenge.scheme === "basic");
   const login = by.credentials === undefined ? undefined : loginOf(by.credentials);
   if (basic === undefined || login === undefined) return undefined;
@@ -93,15 +104,15 @@ export function basicHeader({ username, password }: Login): string {
 async function bearerToken(
   challenge: Challenge,
   registry: URL,
-  scope: string,
+  scopes: readonly string[],
   by: Authorizer,
-): Promise<Authorization | undefined> {
+): Promise<Authorization> {
   const realm = realmOf(challenge, registry);
   const service = challenge.parameters.get("service") ?? "";
-  const wanted = challenge.parameters.get("scope") ?? scope;
+  const wanted = mergeScopes([...scopes, ...(challenge.parameters.get("scope") ?? "").split(" ")]);
   const login = by.credentials === undefined ? undefined : loginOf(by.credentials);
-  const identity = by.credentials?.identityToken;
-  const secret = login !== undefined || (identity !== undefined && identity !== "");
+  const identity = by.credentials === undefined ? "" : identityOf(by.credentials);
+  const secret = login !== undefined || identity !== "";
   if (secret && realm.protocol === "http:" && registry.protocol === "https:" && !isLoopback(realm.hostname)) {
     throw new ImageError(
       "Unauthorized",
@@ -109,14 +120,35 @@ async function bearerToken(
       { url: printableUrl(realm) },
     );
   }
-  if (identity !== undefined && identity !== "") return await oauth(realm, service, wanted, identity, by);
-  if (service !== "") realm.searchParams.set("service", service);
-  for (const part of wanted.split(" ")) if (part !== "") realm.searchParams.append("scope", part);
-  return await askToken(
-    realm,
-    { method: "GET", headers: login === undefined ? {} : { authorization: basicHeader(login) } },
-    by,
-  );
+  const form = { service, scope: wanted.join(" "), client_id: "berth" };
+  if (identity !== "")
+    return await postToken(realm, { ...form, grant_type: "refresh_token", refresh_token: identity }, by);
+  const url = new URL(realm);
+  if (service !== "") url.searchParams.set("service", service);
+  for (const scope of wanted) url.searchParams.append("scope", scope);
+  const headers: Record<string, string> = login === undefined ? {} : { authorization: basicHeader(login) };
+  try {
+    return await askToken(url, { method: "GET", headers }, by);
+  } catch (error) {
+    // A server of the OAuth2 form alone knows no GET.
+    if (login === undefined || !(error instanceof ImageError) || (error.status !== 404 && error.status !== 405))
+      throw error;
+    return await postToken(realm, { ...form, grant_type: "password", ...login }, by);
+  }
+}
+
+/** One scope for each resource, with the actions of all that name it. */
+export function mergeScopes(scopes: readonly string[]): string[] {
+  const actions = new Map<string, Set<string>>();
+  for (const scope of scopes) {
+    const colon = scope.lastIndexOf(":");
+    if (scope === "") continue;
+    const resource = colon < 0 ? scope : scope.slice(0, colon);
+    const known = actions.get(resource) ?? new Set();
+    if (colon >= 0) for (const action of scope.slice(colon + 1).split(",")) known.add(action);
+    actions.set(resource, known);
+  }
+  return [...actions].map(([resource, names]) => (names.size === 0 ? resource : `${resource}:${[...names].join(",")}`));
 }
 
 function realmOf(challenge: Challenge, registry: URL): URL {
@@ -132,23 +164,14 @@ function realmOf(challenge: Challenge, registry: URL): URL {
   return url;
 }
 
-async function oauth(
-  realm: URL,
-  service: string,
-  scope: string,
-  refreshToken: string,
-  by: Authorizer,
-): Promise<Authorization> {
-  const form = new URLSearchParams({
-    grant_type: "refresh_token",
-    service,
-    scope,
-    client_id: "berth",
-    refresh_token: refreshToken,
-  });
+async function postToken(realm: URL, form: Record<string, string>, by: Authorizer): Promise<Authorization> {
   return await askToken(
     realm,
-    { method: "POST", headers: { "content-type": "application/x-www-form-urlencoded" }, body: form.toString() },
+    {
+      method: "POST",
+      headers: { "content-type": "application/x-www-form-urlencoded" },
+      body: new URLSearchParams(form).toString(),
+    },
     by,
   );
 }
@@ -158,7 +181,7 @@ async function askToken(
   request: { method: "GET" | "POST"; headers: Record<string, string>; body?: string },
   by: Authorizer,
 ): Promise<Authorization> {
-  const response = await by.http.request({ ...request, url: realm, tls: by.tls, signal: by.signal });
+  const response = await by.http.request({ ...request, url: realm, tls: by.tls, proxy: by.proxy, signal: by.signal });
   const where = `token server ${printableUrl(realm)}`;
   const body = await readBody(response, TOKEN_MAX, `the answer of ${where}`, by.signal);
   const fields = { status: response.status, url: printableUrl(realm) };

@@ -1,27 +1,28 @@
 /**
  * HTTP for registries, on Node's own client: it costs a worker 5 ms and 9 MB to load, where undici costs 44 ms and 26 MB
- * (measured), knows the proxy variables, and a registry needs no more. Redirects are followed without credentials;
- * retries are the caller's (retry.ts).
+ * (measured), and a registry needs no more. Redirects are followed without credentials; retries are the caller's
+ * (retry.ts).
  */
-import { Agent as HttpAgent, type IncomingMessage, request as httpRequest } from "node:http";
-import { Agent as HttpsAgent, request as httpsRequest } from "node:https";
-import { createSecureContext, getCACertificates, type SecureContext, setDefaultCACertificates } from "node:tls";
+import { type ClientRequest, type IncomingMessage, request as httpRequest } from "node:http";
+import { request as httpsRequest } from "node:https";
 import { canceled, ImageError } from "../errors.ts";
+import { Agents, proxyError, type TlsOptions } from "./agents.ts";
+import { isLoopback, proxyAuthorization, proxyFor, proxyFromEnvironment, type ProxySettings } from "./proxy.ts";
 
-/** How to speak TLS to one host. Contents, not paths. */
-export interface TlsOptions {
-  readonly ca?: readonly string[];
-  readonly skipVerify?: boolean;
-  readonly cert?: string;
-  readonly key?: string;
-}
+export type { TlsOptions } from "./agents.ts";
+export { isLoopback } from "./proxy.ts";
+
+/** What is sent; a stream's `size` is promised before its bytes are there, and it is made anew for each attempt. */
+export type Body = string | Uint8Array | { readonly size: number; readonly stream: () => AsyncIterable<Uint8Array> };
 
 export interface HttpRequest {
-  readonly method: "GET" | "HEAD" | "POST";
+  readonly method: "GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE";
   readonly url: URL;
   readonly headers: Readonly<Record<string, string | readonly string[]>>;
-  readonly body?: string;
+  readonly body?: Body | undefined;
   readonly tls?: TlsOptions | undefined;
+  /** Default: the environment's. */
+  readonly proxy?: ProxySettings | undefined;
   /** Milliseconds until a connection stands. */
   readonly dialTimeoutMs?: number | undefined;
   readonly signal?: AbortSignal | undefined;
@@ -37,15 +38,16 @@ export interface HttpResponse {
 }
 
 const DIAL_TIMEOUT = 30_000;
-/** Silence on a connection that ends it. */
+/** Silence on a connection that ends it: while something is fetched, and while a registry stores what it was sent. */
 const IDLE_TIMEOUT = 60_000;
+const STORE_TIMEOUT = 300_000;
 const REDIRECTS_MAX = 10;
 const REDIRECTS = new Set([301, 302, 303, 307, 308]);
-/** Not sent on to another origin. */
-const CONFIDENTIAL = new Set(["authorization", "cookie", "proxy-authorization"]);
+/** What goes to another origin. All else may be a secret: Authorization, but also whatever hosts.toml has set. */
+const HARMLESS = new Set(["accept", "accept-encoding", "range", "user-agent", "content-type"]);
 
 export class HttpClient {
-  readonly #agents = new Map<string, HttpAgent | HttpsAgent>();
+  readonly #agents = new Agents();
 
   /** The answer with its body unread. Rejects with ImageError Unavailable where there is none, Canceled after an abort. */
   async request(request: HttpRequest): Promise<HttpResponse> {
@@ -54,16 +56,15 @@ export class HttpClient {
       const body = await this.#once({ ...request, url, headers, tls });
       const status = body.statusCode ?? 0;
       const location = body.headers.location;
-      if (!REDIRECTS.has(status) || location === undefined || request.method === "POST")
-        return { status, url, headers: body.headers, body };
+      if (location === undefined || !mayFollow(status, request)) return { status, url, headers: body.headers, body };
       body.destroy();
       if (hop === REDIRECTS_MAX)
-        throw new ImageError("RegistryError", `${request.url.href}: more than ${REDIRECTS_MAX} redirects`, {
-          url: request.url.href,
+        throw new ImageError("RegistryError", `${printableUrl(request.url)}: more than ${REDIRECTS_MAX} redirects`, {
+          url: printableUrl(request.url),
         });
       const next = redirectTarget(url, location);
       if (next.origin !== url.origin) {
-        headers = Object.fromEntries(Object.entries(headers).filter(([name]) => !CONFIDENTIAL.has(name.toLowerCase())));
+        headers = Object.fromEntries(Object.entries(headers).filter(([name]) => HARMLESS.has(name.toLowerCase())));
         tls = {
           ...(tls?.ca === undefined ? {} : { ca: tls.ca }),
           ...(tls?.skipVerify === undefined ? {} : { skipVerify: tls.skipVerify }),
@@ -75,79 +76,125 @@ export class HttpClient {
 
   /** Ends idle connections; requests under way go on. */
   close(): void {
-    for (const agent of this.#agents.values()) agent.destroy();
-    this.#agents.clear();
+    this.#agents.close();
   }
 
-  #once(request: HttpRequest): Promise<IncomingMessage> {
+  async #once(request: HttpRequest): Promise<IncomingMessage> {
+    try {
+      return await this.#send(request);
+    } catch (error) {
+      // A connection kept alive that the server closed in the same moment: nothing of the request was heard.
+      if (error instanceof StaleConnection) return await this.#send(request, true);
+      throw error;
+    }
+  }
+
+  #send(request: HttpRequest, fresh = false): Promise<IncomingMessage> {
     const { url, signal, method } = request;
-    const fail = (error: Error): ImageError =>
-      signal?.aborted === true
-        ? canceled(signal, `${method} ${url.href}`)
-        : new ImageError("Unavailable", `${method} ${printableUrl(url)}: ${reasonOf(error)}`, {
-            url: printableUrl(url),
-            cause: error,
-          });
+    const where = printableUrl(url);
     return new Promise((resolve, reject) => {
-      if (signal?.aborted === true) return reject(canceled(signal, `${method} ${url.href}`));
-      const secure = url.protocol === "https:";
-      const outgoing = (secure ? httpsRequest : httpRequest)(url, {
-        method,
-        headers: {
-          ...request.headers,
-          ...(request.body === undefined ? {} : { "content-length": String(Buffer.byteLength(request.body)) }),
-        },
-        agent: this.#agent(secure, isLoopback(url.hostname), request.tls),
-        ...(signal === undefined ? {} : { signal }),
-      });
+      if (signal?.aborted === true) return reject(canceled(signal, `${method} ${where}`));
+      const proxy = proxyFor(url, request.proxy ?? environmentProxy());
+      const outgoing = this.#open(request, proxy);
+      const fail = (error: NodeJS.ErrnoException): Error => {
+        if (signal?.aborted === true) return canceled(signal, `${method} ${where}`);
+        // Of the stream that is sent, not of the connection.
+        if (error instanceof ImageError) return error;
+        if (!fresh && outgoing.reusedSocket && error.code === "ECONNRESET") return new StaleConnection();
+        const told = proxy !== undefined && url.protocol === "http:" ? proxyError(proxy, error) : error;
+        return new ImageError("Unavailable", `${method} ${where}: ${reasonOf(told)}`, { url: where, cause: error });
+      };
+      const dialTimeout = request.dialTimeoutMs ?? DIAL_TIMEOUT;
       const dial = setTimeout(
-        () => outgoing.destroy(new Error(`no connection within ${(request.dialTimeoutMs ?? DIAL_TIMEOUT) / 1000} s`)),
-        request.dialTimeoutMs ?? DIAL_TIMEOUT,
+        () => outgoing.destroy(new Error(`no connection within ${dialTimeout / 1000} s`)),
+        dialTimeout,
       );
       outgoing.once("socket", (socket) => {
         if (!socket.connecting) clearTimeout(dial);
-        else socket.once(secure ? "secureConnect" : "connect", () => clearTimeout(dial));
+        else socket.once(url.protocol === "https:" ? "secureConnect" : "connect", () => clearTimeout(dial));
       });
-      outgoing.setTimeout(IDLE_TIMEOUT, () => outgoing.destroy(new Error(`no data for ${IDLE_TIMEOUT / 1000} s`)));
+      const idle = method === "GET" || method === "HEAD" ? IDLE_TIMEOUT : STORE_TIMEOUT;
+      outgoing.setTimeout(idle, () => outgoing.destroy(new Error(`no data for ${idle / 1000} s`)));
       outgoing.once("close", () => clearTimeout(dial));
-      outgoing.once("error", (error) => reject(fail(error)));
+      outgoing.on("error", (error) => reject(fail(error)));
       outgoing.once("response", resolve);
-      outgoing.end(request.body);
+      sendBody(outgoing, request.body);
     });
   }
 
-  #agent(secure: boolean, loopback: boolean, tls: TlsOptions | undefined): HttpAgent | HttpsAgent {
-    const key = JSON.stringify([secure, loopback, secure ? (tls ?? {}) : {}]);
-    const known = this.#agents.get(key);
-    if (known !== undefined) return known;
-    // No proxy can reach this machine's own registries.
-    const common = { keepAlive: true, maxSockets: 16, ...(loopback ? {} : { proxyEnv: process.env }) };
-    const agent = secure ? new HttpsAgent({ ...common, ...tlsSettings(tls) }) : new HttpAgent(common);
-    this.#agents.set(key, agent);
-    return agent;
+  #open(request: HttpRequest, proxy: URL | undefined): ClientRequest {
+    const { url, method, body, signal, tls } = request;
+    const secure = url.protocol === "https:";
+    const length = sizeOf(body);
+    const headers = { ...request.headers, ...(length === undefined ? {} : { "content-length": String(length) }) };
+    const options = { method, ...(signal === undefined ? {} : { signal }) };
+    const dialTimeout = request.dialTimeoutMs ?? DIAL_TIMEOUT;
+    if (proxy === undefined || secure) {
+      const agent = this.#agents.agent(secure, tls, proxy, dialTimeout);
+      return (secure ? httpsRequest : httpRequest)(url, { ...options, headers, agent });
+    }
+    // What a proxy is asked for in plain is the whole URL (RFC 9112, section 3.2.2).
+    const secureProxy = proxy.protocol === "https:";
+    const authorization = proxyAuthorization(proxy);
+    return (secureProxy ? httpsRequest : httpRequest)({
+      ...options,
+      host: proxy.hostname.replace(/^\[|\]$/g, ""),
+      port: proxy.port || (secureProxy ? 443 : 80),
+      path: `${url.origin}${url.pathname}${url.search}`,
+      headers: {
+        ...headers,
+        host: url.host,
+        ...(authorization === undefined ? {} : { "proxy-authorization": authorization }),
+      },
+      agent: this.#agents.agent(secureProxy, undefined, undefined, dialTimeout),
+    });
   }
 }
 
-let systemTrusted = false;
+class StaleConnection extends Error {}
 
-/** What this machine trusts counts too, as for other container runtimes; reading it takes 30 ms, so only for TLS. */
-function trustSystem(): void {
-  if (systemTrusted) return;
-  systemTrusted = true;
-  setDefaultCACertificates([...new Set([...getCACertificates("default"), ...getCACertificates("system")])]);
+let environment: ProxySettings | undefined;
+const environmentProxy = (): ProxySettings => (environment ??= proxyFromEnvironment(process.env));
+
+/** A body that was read once cannot be sent to another place; 301 to 303 would turn a POST into a GET. */
+function mayFollow(status: number, { method, body }: HttpRequest): boolean {
+  if (!REDIRECTS.has(status)) return false;
+  if (method === "GET" || method === "HEAD") return true;
+  return (status === 307 || status === 308) && (body === undefined || typeof body === "string");
 }
 
-function tlsSettings(tls: TlsOptions | undefined): { rejectUnauthorized: boolean; secureContext?: SecureContext } {
-  trustSystem();
-  const verify = { rejectUnauthorized: tls?.skipVerify !== true };
-  if (tls?.ca === undefined && tls?.cert === undefined) return verify;
-  // Made once, as it takes 25 ms; left to each connection, it would be made for each.
-  const secureContext = createSecureContext({
-    ...(tls.ca === undefined ? {} : { ca: [...getCACertificates("default"), ...tls.ca] }),
-    ...(tls.cert === undefined ? {} : { cert: tls.cert }),
-    ...(tls.key === undefined ? {} : { key: tls.key }),
+function sizeOf(body: Body | undefined): number | undefined {
+  if (body === undefined) return undefined;
+  return typeof body === "string" ? Buffer.byteLength(body) : body instanceof Uint8Array ? body.length : body.size;
+}
+
+/** Sends as fast as the other side takes it, and stops where it has answered or gone. */
+function sendBody(outgoing: ClientRequest, body: Body | undefined): void {
+  if (body === undefined || typeof body === "string" || body instanceof Uint8Array) {
+    outgoing.end(body);
+    return;
+  }
+  let over = false;
+  outgoing.once("response", () => (over = true)).once("close", () => (over = true));
+  const send = async (): Promise<void> => {
+    for await (const chunk of body.stream()) {
+      if (over) return;
+      if (!outgoing.write(chunk)) await roomIn(outgoing);
+    }
+    if (!over) outgoing.end();
+  };
+  send().catch((error: unknown) => outgoing.destroy(error as Error));
+}
+
+function roomIn(outgoing: ClientRequest): Promise<void> {
+  return new Promise((resolve) => {
+    const events = ["drain", "response", "close"] as const;
+    const done = (): void => {
+      for (const event of events) outgoing.off(event, done);
+      resolve();
+    };
+    for (const event of events) outgoing.on(event, done);
   });
-  return { ...verify, secureContext };
 }
 
 function redirectTarget(from: URL, location: string): URL {
@@ -210,10 +257,6 @@ export function bodyError(error: unknown, url: URL, signal: AbortSignal | undefi
 /** Without the query, where signed storage URLs keep their secrets. */
 export function printableUrl(url: URL): string {
   return `${url.origin}${url.pathname}`;
-}
-
-export function isLoopback(hostname: string): boolean {
-  return hostname === "localhost" || hostname === "[::1]" || hostname === "::1" || /^127(\.\d{1,3}){3}$/.test(hostname);
 }
 
 function reasonOf(error: Error): string {
