@@ -13,6 +13,8 @@ let networks = 0;
 
 export interface DaemonOptions {
   readonly args?: readonly string[];
+  /** Text of its configuration file; the directories are the command line's. */
+  readonly config?: string;
   /** Kills itself (SIGKILL) when this step of this operation begins, as in "RunPodSandbox:make the namespaces". */
   readonly dieAt?: string;
 }
@@ -59,6 +61,7 @@ export class TestDaemon {
   /** Running, with the busybox image in its store. */
   static async start(options: DaemonOptions = {}): Promise<TestDaemon> {
     const daemon = new TestDaemon();
+    writeFileSync(daemon.configFile, options.config ?? "version = 3\n");
     await daemon.startAgain(options);
     await daemon.load(await busyboxArchive(daemon.dir, IMAGE));
     return daemon;
@@ -77,6 +80,25 @@ export class TestDaemon {
     return readFileSync(`${this.dir}/berthd.log`, "utf8");
   }
 
+  get configFile(): string {
+    return `${this.dir}/config.toml`;
+  }
+
+  /** Replaces the configuration file and has it read; resolves when the daemon has said what came of it. */
+  async reload(config: string): Promise<void> {
+    writeFileSync(this.configFile, config);
+    const child = this.#child;
+    if (!child?.stdout) throw new Error("the daemon does not run");
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const look = (chunk: Buffer): void => {
+      if (/the configuration (was read again|stays as it was)/.test(chunk.toString())) resolve();
+    };
+    child.stdout.on("data", look);
+    child.kill("SIGHUP");
+    await promise;
+    child.stdout.off("data", look);
+  }
+
   async startAgain(options: DaemonOptions = {}): Promise<void> {
     const main =
       options.dieAt === undefined
@@ -85,6 +107,8 @@ export class TestDaemon {
     const argv = [
       "--disable-warning=ExperimentalWarning",
       main,
+      "--config",
+      this.configFile,
       "--root",
       this.root,
       "--state",

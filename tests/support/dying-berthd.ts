@@ -1,12 +1,13 @@
 /** berthd, but it dies by SIGKILL when the step named by DIE_AT begins: what a crash at that moment leaves behind. */
-import { assemble, parseOptions } from "@berth/daemon";
+import { assemble, EMPTY, parseCommandLine, settingsOf } from "@berth/daemon";
 import { silent } from "@berth/cri";
 import { checkout } from "./daemon.ts";
 
 const target = process.env["DIE_AT"];
-const options = parseOptions(process.argv.slice(2), { version: "test", bosun: `${checkout}/.build/native/bosun` });
+const { flags } = parseCommandLine(process.argv.slice(2), "test");
+const { settings } = settingsOf(EMPTY, flags, `${checkout}/.build/native/bosun`);
 await assemble({
-  options,
+  settings,
   version: "test",
   log: silent,
   onStep: (operation, step) => {

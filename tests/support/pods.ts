@@ -26,9 +26,13 @@ export function sandboxConfig(daemon: TestDaemon, more: SandboxInit = {}): Sandb
   };
 }
 
-export async function runPod(daemon: TestDaemon, more: SandboxInit = {}): Promise<{ id: string; config: SandboxInit }> {
+export async function runPod(
+  daemon: TestDaemon,
+  more: SandboxInit = {},
+  runtimeHandler = "",
+): Promise<{ id: string; config: SandboxInit }> {
   const config = sandboxConfig(daemon, more);
-  const { podSandboxId: id } = await daemon.client.runtime.runPodSandbox({ config });
+  const { podSandboxId: id } = await daemon.client.runtime.runPodSandbox({ config, runtimeHandler });
   return { id, config };
 }
 

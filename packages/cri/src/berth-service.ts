@@ -7,7 +7,6 @@ import { berth } from "@berth/spec";
 import { specOf } from "./container/running.ts";
 import type { CriContext } from "./context.ts";
 import { precondition } from "./errors.ts";
-import { HANDLERS } from "./handlers.ts";
 import type { Handlers, Send } from "./server/grpc.ts";
 
 export function berthHandlers(context: CriContext): Handlers<typeof berth.Berth> {
@@ -34,7 +33,7 @@ function info(context: CriContext): berth.InfoResponse {
     pods: context.sandboxes.size,
     containers: context.containers.size,
     images: context.images.list().length,
-    handlers: HANDLERS.filter((name) => name !== ""),
+    handlers: [...context.runtimes.handlers.keys()],
     warnings: [...host.warnings],
   });
 }

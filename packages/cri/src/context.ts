@@ -3,8 +3,10 @@ import type { Cni } from "@berth/network";
 import type { Images } from "@berth/image";
 import type { Hand, HostFacts } from "@berth/kernel";
 import type { Events } from "./events.ts";
+import type { HandlerTable } from "./handlers.ts";
 import type { Locks } from "./lock.ts";
 import type { Log } from "./log.ts";
+import type { CriSettings } from "./settings.ts";
 import type { Container, ContainerRecord, Sandbox, SandboxRecord } from "./store/records.ts";
 import type { Store } from "./store/store.ts";
 
@@ -17,16 +19,9 @@ export interface Paths {
   readonly netns: string;
 }
 
-export interface CriConfig {
-  /** Bytes of content in one line of a container's log before it is split. */
-  readonly maxLogLine: number;
+export interface CriConfig extends CriSettings {
   /** Above pods without a cgroup parent of their own. */
   readonly cgroupRoot: string;
-  /** ms that output held open by a grandchild is awaited after an ExecSync's process has exited. */
-  readonly execDrainMs: number;
-  /** The streaming server's address. */
-  readonly streamAddress: string;
-  readonly streamPort: number;
   readonly version: string;
 }
 
@@ -41,6 +36,8 @@ export interface CriContext {
   readonly events: Events;
   readonly paths: Paths;
   readonly config: CriConfig;
+  /** Replaced as a whole when the configuration is read again. */
+  runtimes: HandlerTable;
   readonly log: Log;
   /** Called before each step of the verbs that make things; tests stop the daemon there. */
   readonly onStep?: ((operation: string, step: string) => void) | undefined;

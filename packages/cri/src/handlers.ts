@@ -1,14 +1,70 @@
-/** Runtime handlers (RuntimeClass): which names a pod may ask for. */
-import { invalid } from "./errors.ts";
+/** Runtime handlers (RuntimeClass): which names a pod may ask for, and what serves each. */
+import type { CriContext } from "./context.ts";
+import { invalid, unimplemented } from "./errors.ts";
 
-/** In-process; "runc" is what a node's existing RuntimeClasses and containerd's default name. */
-export const HANDLERS: readonly string[] = ["", "berth", "runc"];
+/** A runtime of the configuration, as containerd's containerd.runtimes.NAME has it. */
+export interface RuntimeHandler {
+  readonly name: string;
+  /** As in "io.containerd.runc.v2". */
+  readonly type: string;
+  /** Of a shim's binary. */
+  readonly path: string | undefined;
+  /** Patterns of pods' annotations that are passed on to the OCI config; so the next for containers' own. */
+  readonly podAnnotations: readonly string[];
+  readonly containerAnnotations: readonly string[];
+  readonly privilegedWithoutHostDevices: boolean;
+  readonly privilegedAllDevicesAllowed: boolean;
+  readonly cgroupWritable: boolean;
+  /** A file with the OCI config that every container's is made from. */
+  readonly baseSpec: string | undefined;
+  readonly cniConfDir: string | undefined;
+  readonly cniMaxConfNum: number | undefined;
+  readonly sandboxer: "podsandbox" | "shim";
+  readonly options: {
+    /** Of an OCI runtime's command; undefined: served in process. */
+    readonly binary: string | undefined;
+    /** The runtime's --root. */
+    readonly root: string | undefined;
+    readonly systemdCgroup: boolean;
+    readonly noPivotRoot: boolean;
+    readonly noNewKeyring: boolean;
+  };
+}
 
-export function handlerOf(name: string): string {
-  if (!HANDLERS.includes(name)) {
+export interface HandlerTable {
+  readonly handlers: ReadonlyMap<string, RuntimeHandler>;
+  /** Serves pods that name none. */
+  readonly defaultHandler: string;
+}
+
+/** What containerd's runc shim (and its predecessors) serve: the OCI command line. */
+const RUNC_TYPES = new Set(["io.containerd.runc.v1", "io.containerd.runc.v2", "io.containerd.runtime.v1.linux"]);
+
+export type HandlerKind = "in-process" | "oci" | "shim";
+
+export function kindOf({ type, path, options }: RuntimeHandler): HandlerKind {
+  if (!RUNC_TYPES.has(type) || path !== undefined) return "shim";
+  return options.binary === undefined ? "in-process" : "oci";
+}
+
+/** The handler that a pod's request names; "" is the default. One that cannot be served is refused here, not at berthd's start. */
+export function handlerOf({ runtimes }: Pick<CriContext, "runtimes">, name: string): RuntimeHandler {
+  const handler = runtimes.handlers.get(name === "" ? runtimes.defaultHandler : name);
+  if (!handler) {
     throw invalid(
-      `runtime_handler: no runtime for "${name}" is configured; known: ${HANDLERS.filter((known) => known !== "").join(", ")}`,
+      `runtime_handler: no runtime for "${name}" is configured; known: ${[...runtimes.handlers.keys()].join(", ")}`,
     );
   }
-  return name;
+  const kind = kindOf(handler);
+  if (kind === "shim") {
+    throw unimplemented(
+      `runtime_handler: "${handler.name}" is served by a shim (runtime_type ${handler.type}${handler.path === undefined ? "" : `, runtime_path ${handler.path}`}), which this version of berth does not start`,
+    );
+  }
+  if (kind === "oci") {
+    throw unimplemented(
+      `runtime_handler: "${handler.name}" names the binary ${handler.options.binary ?? ""}, and this version of berth runs every container itself`,
+    );
+  }
+  return handler;
 }

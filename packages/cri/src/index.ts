@@ -3,6 +3,8 @@ export { Events } from "./events.ts";
 export { Locks } from "./lock.ts";
 export { type Log, silent } from "./log.ts";
 export type { CriConfig, CriContext, Paths } from "./context.ts";
+export type { HandlerTable, RuntimeHandler } from "./handlers.ts";
+export type { CriSettings } from "./settings.ts";
 export { CriError, toStatus } from "./errors.ts";
 export { containerStore, sandboxStore } from "./store/open.ts";
 export { recover } from "./recovery.ts";

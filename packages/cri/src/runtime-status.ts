@@ -2,7 +2,6 @@
 import { create } from "@bufbuild/protobuf";
 import { cri } from "@berth/spec";
 import type { CriContext } from "./context.ts";
-import { HANDLERS } from "./handlers.ts";
 
 export function version(context: CriContext): Promise<cri.VersionResponse> {
   return Promise.resolve(
@@ -30,7 +29,8 @@ export function runtimeStatus(context: CriContext, request: cri.StatusRequest): 
         },
       ],
     },
-    runtimeHandlers: HANDLERS.map((name) => ({ name, features })),
+    // The kubelet looks for what pods without a handler get under the empty name.
+    runtimeHandlers: ["", ...context.runtimes.handlers.keys()].map((name) => ({ name, features })),
     features: { supplementalGroupsPolicy: true, userNamespacesHostNetwork: false },
     info: request.verbose ? { config: JSON.stringify(verboseConfig(context)) } : {},
   });

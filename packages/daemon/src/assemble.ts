@@ -1,53 +1,59 @@
 /** Puts berthd together, in the order in which its parts depend on each other, and takes it apart in reverse. */
-import { mkdir } from "node:fs/promises";
+import { mkdir, writeFile } from "node:fs/promises";
 import { type CriContext, CriServer, Events, Locks, type Log, containerStore, recover, sandboxStore } from "@berth/cri";
 import { Images, openDatabase } from "@berth/image";
 import { cgroupRemoval, probeHost, startHand } from "@berth/kernel";
 import { Cni, ensureDefault } from "@berth/network";
-import type { Options } from "./options.ts";
+import type { Settings } from "./config/settings.ts";
 import { cgroupRootOf, prepareState, releaseState } from "./state.ts";
 
 export interface Daemon {
   /** What recovery did, a line each. */
   readonly recovered: readonly string[];
   readonly context: CriContext;
+  /** As at the start: SIGHUP changes the context alone. */
+  readonly settings: Settings;
   close(): Promise<void>;
 }
 
 export interface AssembleOptions {
-  readonly options: Options;
+  readonly settings: Settings;
   readonly version: string;
   readonly log: Log;
   readonly onStep?: CriContext["onStep"];
 }
 
-export async function assemble({ options, version, log, onStep }: AssembleOptions): Promise<Daemon> {
+export async function assemble({ settings, version, log, onStep }: AssembleOptions): Promise<Daemon> {
   await using parts = new AsyncDisposableStack();
-  await mkdir(options.root, { recursive: true, mode: 0o711 });
-  await mkdir(options.state, { recursive: true, mode: 0o711 });
-  const hand = await startHand({ bosun: options.bosun, state: options.state });
+  await mkdir(settings.root, { recursive: true, mode: 0o711 });
+  await mkdir(settings.state, { recursive: true, mode: 0o711 });
+  const hand = await startHand({ bosun: settings.bosun, state: settings.state });
   parts.defer(() => hand.close());
-  await prepareState(hand, options);
-  parts.defer(() => releaseState(hand, options));
+  // Only now: what bosun starts must not inherit it.
+  if (settings.oomScore !== 0) await writeFile("/proc/self/oom_score_adj", String(settings.oomScore));
+  await prepareState(hand, settings);
+  parts.defer(() => releaseState(hand, settings));
   const host = await probeHost(hand);
-  const database = await openDatabase(options.root);
+  const database = await openDatabase(settings.root);
   parts.defer(() => database.close());
   const images = await Images.open({
-    root: options.root,
+    root: settings.root,
     hand,
-    serveSocket: `${options.state}/serve.sock`,
-    hostsDir: options.hostsDir,
+    serveSocket: `${settings.state}/serve.sock`,
+    hostsDir: settings.registry.hostsDirs[0] ?? "",
+    pinned: settings.pinned,
     database,
     log: (level, message) => log[level]({}, message),
   });
   parts.defer(() => images.close());
-  await ensureDefault({ hand, confDir: options.cniConfDir });
+  await ensureDefault({ hand, confDir: settings.cni.confDir });
   const cni = await Cni.open({
     hand,
-    confDir: options.cniConfDir,
-    binDirs: options.cniBinDir,
-    cacheDir: options.cniCacheDir,
-    owner: options.root,
+    confDir: settings.cni.confDir,
+    binDirs: settings.cni.binDirs,
+    cacheDir: settings.cni.cacheDir,
+    maxNetworks: settings.cni.maxNetworks,
+    owner: settings.root,
   });
   parts.defer(() => cni.close());
   const context: CriContext = {
@@ -59,25 +65,23 @@ export async function assemble({ options, version, log, onStep }: AssembleOption
     containers: containerStore(database.sql),
     locks: new Locks(),
     events: new Events(),
-    paths: { root: options.root, state: options.state, netns: options.netnsDir },
+    paths: { root: settings.root, state: settings.state, netns: settings.netnsDir },
     config: {
-      maxLogLine: options.maxLogLine,
-      cgroupRoot: cgroupRootOf(options.state),
-      execDrainMs: options.execDrainMs,
-      streamAddress: options.streamAddress,
-      streamPort: options.streamPort,
+      ...settings.cri,
+      cgroupRoot: cgroupRootOf(settings.state),
       version,
     },
+    runtimes: settings.handlers,
     log,
     onStep,
   };
   parts.defer(() => releaseCgroupRoot(context));
   parts.defer(() => closeLinks(context));
   const recovered = [...(await images.recover()), ...(await recover(context))];
-  const server = await CriServer.listen(context, options.address);
+  const server = await CriServer.listen(context, settings.addresses, settings.socketGid);
   parts.defer(() => server.close());
   const open = parts.move();
-  return { recovered, context, close: () => open.disposeAsync() };
+  return { recovered, context, settings, close: () => open.disposeAsync() };
 }
 
 /** With no container left, nothing of this daemon stays in the hierarchies. */

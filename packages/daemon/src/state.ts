@@ -2,7 +2,7 @@
 import { createHash } from "node:crypto";
 import { mkdir, readdir, rmdir } from "node:fs/promises";
 import { type Hand, type Order, isMountpoint } from "@berth/kernel";
-import type { Options } from "./options.ts";
+import type { Settings } from "./config/settings.ts";
 
 const MS_BIND = 0x1000n;
 const MS_REC = 0x4000n;
@@ -11,15 +11,15 @@ const MS_SHARED = 1n << 20n;
 const MNT_DETACH = 2n;
 const DEFAULT_STATE = "/run/berth";
 
-export const podsDir = (options: Options): string => `${options.state}/pods`;
+export const podsDir = (settings: Settings): string => `${settings.state}/pods`;
 
-export async function prepareState(hand: Hand, options: Options): Promise<void> {
+export async function prepareState(hand: Hand, settings: Settings): Promise<void> {
   const orders: Order[] = [];
-  for (const dir of [podsDir(options), `${options.state}/containers`, options.netnsDir])
+  for (const dir of [podsDir(settings), `${settings.state}/containers`, settings.netnsDir])
     await mkdir(dir, { recursive: true, mode: 0o711 });
-  if (!(await isMountpoint(podsDir(options)))) orders.push(...bindOnItself(podsDir(options), MS_PRIVATE));
+  if (!(await isMountpoint(podsDir(settings)))) orders.push(...bindOnItself(podsDir(settings), MS_PRIVATE));
   // As ip-netns(8) does: shared, so that removing a namespace's pin removes it in every other mount namespace too.
-  if (!(await isMountpoint(options.netnsDir))) orders.push(...bindOnItself(options.netnsDir, MS_SHARED));
+  if (!(await isMountpoint(settings.netnsDir))) orders.push(...bindOnItself(settings.netnsDir, MS_SHARED));
   if (orders.length > 0) await hand.run({ orders });
 }
 
@@ -29,10 +29,10 @@ const bindOnItself = (path: string, propagation: bigint): Order[] => [
 ];
 
 /** With no pod left the state directory is left without a mount and without a file; otherwise all stays for the next start. */
-export async function releaseState(hand: Hand, options: Options): Promise<void> {
-  if ((await readdir(podsDir(options))).length > 0) return;
-  await hand.run({ orders: [{ order: "unmount", args: { path: podsDir(options), flags: MNT_DETACH } }] });
-  for (const dir of [podsDir(options), `${options.state}/containers`]) await rmdir(dir).catch(notEmpty);
+export async function releaseState(hand: Hand, settings: Settings): Promise<void> {
+  if ((await readdir(podsDir(settings))).length > 0) return;
+  await hand.run({ orders: [{ order: "unmount", args: { path: podsDir(settings), flags: MNT_DETACH } }] });
+  for (const dir of [podsDir(settings), `${settings.state}/containers`]) await rmdir(dir).catch(notEmpty);
 }
 
 function notEmpty(error: NodeJS.ErrnoException): void {

@@ -18,4 +18,5 @@ export type {
 export { parseRegistries, type RegistriesConfig, type RegistryHostConfig } from "./registry/config.ts";
 export type { ProxySettings } from "./registry/proxy.ts";
 export type { RetryPolicy } from "./registry/retry.ts";
+export type { RegistryHostSettings, RegistrySettings } from "./registry/settings.ts";
 export type { LayerLimits } from "./layers/apply.ts";

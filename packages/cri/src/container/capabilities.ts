@@ -21,8 +21,11 @@ const DEFAULT = [
   "AUDIT_WRITE",
 ].map((name) => `CAP_${name}`);
 
-/** Inheritable stays empty (CVE-2022-29162); ambient holds only what was asked for. */
-export function capabilitiesOf(security: cri.LinuxContainerSecurityContext | undefined): oci.LinuxCapabilities {
+/** `defaults`: where nothing is asked for. Inheritable stays empty (CVE-2022-29162); ambient holds only what was asked for. */
+export function capabilitiesOf(
+  security: cri.LinuxContainerSecurityContext | undefined,
+  defaults: readonly string[] = DEFAULT,
+): oci.LinuxCapabilities {
   const { addCapabilities = [], dropCapabilities = [], addAmbientCapabilities = [] } = security?.capabilities ?? {};
   const known = capabilityNames();
   const names = (list: readonly string[], field: string): string[] =>
@@ -30,7 +33,7 @@ export function capabilitiesOf(security: cri.LinuxContainerSecurityContext | und
   const add = names(addCapabilities, "add_capabilities");
   const drop = names(dropCapabilities, "drop_capabilities");
   const ambient = names(addAmbientCapabilities, "add_ambient_capabilities");
-  let granted = new Set(security?.privileged || add.includes("ALL") ? known : DEFAULT);
+  let granted = new Set(security?.privileged || add.includes("ALL") ? known : defaults);
   if (drop.includes("ALL")) granted = new Set(add.includes("ALL") ? known : []);
   if (!security?.privileged) for (const name of drop) granted.delete(name);
   for (const name of [...add, ...ambient]) if (name !== "ALL") granted.add(name);

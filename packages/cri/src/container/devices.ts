@@ -3,6 +3,7 @@ import { readdir, realpath, stat } from "node:fs/promises";
 import { join } from "node:path";
 import type { cri, oci } from "@berth/spec";
 import { invalid } from "../errors.ts";
+import type { RuntimeHandler } from "../handlers.ts";
 
 export interface DeviceSettings {
   readonly devices: oci.LinuxDevice[];
@@ -12,22 +13,29 @@ export interface DeviceSettings {
 /** Directories of /dev that hold other file systems, or what a container has of its own. */
 const HOST_DEVICES_SKIPPED = new Set(["pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev", "console"]);
 
-export async function devicesOf(config: cri.ContainerConfig): Promise<DeviceSettings> {
-  if (config.linux?.securityContext?.privileged) {
+/** `owner`: whom devices belong to in the container, where it is not the host's owner. */
+export async function devicesOf(
+  config: cri.ContainerConfig,
+  handler: Pick<RuntimeHandler, "privilegedWithoutHostDevices" | "privilegedAllDevicesAllowed">,
+  owner?: { readonly uid: number; readonly gid: number },
+): Promise<DeviceSettings> {
+  const privileged = config.linux?.securityContext?.privileged === true;
+  if (privileged && !handler.privilegedWithoutHostDevices) {
     return {
       devices: await devicesBelow("/dev", "/dev", HOST_DEVICES_SKIPPED),
       rules: [{ allow: true, access: "rwm" }],
     };
   }
   const devices: oci.LinuxDevice[] = [];
-  const rules: oci.LinuxDeviceCgroup[] = [{ allow: false, access: "rwm" }];
+  const everything = privileged && handler.privilegedAllDevicesAllowed;
+  const rules: oci.LinuxDeviceCgroup[] = [{ allow: everything, access: "rwm" }];
   for (const [index, device] of config.devices.entries()) {
     const field = `config.devices[${index}]`;
     const access = device.permissions || "rwm";
     if (!/^[rwm]+$/.test(access)) throw invalid(`${field}.permissions: "${access}" has letters other than r, w and m`);
     const found = await devicesAt(device.hostPath, device.containerPath || device.hostPath, field);
     for (const one of found) {
-      devices.push(one);
+      devices.push({ ...one, ...owner });
       rules.push({ allow: true, type: one.type, major: one.major, minor: one.minor, access });
     }
   }

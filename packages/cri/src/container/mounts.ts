@@ -17,12 +17,13 @@ export async function mountsOf(
   context: CriContext,
   sandbox: SandboxRecord,
   config: cri.ContainerConfig,
+  cgroupWritable: boolean,
 ): Promise<oci.Mount[]> {
   const security = config.linux?.securityContext;
   const wanted = await Promise.all(config.mounts.map((mount, index) => volume(mount, `mounts[${index}]`)));
   const taken = new Set(wanted.map((mount) => mount.destination));
   const own = [
-    ...standardMounts(security?.privileged === true),
+    ...standardMounts(security?.privileged === true, cgroupWritable),
     ...podMounts(context, sandbox, security?.readonlyRootfs === true),
   ];
   // Parents before children: a volume at /data must not hide one at /data/cache, whatever the order in which they were named.
@@ -33,7 +34,7 @@ export async function mountsOf(
 const depth = (path: string): number => path.split("/").filter((part) => part !== "").length;
 
 /** runtime-spec "default filesystems", with the options that container engines give them. */
-function standardMounts(privileged: boolean): oci.Mount[] {
+function standardMounts(privileged: boolean, cgroupWritable: boolean): oci.Mount[] {
   const access = privileged ? "rw" : "ro";
   return [
     { destination: "/proc", type: "proc", source: "proc", options: ["nosuid", "noexec", "nodev"] },
@@ -55,7 +56,7 @@ function standardMounts(privileged: boolean): oci.Mount[] {
       destination: "/sys/fs/cgroup",
       type: "cgroup",
       source: "cgroup",
-      options: ["nosuid", "noexec", "nodev", "relatime", access],
+      options: ["nosuid", "noexec", "nodev", "relatime", privileged || cgroupWritable ? "rw" : "ro"],
     },
   ];
 }

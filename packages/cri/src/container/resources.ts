@@ -1,8 +1,12 @@
 /** CRI resources to OCI's; zero means "not set" in the CRI. */
 import type { cri, oci } from "@berth/spec";
 import { invalid } from "../errors.ts";
+import type { CriContext } from "../context.ts";
 
-export function resourcesOf(resources: cri.LinuxContainerResources | undefined): oci.LinuxResources {
+export function resourcesOf(
+  context: CriContext,
+  resources: cri.LinuxContainerResources | undefined,
+): oci.LinuxResources {
   if (!resources) return {};
   const cpu: oci.LinuxCPU = {
     ...(resources.cpuShares > 0n && { shares: Number(resources.cpuShares) }),
@@ -15,8 +19,10 @@ export function resourcesOf(resources: cri.LinuxContainerResources | undefined):
     ...(resources.memoryLimitInBytes > 0n && { limit: Number(resources.memoryLimitInBytes) }),
     ...(resources.memorySwapLimitInBytes !== 0n && { swap: Number(resources.memorySwapLimitInBytes) }),
   };
-  const hugepageLimits = resources.hugepageLimits.map(({ pageSize, limit }) => ({ pageSize, limit: Number(limit) }));
   const { [PIDS]: most, ...unified } = resources.unified;
+  const hugepageLimits = limitsHugePages(context)
+    ? resources.hugepageLimits.map(({ pageSize, limit }) => ({ pageSize, limit: Number(limit) }))
+    : [];
   return {
     ...(Object.keys(cpu).length > 0 && { cpu }),
     ...(Object.keys(memory).length > 0 && { memory }),
@@ -34,4 +40,13 @@ function pidsLimit(text: string): number {
   if (!/^\s*\d{1,15}\s*$/.test(text))
     throw invalid(`linux.resources.unified["${PIDS}"]: "${text}" is neither a number nor "max"`);
   return Number(text);
+}
+
+/** The kubelet sends limits for every size that the machine has, also where its kernel cannot keep them. */
+function limitsHugePages({ config, host }: CriContext): boolean {
+  if (config.disableHugetlb) return false;
+  const { v1, unified } = host.cgroups;
+  const there =
+    v1.some(({ controllers }) => controllers.includes("hugetlb")) || unified?.controllers.includes("hugetlb") === true;
+  return there || !config.tolerateMissingHugetlb;
 }

@@ -6,13 +6,17 @@ import { invalid } from "../errors.ts";
 
 const { RuntimeDefault, Unconfined, Localhost } = cri.SecurityProfile_ProfileType;
 
-/** undefined: unconfined. A pod that says nothing is unconfined, as with containerd; the kubelet's SeccompDefault says RuntimeDefault. */
+/**
+ * undefined: unconfined. What a pod gets that says nothing is `unset`, as in unset_seccomp_profile: unconfined, unless the node's
+ * configuration says otherwise; the kubelet's SeccompDefault says RuntimeDefault.
+ */
 export async function seccompOf(
   security: cri.LinuxContainerSecurityContext | undefined,
   capabilities: readonly string[],
+  unset: string,
 ): Promise<oci.LinuxSeccomp | undefined> {
   if (security?.privileged) return undefined;
-  const profile = security?.seccomp ?? fromPath(security?.seccompProfilePath ?? "");
+  const profile = security?.seccomp ?? fromPath(security?.seccompProfilePath || unset);
   if (!profile || profile.profileType === Unconfined) return undefined;
   if (profile.profileType === RuntimeDefault) return defaultSeccomp(capabilities);
   return await localProfile(profile.localhostRef);

@@ -3,10 +3,12 @@ import { clampRlimit } from "@berth/kernel";
 import { cri, type oci } from "@berth/spec";
 import type { ImageRecord } from "@berth/image";
 import type { CriContext } from "../context.ts";
+import { handlerOf } from "../handlers.ts";
 import { hostnameOf, podNamespaces } from "../sandbox/namespaces.ts";
 import type { Sandbox } from "../store/records.ts";
 import { capabilitiesOf } from "./capabilities.ts";
 import { devicesOf } from "./devices.ts";
+import { baseSpecOf, onBase, passedThrough } from "./handler-spec.ts";
 import { mountsOf } from "./mounts.ts";
 import { namespacesOf } from "./namespaces.ts";
 import { argvOf, cwdOf, environmentOf } from "./process.ts";
@@ -26,38 +28,48 @@ export interface SpecInput {
 export async function ociSpec(context: CriContext, input: SpecInput): Promise<oci.Spec> {
   const { sandbox, config } = input;
   const security = config.linux?.securityContext;
-  const capabilities = capabilitiesOf(security);
+  const handler = handlerOf(context, sandbox.record.handler);
+  const base = await baseSpecOf(handler);
+  const capabilities = capabilitiesOf(security, base?.process?.capabilities?.bounding);
   const [mounts, { devices, rules }, seccomp] = await Promise.all([
-    mountsOf(context, sandbox.record, config),
-    devicesOf(config),
-    seccompOf(security, capabilities.bounding ?? []),
+    mountsOf(context, sandbox.record, config, handler.cgroupWritable),
+    devicesOf(config, handler, context.config.deviceOwnershipFromSecurityContext ? ownerOf(security) : undefined),
+    seccompOf(security, capabilities.bounding ?? [], context.config.unsetSeccompProfile),
   ]);
-  return {
+  return onBase(base, {
     ociVersion: "1.3.0",
-    process: processOf(input, capabilities),
+    process: processOf(context, input, capabilities),
     root: { path: "rootfs", readonly: security?.readonlyRootfs === true },
     mounts,
-    annotations: annotationsOf(input),
+    annotations: {
+      ...passedThrough(sandbox.record.config.annotations, handler.podAnnotations),
+      ...passedThrough(config.annotations, handler.containerAnnotations),
+      ...annotationsOf(input),
+    },
     linux: {
       namespaces: namespacesOf(context, sandbox, config),
       cgroupsPath: input.cgroupPath,
-      resources: { ...resourcesOf(config.linux?.resources), devices: rules },
+      resources: { ...resourcesOf(context, config.linux?.resources), devices: rules },
       devices,
       ...(seccomp && { seccomp }),
       maskedPaths: security?.privileged ? [] : [...(security?.maskedPaths ?? [])],
       readonlyPaths: security?.privileged ? [] : [...(security?.readonlyPaths ?? [])],
       ...rootfsPropagation(config),
     },
-  };
+  });
 }
 
-function processOf({ config, image, user, sandbox }: SpecInput, capabilities: oci.LinuxCapabilities): oci.Process {
+function processOf(
+  context: CriContext,
+  { config, image, user, sandbox }: SpecInput,
+  capabilities: oci.LinuxCapabilities,
+): oci.Process {
   const security = config.linux?.securityContext;
   const hostname = podNamespaces(sandbox.record.config).hostNetwork ? "" : hostnameOf(sandbox.record.config);
   const env = environmentOf(config, image.config, hostname);
   if (!env.some((entry) => entry.startsWith("HOME=")))
     env.push(`HOME=${user.home ?? (user.uid === 0 ? "/root" : "/")}`);
-  const oomScoreAdj = config.linux?.resources?.oomScoreAdj;
+  const oomScoreAdj = oomScoreAdjOf(context, config.linux?.resources);
   return {
     terminal: config.tty,
     user: { uid: user.uid, gid: user.gid, additionalGids: [...user.additionalGids] },
@@ -67,8 +79,23 @@ function processOf({ config, image, user, sandbox }: SpecInput, capabilities: oc
     capabilities,
     noNewPrivileges: security?.noNewPrivs === true,
     rlimits: [clampRlimit("RLIMIT_NOFILE", 1_048_576)],
-    ...(oomScoreAdj !== undefined && { oomScoreAdj: Number(oomScoreAdj) }),
+    ...(oomScoreAdj !== undefined && { oomScoreAdj }),
   };
+}
+
+function oomScoreAdjOf(
+  { config, host }: CriContext,
+  resources: cri.LinuxContainerResources | undefined,
+): number | undefined {
+  if (!resources) return undefined;
+  const asked = Number(resources.oomScoreAdj);
+  return config.restrictOomScoreAdj ? Math.max(asked, host.oomScoreAdj) : asked;
+}
+
+/** Only a numeric user says whose devices are to be; run_as_user 0 is the host's owner anyway. */
+function ownerOf(security: cri.LinuxContainerSecurityContext | undefined): { uid: number; gid: number } | undefined {
+  if (!security?.runAsUser) return undefined;
+  return { uid: Number(security.runAsUser.value), gid: Number(security.runAsGroup?.value ?? 0n) };
 }
 
 /** A volume that propagates needs a root mount that does (mount_namespaces(7)). */

@@ -22,7 +22,7 @@ export async function updateContainerResources(
   await context.locks.with(record.id, signal, async () => {
     if (record.phase !== "created" && record.phase !== "running")
       throw precondition(`container "${record.id}" is ${record.phase}; only a created or running one can be updated`);
-    await context.hand.run(updateResources(record.cgroupPath, resourcesOf(linux), context.host), { signal });
+    await context.hand.run(updateResources(record.cgroupPath, resourcesOf(context, linux), context.host), { signal });
     if (linux.oomScoreAdj !== 0n) await adjustOomScore(context, container, Number(linux.oomScoreAdj));
     record.resources = mergeResources(record.resources, linux);
     context.containers.save(container);

@@ -15,10 +15,10 @@ const SHM_SLOT = 1;
 const MOUNT_ATTR_NOSUID_NODEV_NOEXEC = 0x2n | 0x4n | 0x8n;
 
 /** Let a pod bind low ports and send ICMP echo without capabilities, as containerd 2 does by default. */
-const POD_SYSCTLS: Readonly<Record<string, string>> = {
-  "net.ipv4.ip_unprivileged_port_start": "0",
-  "net.ipv4.ping_group_range": "0 2147483647",
-};
+const podSysctls = ({ config }: CriContext): Readonly<Record<string, string>> => ({
+  ...(config.unprivilegedPorts && { "net.ipv4.ip_unprivileged_port_start": "0" }),
+  ...(config.unprivilegedIcmp && { "net.ipv4.ping_group_range": "0 2147483647" }),
+});
 
 export interface PodNamespaces {
   readonly hostNetwork: boolean;
@@ -71,7 +71,7 @@ export function namespacePlan(context: CriContext, record: SandboxRecord): Plan 
     orders.push({ order: "hostname", args: { hostname: hostnameOf(config), domainname: "" }, because: "hostname" });
     orders.push({ order: "link_up", args: { name: "lo" } });
   }
-  orders.push(...sysctlOrders(config, ns));
+  orders.push(...sysctlOrders(config, ns, ns.hostNetwork ? {} : podSysctls(context)));
   if (!ns.hostNetwork) {
     orders.push({ order: "pin_ns", args: { name: "uts", path: utsPath(context, id) } });
     orders.push({ order: "pin_ns", args: { name: "net", path: netnsPath(context, id) } });
@@ -102,7 +102,11 @@ function shmOrders(path: string): Order[] {
 }
 
 /** Kubernetes allows both separators in a sysctl's name (sysctl.d(5)). */
-function sysctlOrders(config: cri.PodSandboxConfig, ns: PodNamespaces): Order[] {
+function sysctlOrders(
+  config: cri.PodSandboxConfig,
+  ns: PodNamespaces,
+  defaults: Readonly<Record<string, string>>,
+): Order[] {
   const wanted = config.linux?.sysctls ?? {};
   const namespaces = namespacesForSysctls(ns);
   const orders: Order[] = [];
@@ -111,7 +115,6 @@ function sysctlOrders(config: cri.PodSandboxConfig, ns: PodNamespaces): Order[] 
     if ("error" in file) throw invalid(`linux.sysctls["${name}"]: ${file.error}`);
     orders.push(sysctlOrder(file.path, value, `linux.sysctls["${name}"]`));
   }
-  const defaults = ns.hostNetwork ? {} : POD_SYSCTLS;
   for (const [name, value] of Object.entries(defaults)) {
     if (name in wanted) continue;
     orders.unshift(sysctlOrder(`sys/${name.replaceAll(".", "/")}`, value, "default"));

@@ -30,6 +30,12 @@ export function attachmentOf(record: SandboxRecord, netns: string): AttachReques
   };
 }
 
+/** A pod's addresses, the one that is shown as its IP first; "cni": as the plugins have them. */
+export function preferred(ips: readonly string[], preference: "ipv4" | "ipv6" | "cni"): string[] {
+  const first = preference === "cni" ? undefined : ips.find((ip) => ip.includes(":") === (preference === "ipv6"));
+  return first === undefined ? [...ips] : [first, ...ips.filter((ip) => ip !== first)];
+}
+
 /** Only mappings with a host port reach the plugins (a container port alone is information). */
 export function portMappings(config: cri.PodSandboxConfig): PortMapping[] {
   const mappings: PortMapping[] = [];

@@ -12,7 +12,7 @@ import { withProgress } from "../progress.ts";
 import type { Sandbox, SandboxRecord } from "../store/records.ts";
 import { writePodFiles } from "./files.ts";
 import { namespacePlan, netnsPath, podNamespaces } from "./namespaces.ts";
-import { attachmentOf, portMappings } from "./network.ts";
+import { attachmentOf, portMappings, preferred } from "./network.ts";
 import { releaseSandbox } from "./release.ts";
 
 export async function runPodSandbox(
@@ -20,7 +20,7 @@ export async function runPodSandbox(
   request: cri.RunPodSandboxRequest,
   signal: AbortSignal,
 ): Promise<cri.RunPodSandboxResponse> {
-  const record = newRecord(request);
+  const record = newRecord(context, request);
   const ns = podNamespaces(record.config);
   portMappings(record.config);
   cgroupParentOf(context, record.config);
@@ -60,7 +60,10 @@ async function attach(context: CriContext, sandbox: Sandbox, signal: AbortSignal
   context.sandboxes.save(sandbox);
   try {
     const result = await context.cni.add(attachmentOf(record, record.netns), { signal });
-    record.ips = result.ips.map(({ address }) => address);
+    record.ips = preferred(
+      result.ips.map(({ address }) => address),
+      context.config.ipPreference,
+    );
   } catch (error) {
     // What a failed ADD could undo must not be asked of a plugin again: it may be the one that is missing.
     record.networked = await context.cni.isAttached(record.id);
@@ -75,17 +78,17 @@ async function allDone(tasks: readonly Promise<void>[]): Promise<void> {
   }
 }
 
-function newRecord(request: cri.RunPodSandboxRequest): SandboxRecord {
+function newRecord(context: CriContext, request: cri.RunPodSandboxRequest): SandboxRecord {
   const { config } = request;
   if (!config) throw invalid("config: missing from the request");
   if (!config.metadata) throw invalid("config.metadata: missing from the request");
   if (config.windows) throw invalid("config.windows: this node runs Linux; use config.linux");
   if (config.metadata.name === "") throw invalid("config.metadata.name: must not be empty");
-  const handler = handlerOf(request.runtimeHandler);
+  handlerOf(context, request.runtimeHandler);
   return {
     id: randomBytes(32).toString("hex"),
     config,
-    handler,
+    handler: request.runtimeHandler,
     createdAt: now(),
     phase: "creating",
     networked: false,

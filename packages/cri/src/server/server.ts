@@ -1,5 +1,5 @@
 /** berthd's socket: the CRI's two services and berth's own, with the streaming server beside them. */
-import { chmod, rm } from "node:fs/promises";
+import { chmod, chown, rm } from "node:fs/promises";
 import { connect } from "node:net";
 import { Server, ServerCredentials } from "@grpc/grpc-js";
 import { berth, cri } from "@berth/spec";
@@ -16,18 +16,18 @@ export class CriServer {
   readonly #context: CriContext;
   readonly #server: Server;
   readonly #streaming: StreamingServer;
-  readonly #address: string;
+  readonly #addresses: readonly string[];
 
-  private constructor(context: CriContext, server: Server, streaming: StreamingServer, address: string) {
+  private constructor(context: CriContext, server: Server, streaming: StreamingServer, addresses: readonly string[]) {
     this.#context = context;
     this.#server = server;
     this.#streaming = streaming;
-    this.#address = address;
+    this.#addresses = addresses;
   }
 
-  /** Serves on the unix socket `address`, for root alone; one that another daemon answers on is an error, a dead one is replaced. */
-  static async listen(context: CriContext, address: string): Promise<CriServer> {
-    await clearSocket(address);
+  /** Serves on these unix sockets, for root and the group `gid` (0: root alone); one that another daemon answers on is an error, a dead one is replaced. */
+  static async listen(context: CriContext, addresses: readonly string[], gid = 0): Promise<CriServer> {
+    for (const address of addresses) await clearSocket(address);
     const { streamAddress, streamPort } = context.config;
     const streaming = await StreamingServer.listen(
       streamAddress,
@@ -42,8 +42,8 @@ export class CriServer {
     addService(server, cri.RuntimeService, runtimeHandlers(context, streaming), context.log);
     addService(server, cri.ImageService, imageHandlers(context), context.log);
     addService(server, berth.Berth, ownHandlers(context), context.log);
-    await bind(server, address);
-    return new CriServer(context, server, streaming, address);
+    for (const address of addresses) await bind(server, address, gid);
+    return new CriServer(context, server, streaming, addresses);
   }
 
   /** Ends calls that have not ended by themselves within a second. */
@@ -55,11 +55,11 @@ export class CriServer {
     await promise;
     clearTimeout(timer);
     await this.#streaming.close();
-    await rm(this.#address, { force: true });
+    for (const address of this.#addresses) await rm(address, { force: true });
   }
 }
 
-async function bind(server: Server, address: string): Promise<void> {
+async function bind(server: Server, address: string, gid: number): Promise<void> {
   const { promise, resolve, reject } = Promise.withResolvers<void>();
   // From its first moment on the socket is root's alone.
   const umask = process.umask(0o177);
@@ -71,7 +71,8 @@ async function bind(server: Server, address: string): Promise<void> {
   } finally {
     process.umask(umask);
   }
-  await chmod(address, 0o600);
+  if (gid !== 0) await chown(address, 0, gid);
+  await chmod(address, gid === 0 ? 0o600 : 0o660);
 }
 
 async function clearSocket(address: string): Promise<void> {

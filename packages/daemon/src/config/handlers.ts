@@ -1,0 +1,73 @@
+/** The runtimes table: what each RuntimeClass's handler is. */
+import type { RuntimeHandler } from "@berth/cri";
+import { ConfigError, type Entry } from "./document.ts";
+import { RUNTIME } from "./keys.ts";
+import type { Reader } from "./reader.ts";
+
+export interface HandlerSettings {
+  readonly handlers: ReadonlyMap<string, RuntimeHandler>;
+  /** Serves pods that name no handler. */
+  readonly defaultHandler: string;
+}
+
+/** Served without a word in the file: berth's own name, and the one that containerd's default file has. */
+const BUILT_IN = ["runc", "berth"];
+
+/** Throws ConfigError. */
+export function handlersOf(root: Reader): HandlerSettings {
+  const containerd = root.below("plugins", RUNTIME, "containerd");
+  const runtimes = containerd.below("runtimes");
+  const names = new Set([...BUILT_IN, ...runtimes.names()]);
+  const handlers = new Map([...names].map((name) => [name, handlerOf(name, runtimes.below(name))]));
+  const defaultHandler = containerd.string("default_runtime_name") ?? "runc";
+  if (!handlers.has(defaultHandler)) {
+    throw at(
+      containerd.entry("default_runtime_name"),
+      `containerd.default_runtime_name: "${defaultHandler}" is not among containerd.runtimes (${[...names].join(", ")})`,
+    );
+  }
+  return { handlers, defaultHandler };
+}
+
+function handlerOf(name: string, table: Reader): RuntimeHandler {
+  const withoutDevices = table.bool("privileged_without_host_devices") ?? false;
+  const allAllowed = table.bool("privileged_without_host_devices_all_devices_allowed") ?? false;
+  if (allAllowed && !withoutDevices) {
+    throw at(
+      table.entry("privileged_without_host_devices_all_devices_allowed"),
+      `containerd.runtimes.${name}: privileged_without_host_devices_all_devices_allowed needs privileged_without_host_devices`,
+    );
+  }
+  const sandboxer = table.string("sandboxer") ?? "podsandbox";
+  if (sandboxer !== "podsandbox" && sandboxer !== "shim")
+    throw at(
+      table.entry("sandboxer"),
+      `containerd.runtimes.${name}.sandboxer: "${sandboxer}" is neither podsandbox nor shim`,
+    );
+  return {
+    name,
+    type: table.string("runtime_type") ?? "io.containerd.runc.v2",
+    path: table.string("runtime_path"),
+    podAnnotations: table.strings("pod_annotations") ?? [],
+    containerAnnotations: table.strings("container_annotations") ?? [],
+    privilegedWithoutHostDevices: withoutDevices,
+    privilegedAllDevicesAllowed: allAllowed,
+    cgroupWritable: table.bool("cgroup_writable") ?? false,
+    baseSpec: table.string("base_runtime_spec"),
+    cniConfDir: table.string("cni_conf_dir"),
+    cniMaxConfNum: table.int("cni_max_conf_num"),
+    sandboxer,
+    options: optionsOf(table.below("options")),
+  };
+}
+
+const optionsOf = (table: Reader): RuntimeHandler["options"] => ({
+  binary: table.string("BinaryName"),
+  root: table.string("Root"),
+  systemdCgroup: table.bool("SystemdCgroup") ?? false,
+  noPivotRoot: table.bool("NoPivotRoot") ?? false,
+  noNewKeyring: table.bool("NoNewKeyring") ?? false,
+});
+
+export const at = (entry: Entry | undefined, message: string): ConfigError =>
+  new ConfigError(entry === undefined ? message : `${entry.file}:${entry.line}: ${message}`);

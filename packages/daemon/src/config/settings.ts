@@ -1,0 +1,193 @@
+/** berthd's settings: the command line's, else the configuration file's, else berth's own defaults. */
+import type { CriSettings } from "@berth/cri";
+import type { RegistrySettings } from "@berth/image";
+import type { Flags } from "../options.ts";
+import { checkDocument, describe, type Problem } from "./check.ts";
+import { ConfigError, type Document } from "./document.ts";
+import { at, handlersOf, type HandlerSettings } from "./handlers.ts";
+import { IMAGES, RUNTIME, STREAMING } from "./keys.ts";
+import { Reader } from "./reader.ts";
+import { registryOf } from "./registry.ts";
+
+export interface Settings {
+  readonly root: string;
+  readonly state: string;
+  /** The sockets that are served: berth's own, and the one that the file names. */
+  readonly addresses: readonly [string, ...string[]];
+  /** The group that may use the sockets; 0: none but root. */
+  readonly socketGid: number;
+  readonly netnsDir: string;
+  readonly cni: CniSettings;
+  readonly registry: RegistrySettings;
+  /** References of images that no garbage collection removes. */
+  readonly pinned: readonly string[];
+  readonly logLevel: string;
+  readonly oomScore: number;
+  /** IP:PORT of /v1/metrics. */
+  readonly metricsAddress: string | undefined;
+  readonly bosun: string;
+  readonly handlers: HandlerSettings;
+  readonly cri: CriSettings;
+}
+
+export interface CniSettings {
+  readonly confDir: string;
+  readonly binDirs: readonly string[];
+  readonly cacheDir: string;
+  /** 0: all. */
+  readonly maxNetworks: number;
+  /** A file from which a conf list is made when the kubelet says the pod's CIDR. */
+  readonly template: string | undefined;
+}
+
+export interface Given {
+  readonly settings: Settings;
+  readonly problems: readonly Problem[];
+}
+
+/** Throws ConfigError with every error of the file, a line each. */
+export function settingsOf(document: Document, flags: Flags, bosun: string): Given {
+  const problems = checkDocument(document);
+  const errors = problems.filter(({ severity }) => severity === "error");
+  if (errors.length > 0) throw new ConfigError(errors.map(describe).join("\n"));
+  const file = new Reader(document);
+  checkEnabled(file);
+  const state = directory(file, "state", flags.state, "/run/containerd", "/run/berth");
+  const runtime = file.below("plugins", RUNTIME);
+  const images = file.below("plugins", IMAGES);
+  const address = flags.address ?? `${state}/berth.sock`;
+  const named = file.string("plugins", "io.containerd.server.v1.grpc", "address");
+  const inState = runtime.bool("netns_mounts_under_state_dir") === true;
+  const settings: Settings = {
+    root: directory(file, "root", flags.root, "/var/lib/containerd", "/var/lib/berth"),
+    state,
+    addresses: named === undefined || named === address || flags.address !== undefined ? [address] : [address, named],
+    socketGid: file.int("plugins", "io.containerd.server.v1.grpc", "gid") ?? 0,
+    netnsDir: flags.netnsDir ?? (inState ? `${state}/netns` : "/run/netns"),
+    cni: cniOf(runtime.below("cni"), flags),
+    registry: registryOf(images.below("registry"), flags.hostsDir),
+    pinned: pinnedOf(images.below("pinned_images")),
+    logLevel: flags.logLevel ?? levelOf(file),
+    oomScore: file.int("oom_score") ?? 0,
+    metricsAddress: flags.metricsAddress ?? file.string("plugins", "io.containerd.server.v1.metrics", "address"),
+    bosun: flags.bosun ?? bosun,
+    handlers: handlersOf(file),
+    cri: criOf(runtime, file.below("plugins", STREAMING), images, flags),
+  };
+  return { settings, problems };
+}
+
+/** Distributions' packages of containerd ship this line; with it no kubelet is served, by containerd either. */
+function checkEnabled(file: Reader): void {
+  const disabled = file.strings("disabled_plugins") ?? [];
+  const cri = disabled.find((name) => name === "cri" || name === STREAMING || name === "io.containerd.grpc.v1.cri");
+  if (cri !== undefined)
+    throw at(
+      file.entry("disabled_plugins"),
+      `disabled_plugins: "${cri}" is all that berthd is there for; take it out of the list`,
+    );
+}
+
+/** A file that was containerd's names containerd's directories: those stay containerd's. */
+function directory(
+  file: Reader,
+  name: "root" | "state",
+  flag: string | undefined,
+  containerd: string,
+  own: string,
+): string {
+  const said = file.string(name);
+  const path = flag ?? (said === undefined || said === containerd ? own : said);
+  if (!path.startsWith("/")) throw at(file.entry(name), `${name}: "${path}" is not an absolute path`);
+  return path.replace(/(?<=.)\/+$/, "");
+}
+
+function cniOf(table: Reader, flags: Flags): CniSettings {
+  const [one, several] = [table.string("bin_dir"), table.strings("bin_dirs")];
+  if (one !== undefined && several !== undefined)
+    throw at(table.entry("bin_dir"), "cni.bin_dir and cni.bin_dirs exclude each other; keep bin_dirs");
+  return {
+    confDir: flags.cniConfDir ?? table.string("conf_dir") ?? "/etc/cni/net.d",
+    binDirs: flags.cniBinDir ?? several ?? (one === undefined ? ["/opt/cni/bin", "/usr/lib/cni"] : [one]),
+    cacheDir: flags.cniCacheDir ?? "/var/lib/cni",
+    maxNetworks: table.int("max_conf_num") ?? 1,
+    template: table.string("conf_template"),
+  };
+}
+
+const pinnedOf = (table: Reader): string[] =>
+  table
+    .names()
+    .map((name) => table.string(name))
+    .filter((reference) => reference !== undefined);
+
+/** logrus's names, which containerd uses, are pino's but for two. */
+function levelOf(file: Reader): string {
+  const level = file.string("debug", "level") ?? "info";
+  const known: Readonly<Record<string, string>> = { warning: "warn", panic: "fatal" };
+  const name = known[level] ?? level;
+  if (!["trace", "debug", "info", "warn", "error", "fatal"].includes(name))
+    throw at(
+      file.entry("debug", "level"),
+      `debug.level: "${level}" is none of trace, debug, info, warn, error, fatal, panic`,
+    );
+  return name;
+}
+
+/** Bytes; "no limit" would let a container that never ends its line fill its monitor's memory. */
+const LONGEST_LOG_LINE = 16 << 20;
+const DEFAULT_DRAIN_MS = 500;
+
+function criOf(runtime: Reader, streaming: Reader, images: Reader, flags: Flags): CriSettings {
+  const line = flags.maxLogLine ?? runtime.int("max_container_log_line_size") ?? 16_384;
+  // containerd's "0s" waits for as long as anyone holds the output open, which turns a probe that leaves a daemon behind into a hang.
+  const drain = flags.execDrain ?? (runtime.milliseconds("drain_exec_sync_io_timeout") || DEFAULT_DRAIN_MS);
+  return {
+    maxLogLine: line > 0 ? Math.min(line, LONGEST_LOG_LINE) : LONGEST_LOG_LINE,
+    execDrainMs: drain,
+    streamAddress: flags.streamAddress ?? streaming.string("stream_server_address") ?? "127.0.0.1",
+    streamPort: flags.streamPort ?? portOf(streaming),
+    streamIdleMs: streaming.milliseconds("stream_idle_timeout") ?? 4 * 3_600_000,
+    streamTls: tlsOf(streaming),
+    sandboxImage: images.string("pinned_images", "sandbox"),
+    enableCdi: runtime.bool("enable_cdi") ?? true,
+    cdiSpecDirs: runtime.strings("cdi_spec_dirs") ?? ["/etc/cdi", "/var/run/cdi"],
+    unsetSeccompProfile: runtime.string("unset_seccomp_profile") ?? "",
+    disableApparmor: runtime.bool("disable_apparmor") ?? false,
+    restrictOomScoreAdj: runtime.bool("restrict_oom_score_adj") ?? false,
+    tolerateMissingHugetlb: runtime.bool("tolerate_missing_hugetlb_controller") ?? true,
+    disableHugetlb: runtime.bool("disable_hugetlb_controller") ?? false,
+    deviceOwnershipFromSecurityContext: runtime.bool("device_ownership_from_security_context") ?? false,
+    unprivilegedPorts: runtime.bool("enable_unprivileged_ports") ?? true,
+    unprivilegedIcmp: runtime.bool("enable_unprivileged_icmp") ?? true,
+    ipPreference: preferenceOf(runtime.below("cni")),
+  };
+}
+
+function portOf(streaming: Reader): number {
+  const said = streaming.string("stream_server_port") ?? "0";
+  const port = Number(said);
+  if (!/^\d+$/.test(said) || port > 65_535)
+    throw at(streaming.entry("stream_server_port"), `stream_server_port: "${said}" is not a port (0-65535)`);
+  return port;
+}
+
+function tlsOf(streaming: Reader): CriSettings["streamTls"] {
+  if (streaming.bool("enable_tls_streaming") !== true) return undefined;
+  const pair = streaming.below("x509_key_pair_streaming");
+  const [certFile, keyFile] = [pair.string("tls_cert_file"), pair.string("tls_key_file")];
+  if (certFile === undefined || keyFile === undefined) {
+    throw at(
+      pair.entry("tls_cert_file") ?? pair.entry("tls_key_file") ?? streaming.entry("enable_tls_streaming"),
+      "enable_tls_streaming: name both x509_key_pair_streaming.tls_cert_file and tls_key_file; berth makes no certificate of its own",
+    );
+  }
+  return { certFile, keyFile };
+}
+
+function preferenceOf(cni: Reader): CriSettings["ipPreference"] {
+  const said = cni.string("ip_pref") ?? "ipv4";
+  if (said !== "ipv4" && said !== "ipv6" && said !== "cni")
+    throw at(cni.entry("ip_pref"), `cni.ip_pref: "${said}" is none of ipv4, ipv6, cni`);
+  return said;
+}

@@ -1,0 +1,190 @@
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { test, type TestContext } from "node:test";
+import {
+  ConfigError,
+  EMPTY,
+  type Flags,
+  parseCommandLine,
+  readDocument,
+  type Settings,
+  settingsOf,
+} from "@berth/daemon";
+import { filesOf } from "./files.ts";
+
+const settingsFrom = async (t: TestContext, text: string, flags: Flags = {}): Promise<Settings> => {
+  const dir = filesOf(t, { "config.toml": text });
+  return settingsOf(await readDocument(join(dir, "config.toml")), flags, "/bosun").settings;
+};
+
+const RUNTIMES = `
+  [plugins."io.containerd.grpc.v1.cri".containerd]
+    default_runtime_name = "crun"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.crun]
+      runtime_type = "io.containerd.runc.v2"
+      pod_annotations = ["example.com/*"]
+      [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.crun.options]
+        BinaryName = "/usr/bin/crun"
+        SystemdCgroup = true
+`;
+
+test("the same settings come from every version of the format", async (t) => {
+  const two = await settingsFrom(
+    t,
+    `version = 2
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "registry.k8s.io/pause:3.9"
+  max_container_log_line_size = 32768
+  stream_server_port = "10010"
+  stream_idle_timeout = "1h"
+  [plugins."io.containerd.grpc.v1.cri".registry]
+    config_path = "/etc/containerd/certs.d:/etc/docker/certs.d"
+${RUNTIMES}
+[grpc]
+  address = "/run/containerd/containerd.sock"
+[metrics]
+  address = "127.0.0.1:1338"
+`,
+  );
+  const three = `version = 3
+[plugins.'io.containerd.cri.v1.images'.pinned_images]
+  sandbox = 'registry.k8s.io/pause:3.9'
+[plugins.'io.containerd.cri.v1.images'.registry]
+  config_path = '/etc/containerd/certs.d:/etc/docker/certs.d'
+[plugins.'io.containerd.cri.v1.runtime']
+  max_container_log_line_size = 32768
+${RUNTIMES.replaceAll('"io.containerd.grpc.v1.cri"', "'io.containerd.cri.v1.runtime'")}
+[plugins.'io.containerd.grpc.v1.cri']
+  stream_server_port = '10010'
+  stream_idle_timeout = '1h'
+`;
+  const server = "[grpc]\naddress = '/run/containerd/containerd.sock'\n[metrics]\naddress = '127.0.0.1:1338'\n";
+  const plugins =
+    "[plugins.'io.containerd.server.v1.grpc']\naddress = '/run/containerd/containerd.sock'\n[plugins.'io.containerd.server.v1.metrics']\naddress = '127.0.0.1:1338'\n";
+  assert.deepEqual(await settingsFrom(t, three + server), two);
+  assert.deepEqual(await settingsFrom(t, three.replace("version = 3", "version = 4") + plugins), two);
+
+  assert.equal(two.cri.sandboxImage, "registry.k8s.io/pause:3.9");
+  assert.equal(two.cri.maxLogLine, 32_768);
+  assert.equal(two.cri.streamPort, 10_010);
+  assert.equal(two.cri.streamIdleMs, 3_600_000);
+  assert.deepEqual(two.registry.hostsDirs, ["/etc/containerd/certs.d", "/etc/docker/certs.d"]);
+  assert.deepEqual(two.addresses, ["/run/berth/berth.sock", "/run/containerd/containerd.sock"]);
+  assert.equal(two.metricsAddress, "127.0.0.1:1338");
+  assert.equal(two.handlers.defaultHandler, "crun");
+  const crun = two.handlers.handlers.get("crun");
+  assert.deepEqual(crun?.podAnnotations, ["example.com/*"]);
+  assert.equal(crun?.options.binary, "/usr/bin/crun");
+  assert.equal(crun?.options.systemdCgroup, true);
+});
+
+test("without a file berth's own defaults hold, and the command line counts more than a file", async (t) => {
+  const { settings } = settingsOf(EMPTY, {}, "/bosun");
+  assert.equal(settings.root, "/var/lib/berth");
+  assert.deepEqual(settings.cni.binDirs, ["/opt/cni/bin", "/usr/lib/cni"]);
+  assert.deepEqual([...settings.handlers.handlers.keys()], ["runc", "berth"]);
+  const { flags } = parseCommandLine(["--root", "/other", "--max-log-line", "100"], "0");
+  const mixed = await settingsFrom(t, 'version = 2\nroot = "/srv/berth"\nstate = "/run/elsewhere"\n', flags);
+  assert.equal(mixed.root, "/other");
+  assert.deepEqual(mixed.addresses, ["/run/elsewhere/berth.sock"]);
+  assert.equal(mixed.cri.maxLogLine, 100);
+});
+
+test("containerd's own directories in its file stay containerd's", async (t) => {
+  const settings = await settingsFrom(t, 'version = 2\nroot = "/var/lib/containerd"\nstate = "/run/containerd"\n');
+  assert.equal(settings.root, "/var/lib/berth");
+  assert.equal(settings.state, "/run/berth");
+});
+
+test("registries of containerd 1.x: mirrors, credentials and certificates", async (t) => {
+  const registry = 'plugins."io.containerd.grpc.v1.cri".registry';
+  const settings = await settingsFrom(
+    t,
+    `version = 2
+[${registry}.mirrors."docker.io"]
+  endpoint = ["https://mirror.example", "http://10.0.0.1:5000"]
+[${registry}.configs."reg.example:5000".tls]
+  insecure_skip_verify = true
+  ca_file = "/etc/ca.pem"
+[${registry}.configs."reg.example:5000".auth]
+  username = "me"
+  password = "secret"
+[${registry}.auths."https://old.example"]
+  auth = "bWU6c2VjcmV0"
+`,
+  );
+  assert.deepEqual(settings.registry, {
+    hostsDirs: [],
+    mirrors: { "docker.io": ["https://mirror.example", "http://10.0.0.1:5000"] },
+    configs: {
+      "old.example": { auth: { auth: "bWU6c2VjcmV0" } },
+      "reg.example:5000": {
+        auth: { username: "me", password: "secret" },
+        tls: { skipVerify: true, caFile: "/etc/ca.pem" },
+      },
+    },
+    headers: {},
+  });
+});
+
+const REFUSED: readonly (readonly [string, RegExp])[] = [
+  ['version = 2\ndisabled_plugins = ["cri"]\n', /:2: disabled_plugins: "cri" is all that berthd is there for/],
+  ["version = 9\n", /:1: version: 9 is none of/],
+  ['version = 2\nroot = "relative"\n', /:2: root: "relative" is not an absolute path/],
+  ['version = 2\n[debug]\nlevel = "loud"\n', /:3: debug\.level: "loud" is none of/],
+  [
+    'version = 3\n[plugins."io.containerd.cri.v1.runtime".containerd]\ndefault_runtime_name = "kata"\n',
+    /:3: containerd\.default_runtime_name: "kata" is not among containerd\.runtimes \(runc, berth\)/,
+  ],
+  [
+    'version = 3\n[plugins."io.containerd.grpc.v1.cri"]\nenable_tls_streaming = true\n',
+    /:3: enable_tls_streaming: name both/,
+  ],
+  [
+    'version = 3\n[plugins."io.containerd.grpc.v1.cri"]\nstream_server_port = "http"\n',
+    /:3: stream_server_port: "http" is not a port/,
+  ],
+  [
+    'version = 3\n[plugins."io.containerd.cri.v1.runtime".cni]\nip_pref = "ipv5"\n',
+    /:3: cni\.ip_pref: "ipv5" is none of/,
+  ],
+  ["version = 3\nroot = 1\nstate = 2\n", /:2: error: root: must be .*\n.*:3: error: state: must be/],
+];
+
+for (const [text, expected] of REFUSED) {
+  test(`refused: ${expected.source}`, async (t) => {
+    await assert.rejects(settingsFrom(t, text), (error: unknown) => {
+      assert(error instanceof ConfigError);
+      assert.match(error.message, expected);
+      return true;
+    });
+  });
+}
+
+test("imports: globs in the order of their names, a later file's value counts, lists of the main table grow", async (t) => {
+  const dir = filesOf(t, {
+    "config.toml": 'version = 2\nimports = ["conf.d/*.toml"]\noom_score = 1\nrequired_plugins = ["a.b"]\n',
+    "conf.d/10-first.toml": 'version = 2\noom_score = 2\nrequired_plugins = ["c.d"]\n',
+    "conf.d/20-second.toml": "version = 2\noom_score = 3\n",
+    "conf.d/ignored.txt": "not TOML",
+  });
+  const document = await readDocument(join(dir, "config.toml"));
+  assert.equal(settingsOf(document, {}, "").settings.oomScore, 3);
+  assert.deepEqual(document.entries.get("required_plugins")?.value, ["a.b", "c.d"]);
+  assert.deepEqual(
+    document.files.map((file) => file.slice(dir.length + 1)),
+    ["config.toml", "conf.d/10-first.toml", "conf.d/20-second.toml"],
+  );
+});
+
+test("imports: each file once, and none newer than the file that imports it", async (t) => {
+  const dir = filesOf(t, {
+    "config.toml": 'version = 2\nimports = ["other.toml"]\n',
+    "other.toml": 'version = 2\nimports = ["config.toml"]\noom_score = 7\n',
+    "new.toml": 'version = 2\nimports = ["three.toml"]\n',
+    "three.toml": "version = 3\n",
+  });
+  const { files } = await readDocument(join(dir, "config.toml"));
+  assert.equal(files.length, 2);
+  await assert.rejects(readDocument(join(dir, "new.toml")), /three\.toml: version 3 is higher than the 2 of/);
+});

@@ -1,0 +1,79 @@
+/** berthd with a configuration file: what it changes in pods, and what a SIGHUP changes while they run. */
+import assert from "node:assert/strict";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { after, before, test } from "node:test";
+import { TestDaemon } from "./support/daemon.ts";
+import { runPod, sh, startContainer, status } from "./support/pods.ts";
+
+/** What a container gets whose image names no PATH. */
+const IMAGE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const RUNTIME = "plugins.'io.containerd.cri.v1.runtime'";
+const BASE = `version = 3
+[${RUNTIME}]
+enable_unprivileged_ports = false
+max_container_log_line_size = 10
+[${RUNTIME}.containerd.runtimes.based]
+pod_annotations = ["example.com/*"]
+container_annotations = ["*"]
+[${RUNTIME}.containerd.runtimes.gvisor]
+runtime_type = "io.containerd.runsc.v1"
+`;
+
+let daemon: TestDaemon;
+before(async () => {
+  daemon = await TestDaemon.start({ config: BASE });
+});
+after(() => daemon[Symbol.asyncDispose]());
+
+test("settings of the file reach pods and logs", async () => {
+  const pod = await runPod(daemon);
+  const container = await startContainer(daemon, pod, "echo 0123456789abc; sleep 1000");
+  assert.notEqual(await sh(daemon, container, "cat /proc/sys/net/ipv4/ip_unprivileged_port_start"), "0\n");
+  assert.equal(await sh(daemon, container, "cat /proc/sys/net/ipv4/ping_group_range"), "0\t2147483647\n");
+  const { logPath } = await status(daemon, container);
+  assert.match(readFileSync(logPath, "utf8"), /^\S+ stdout P 0123456789\n\S+ stdout F abc\n$/);
+});
+
+test("Status lists the handlers, and one that cannot be served is refused by name where it is asked for", async () => {
+  const { runtimeHandlers } = await daemon.client.runtime.status({});
+  assert.deepEqual(
+    runtimeHandlers.map(({ name }) => name),
+    ["", "runc", "berth", "based", "gvisor"],
+  );
+  await assert.rejects(
+    runPod(daemon, {}, "gvisor"),
+    /runtime_handler: "gvisor" is served by a shim \(runtime_type io\.containerd\.runsc\.v1\)/,
+  );
+  await assert.rejects(
+    runPod(daemon, {}, "nothing"),
+    /no runtime for "nothing" is configured; known: runc, berth, based, gvisor/,
+  );
+});
+
+test("SIGHUP: new pods get the new settings, and a file with errors changes nothing", async () => {
+  mkdirSync(`${daemon.dir}/specs`, { recursive: true });
+  const limits = [{ type: "RLIMIT_NOFILE", soft: 77, hard: 99 }];
+  const base = { process: { rlimits: limits, env: ["FROM_BASE=yes", "PATH=/nowhere"] }, annotations: { a: "b" } };
+  writeFileSync(`${daemon.dir}/specs/base.json`, JSON.stringify(base));
+  const based = `[${RUNTIME}.containerd.runtimes.based]\nbase_runtime_spec = "${daemon.dir}/specs/base.json"\n`;
+  await daemon.reload(
+    BASE.replace("enable_unprivileged_ports = false\n", "").replace(`[${RUNTIME}.containerd.runtimes.based]\n`, based),
+  );
+  const pod = await runPod(daemon, { annotations: { "example.com/a": "1", "other.com/a": "2" } }, "based");
+  const container = await startContainer(daemon, pod, "sleep 1000", { annotations: { mine: "3" } });
+  assert.equal(await sh(daemon, container, "cat /proc/sys/net/ipv4/ip_unprivileged_port_start"), "0\n");
+  assert.equal(
+    await sh(daemon, container, "ulimit -n; ulimit -Hn; echo $FROM_BASE $PATH"),
+    `77\n99\nyes ${IMAGE_PATH}\n`,
+  );
+  const { info } = await daemon.client.runtime.containerStatus({ containerId: container, verbose: true });
+  const { runtimeSpec } = JSON.parse(info["info"] ?? "") as { runtimeSpec: { annotations: Record<string, string> } };
+  assert.equal(runtimeSpec.annotations["example.com/a"], "1");
+  assert.equal(runtimeSpec.annotations["other.com/a"], undefined);
+  assert.equal(runtimeSpec.annotations["mine"], "3");
+  assert.equal(runtimeSpec.annotations["a"], "b");
+
+  await daemon.reload("version = 3\nroot = 7\n");
+  assert.match(daemon.log, /config\.toml:2: error: root: must be a string in quotes, not 7/);
+  await assert.doesNotReject(runPod(daemon, {}, "based"));
+});
