@@ -64,7 +64,7 @@ describe("bad input", () => {
     }
     await rejects(
       daemon.client.runtime.runPodSandbox({ config: sandboxConfig(daemon), runtimeHandler: "nope" }),
-      { code: codes.INVALID_ARGUMENT, message: /"nope".*known: berth, runc/ },
+      { code: codes.INVALID_ARGUMENT, message: /"nope".*known: runc, berth/ },
       "an unknown handler",
     );
     await assertNothingLeft(daemon, nothing);
