@@ -105,7 +105,10 @@ describe("bad input", () => {
         security({ seccomp: { profileType: 2, localhostRef: "/no/such/profile.json" } }),
         { code: codes.INVALID_ARGUMENT, message: /localhost_ref.*\/no\/such\/profile\.json/ },
       ],
-      "a CDI device": [{ CDIDevices: [{ name: "vendor.com/class=x" }] }, { code: codes.UNIMPLEMENTED, message: /CDI/ }],
+      "a CDI device that is none": [
+        { CDIDevices: [{ name: "/dev/null" }] },
+        { code: codes.INVALID_ARGUMENT, message: /CDI_devices\[0\]: unqualified device/ },
+      ],
     };
     for (const [what, [more, expected]] of Object.entries(cases)) {
       const config = { ...containerConfig("true"), ...more };

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import fc from "fast-check";
 import { CdiError } from "../src/errors.ts";
@@ -212,4 +213,25 @@ test("what is written, as YAML or JSON, is what is read", () => {
       }
     }),
   );
+});
+
+const fixture = (name: string): string => readFileSync(new URL(`fixtures/${name}`, import.meta.url), "utf8");
+
+test("the published documents, repaired, are specifications; as published they are errors with line and column", () => {
+  const mock = parseCdiSpec(fixture("mock.yaml"));
+  assert.equal(mock.kind, "mock.com/gpu");
+  assert.deepEqual(
+    mock.devices.map(({ name }) => name),
+    Array.from({ length: 8 }, (_, index) => `device_${index}`),
+  );
+  const nvidia = parseCdiSpec(fixture("nvidia.yaml"));
+  assert.deepEqual(
+    nvidia.devices.map(({ name }) => name),
+    ["0", "all"],
+  );
+  assert.equal(nvidia.containerEdits?.mounts?.length, 40);
+  assert.throws(() => parseCdiSpec(fixture("mock-as-published.txt"), "/f.yaml"), {
+    message: /^\/f\.yaml:20:1: map keys must be unique$/,
+  });
+  assert.throws(() => parseCdiSpec(fixture("nvidia-as-published.txt"), "/f.yaml"), { message: /^\/f\.yaml:18:1: / });
 });

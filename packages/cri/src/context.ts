@@ -2,6 +2,7 @@
 import type { Cni } from "@berth/network";
 import type { Images } from "@berth/image";
 import type { Hand, HostFacts } from "@berth/kernel";
+import type { CdiSpecs } from "./container/cdi.ts";
 import type { Events } from "./events.ts";
 import type { HandlerTable } from "./handlers.ts";
 import type { Locks } from "./lock.ts";
@@ -30,6 +31,7 @@ export interface CriContext {
   readonly host: HostFacts;
   readonly images: Images;
   readonly cni: Cni;
+  readonly cdi: CdiSpecs;
   readonly sandboxes: Store<SandboxRecord, Sandbox>;
   readonly containers: Store<ContainerRecord, Container>;
   readonly locks: Locks;

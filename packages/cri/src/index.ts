@@ -1,4 +1,5 @@
 /** The CRI: RuntimeService and ImageService over gRPC, the streaming server, and what a restart makes of an earlier life. */
+export { CdiSpecs } from "./container/cdi.ts";
 export { Events } from "./events.ts";
 export { Locks } from "./lock.ts";
 export { type Log, silent } from "./log.ts";

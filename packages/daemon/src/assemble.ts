@@ -1,6 +1,16 @@
 /** Puts berthd together, in the order in which its parts depend on each other, and takes it apart in reverse. */
 import { mkdir, writeFile } from "node:fs/promises";
-import { type CriContext, CriServer, Events, Locks, type Log, containerStore, recover, sandboxStore } from "@berth/cri";
+import {
+  CdiSpecs,
+  type CriContext,
+  CriServer,
+  Events,
+  Locks,
+  type Log,
+  containerStore,
+  recover,
+  sandboxStore,
+} from "@berth/cri";
 import { Images, openDatabase } from "@berth/image";
 import { cgroupRemoval, probeHost, startHand } from "@berth/kernel";
 import { Cni, ensureDefault } from "@berth/network";
@@ -61,6 +71,7 @@ export async function assemble({ settings, version, log, onStep }: AssembleOptio
     host,
     images,
     cni,
+    cdi: new CdiSpecs(log),
     sandboxes: sandboxStore(database.sql),
     containers: containerStore(database.sql),
     locks: new Locks(),

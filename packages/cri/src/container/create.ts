@@ -14,6 +14,7 @@ import { CREATED, emitContainerEvent } from "../events.ts";
 import { type Progress, withProgress } from "../progress.ts";
 import { ensurePodInit } from "../sandbox/init.ts";
 import type { Container, ContainerRecord, Sandbox } from "../store/records.ts";
+import { injectDevices } from "./cdi.ts";
 import { endContainer } from "./end.ts";
 import { watchExit } from "./exit.ts";
 import { sharesPodPid } from "./namespaces.ts";
@@ -45,8 +46,6 @@ function checkedConfig(request: cri.CreateContainerRequest): cri.ContainerConfig
   if (config.windows) throw invalid("config.windows: this node runs Linux; use config.linux");
   if (config.metadata.name === "") throw invalid("config.metadata.name: must not be empty");
   if (!config.image?.image) throw invalid("config.image.image: missing from the request");
-  if (config.CDIDevices.length > 0)
-    throw unimplemented("config.CDI_devices: CDI is not supported by this version of berth");
   const { selinuxOptions, apparmor, apparmorProfile } = config.linux?.securityContext ?? {};
   if (
     apparmor?.profileType === cri.SecurityProfile_ProfileType.Localhost ||
@@ -88,7 +87,9 @@ async function make(
     progress.step("start the pod's init");
     await ensurePodInit(context, sandbox, signal);
   }
-  const spec = await ociSpec(context, { id, sandbox, config, image, user, cgroupPath: record.cgroupPath });
+  const plain = await ociSpec(context, { id, sandbox, config, image, user, cgroupPath: record.cgroupPath });
+  progress.step("inject CDI devices");
+  const spec = await injectDevices(context, config, plain);
   const seccomp = await compileSeccomp(spec.linux?.seccomp, `${context.paths.root}/seccomp`);
   progress.step("prepare the root file system");
   progress.onFailure("remove the root file system", () => context.images.removeRootfs(id));

@@ -1,0 +1,84 @@
+/** CDI: the devices that a container's configuration asks for by name, put into its OCI configuration. */
+import { status } from "@grpc/grpc-js";
+import type { Registry } from "@berth/cdi";
+import type { cri, oci } from "@berth/spec";
+import type { CriContext } from "../context.ts";
+import { CriError, invalid, precondition } from "../errors.ts";
+import type { Log } from "../log.ts";
+
+const ANNOTATION_PREFIX = "cdi.k8s.io/";
+
+/** The node's CDI specifications, read when a container first asks for a device: most nodes have none. */
+export class CdiSpecs {
+  readonly #log: Log;
+  #open: { readonly dirs: readonly string[]; readonly registry: Promise<Registry> } | undefined;
+  #told: Registry["errors"] | undefined;
+
+  constructor(log: Log) {
+    this.#log = log;
+  }
+
+  /** Rejects with CdiError, UnresolvedError: then nothing was injected. */
+  async inject(dirs: readonly string[], spec: oci.Spec, devices: readonly string[]): Promise<oci.Spec> {
+    const registry = await this.#registry(dirs);
+    try {
+      return await registry.inject(spec, devices);
+    } finally {
+      this.#tell(registry.errors);
+    }
+  }
+
+  #registry(dirs: readonly string[]): Promise<Registry> {
+    if (this.#open?.dirs.join("\0") !== dirs.join("\0")) {
+      const registry = import("@berth/cdi").then((cdi) => cdi.Registry.open({ dirs }));
+      this.#open = { dirs, registry };
+    }
+    return this.#open.registry;
+  }
+
+  /** Once for each state of the directories. */
+  #tell(errors: Registry["errors"]): void {
+    if (errors === this.#told) return;
+    this.#told = errors;
+    for (const [file, found] of errors)
+      for (const error of found) this.#log.warn({ file }, `cdi specification: ${error.message}`);
+  }
+}
+
+/** `spec` with the devices of `CDI_devices`, and then those of the annotations that were not named there. */
+export async function injectDevices(
+  context: CriContext,
+  config: cri.ContainerConfig,
+  spec: oci.Spec,
+): Promise<oci.Spec> {
+  const asked = Object.keys(config.annotations).filter((key) => key.startsWith(ANNOTATION_PREFIX));
+  if (config.CDIDevices.length === 0 && asked.length === 0) return spec;
+  if (!context.config.enableCdi) {
+    const field = config.CDIDevices.length > 0 ? "config.CDI_devices" : `config.annotations["${asked[0]}"]`;
+    throw precondition(`${field}: CDI is disabled on this node (enable_cdi in berthd's configuration)`);
+  }
+  const devices = await devicesOf(config);
+  try {
+    return await context.cdi.inject(context.config.cdiSpecDirs, spec, devices);
+  } catch (error) {
+    const { message } = error as Error;
+    throw new CriError(status.FAILED_PRECONDITION, `CDI device injection failed: ${message}`, { cause: error });
+  }
+}
+
+async function devicesOf(config: cri.ContainerConfig): Promise<string[]> {
+  const { devicesOfAnnotations, parseQualifiedName } = await import("@berth/cdi");
+  const named = config.CDIDevices.map(({ name }, index) => {
+    try {
+      parseQualifiedName(name);
+    } catch (error) {
+      throw invalid(`config.CDI_devices[${index}]: ${(error as Error).message}`);
+    }
+    return name;
+  });
+  try {
+    return [...new Set([...named, ...devicesOfAnnotations(config.annotations)])];
+  } catch (error) {
+    throw invalid(`config.annotations: failed to parse CDI device annotations: ${(error as Error).message}`);
+  }
+}

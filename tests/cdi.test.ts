@@ -1,0 +1,167 @@
+/** CDI through berthd: the document's mock devices of eight, asked for by the CRI, by annotation and by `berth run`. */
+import assert from "node:assert/strict";
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { after, before, describe, test } from "node:test";
+import { status as codes } from "@grpc/grpc-js";
+import { checkout, IMAGE, run, TestDaemon } from "./support/daemon.ts";
+import { assertNothingLeft, inventory } from "./support/leaks.ts";
+import { createContainer, runPod, sh, startContainer } from "./support/pods.ts";
+
+const EIGHT = Array.from({ length: 8 }, (_, index) => `device_${index}`);
+const SCRIPT = `#!/bin/sh
+for directory in /dev /dev/mock; do
+  if [ -d "$directory" ]; then ls "$directory"; fi
+done
+`;
+
+/** The host's files of the document, below `dir`, and its specification with their paths. */
+async function mockHost(dir: string): Promise<void> {
+  for (const folder of ["dev", "so", "bin", "cdi"]) mkdirSync(`${dir}/mock/${folder}`, { recursive: true });
+  for (const name of EIGHT) {
+    await run(["mknod", `${dir}/mock/dev/${name}`, "c", "89", "1"]);
+    writeFileSync(`${dir}/mock/so/${name}.so`, name);
+  }
+  writeFileSync(`${dir}/mock/bin/list_device.sh`, SCRIPT, { mode: 0o755 });
+  const published = readFileSync(`${checkout}/packages/cdi/test/fixtures/mock.yaml`, "utf8");
+  const text = published
+    .replaceAll('hostPath: "/dev/mock/', `hostPath: "${dir}/mock/dev/`)
+    .replaceAll('hostPath: "/mock/', `hostPath: "${dir}/mock/`);
+  writeFileSync(`${dir}/mock/cdi/mock.yaml`, text);
+}
+
+describe("devices by CDI", () => {
+  let daemon: TestDaemon;
+  before(async () => {
+    daemon = await TestDaemon.start();
+    await mockHost(daemon.dir);
+    const dirs = `cdi_spec_dirs = ["${daemon.dir}/none", "${daemon.dir}/mock/cdi"]\n`;
+    await daemon.reload(`version = 3\n[plugins.'io.containerd.cri.v1.runtime']\n${dirs}`);
+  });
+  after(() => daemon[Symbol.asyncDispose]());
+
+  test("a container with four devices of eight sees these four, their files and the script; the next sees others", async () => {
+    const pod = await runPod(daemon);
+    const named = (numbers: readonly number[]) => numbers.map((number) => ({ name: `mock.com/gpu=device_${number}` }));
+    const first = await startContainer(daemon, pod, "sleep 1000", { CDIDevices: named([0, 1, 6, 7]) });
+    assert.equal(await sh(daemon, first, "ls /dev/mock"), "device_0\ndevice_1\ndevice_6\ndevice_7\n");
+    assert.equal(await sh(daemon, first, "ls /mock/so"), "device_0.so\ndevice_1.so\ndevice_6.so\ndevice_7.so\n");
+    assert.match(
+      await sh(daemon, first, "/usr/local/bin/list_device.sh"),
+      /\nmock\n(.*\n)*device_0\ndevice_1\ndevice_6\ndevice_7\n$/,
+    );
+    assert.equal(await sh(daemon, first, "cat /mock/so/device_6.so"), "device_6");
+    assert.equal(await sh(daemon, first, "stat -c '%F %t:%T' /dev/mock/device_0"), "character special file 59:1\n");
+    await assert.rejects(sh(daemon, first, "echo > /mock/so/device_6.so"), /Read-only file system/);
+    // Read and write are allowed, so what is missing is the driver; the next minor number is another device.
+    await assert.rejects(sh(daemon, first, "cat /dev/mock/device_0"), /No such device or address/);
+    await assert.rejects(sh(daemon, first, "mknod /tmp/other c 89 2; cat /tmp/other"), /Operation not permitted/);
+    const second = await startContainer(daemon, pod, "sleep 1000", { CDIDevices: named([2, 3, 5]) });
+    assert.equal(await sh(daemon, second, "ls /dev/mock"), "device_2\ndevice_3\ndevice_5\n");
+    await daemon.client.runtime.removePodSandbox({ podSandboxId: pod.id });
+  });
+
+  test("annotations name devices too; one that both name is there once", async () => {
+    const pod = await runPod(daemon);
+    const id = await startContainer(daemon, pod, "sleep 1000", {
+      CDIDevices: [{ name: "mock.com/gpu=device_3" }],
+      annotations: { "cdi.k8s.io/mock_1": "mock.com/gpu=device_3,mock.com/gpu=device_4", "example.com/other": "x" },
+    });
+    assert.equal(await sh(daemon, id, "ls /dev/mock"), "device_3\ndevice_4\n");
+    await daemon.client.runtime.removePodSandbox({ podSandboxId: pod.id });
+  });
+
+  test("berth run --device", async () => {
+    const berth = [`${checkout}/bin/berth`, "--address", daemon.socket];
+    const device = ["--device", "mock.com/gpu=device_2"];
+    assert.equal(
+      await run([...berth, "run", "--rm", ...device, IMAGE, "ls", "/dev/mock", "/mock/so"]),
+      "/dev/mock:\ndevice_2\n\n/mock/so:\ndevice_2.so\n",
+    );
+    await assert.rejects(
+      run([...berth, "run", "--rm", "--device", "mock.com/gpu=device_8", IMAGE, "true"]),
+      /unresolvable CDI devices mock\.com\/gpu=device_8/,
+    );
+  });
+
+  test("what cannot be injected fails the call by name, and leaves nothing", async () => {
+    const pod = await runPod(daemon);
+    const nothing = await inventory(daemon);
+    const specs = `${daemon.dir}/mock/cdi`;
+    const device = (name: string) => ({ CDIDevices: [{ name }] });
+    const fails = async (more: object, code: number, details: RegExp) => {
+      await assert.rejects(createContainer(daemon, pod, "true", more), (error: { code?: number; details: string }) => {
+        assert.equal(error.code, code, error.details);
+        assert.match(error.details, details);
+        return true;
+      });
+      await assertNothingLeft(daemon, nothing);
+    };
+    await fails(
+      device("/dev/null"),
+      codes.INVALID_ARGUMENT,
+      /config\.CDI_devices\[0\]: unqualified device "\/dev\/null"/,
+    );
+    await fails(
+      { annotations: { "cdi.k8s.io/a": "mock.com/gpu=device_0,x" } },
+      codes.INVALID_ARGUMENT,
+      /annotation "cdi\.k8s\.io\/a": invalid CDI device name "x"/,
+    );
+    await fails(
+      device("mock.com/gpu=device_9"),
+      codes.FAILED_PRECONDITION,
+      /unresolvable CDI devices mock\.com\/gpu=device_9/,
+    );
+    // A node that has gone since its specification was written.
+    rmSync(`${daemon.dir}/mock/dev/device_5`);
+    writeFileSync(
+      `${specs}/gone.json`,
+      JSON.stringify({
+        cdiVersion: "0.5.0",
+        kind: "gone.com/gpu",
+        devices: [
+          {
+            name: "a",
+            containerEdits: { deviceNodes: [{ path: "/dev/g", hostPath: `${daemon.dir}/mock/dev/device_5` }] },
+          },
+        ],
+      }),
+    );
+    await fails(
+      device("gone.com/gpu=a"),
+      codes.FAILED_PRECONDITION,
+      /gone\.json: device "gone\.com\/gpu=a": deviceNodes "\/dev\/g": failed to stat CDI host device/,
+    );
+    // A mount whose source is not there fails in the middle of making the container, which is then taken apart.
+    writeFileSync(
+      `${specs}/mount.yaml`,
+      "cdiVersion: 0.3.0\nkind: mount.com/gpu\ndevices:\n- name: a\n  containerEdits:\n    mounts:\n    - {hostPath: /no/such/library.so, containerPath: /l.so, options: [ro, bind]}\n",
+    );
+    await fails(device("mount.com/gpu=a"), codes.UNKNOWN, /\/no\/such\/library\.so/);
+    // Half a file, and a kind that two files claim.
+    writeFileSync(
+      `${specs}/half.yaml`,
+      "cdiVersion: 0.5.0\nkind: half.com/gpu\ndevices:\n- name: a\n  containerEdits:\n    mounts: [",
+    );
+    await fails(device("half.com/gpu=a"), codes.FAILED_PRECONDITION, /half\.yaml:6:14/);
+    writeFileSync(`${specs}/twice.yaml`, readFileSync(`${specs}/mock.yaml`));
+    await fails(
+      device("mock.com/gpu=device_0"),
+      codes.FAILED_PRECONDITION,
+      /conflicting device "mock\.com\/gpu=device_0" \(specs ".*twice\.yaml", ".*mock\.yaml"\)/,
+    );
+    assert.match(daemon.log, /cdi specification: .*half\.yaml:6:14/);
+    for (const name of ["gone.json", "mount.yaml", "half.yaml", "twice.yaml"]) rmSync(`${specs}/${name}`);
+    await daemon.client.runtime.removePodSandbox({ podSandboxId: pod.id });
+  });
+
+  test("where CDI is turned off, a container that asks for it is refused", async () => {
+    await daemon.reload("version = 3\n[plugins.'io.containerd.cri.v1.runtime']\nenable_cdi = false\n");
+    const pod = await runPod(daemon);
+    const config = { CDIDevices: [{ name: "mock.com/gpu=device_0" }] };
+    await assert.rejects(
+      createContainer(daemon, pod, "true", config),
+      /config\.CDI_devices: CDI is disabled on this node/,
+    );
+    await daemon.client.runtime.removePodSandbox({ podSandboxId: pod.id });
+  });
+});
