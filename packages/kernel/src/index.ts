@@ -1,5 +1,5 @@
 /** What Linux offers, through bosun or plain files. Knows no containers. */
-export { ORDERS, NO_SLOT, PLAN_VERSION, type FieldType, type Fields, type OrderName } from "./orders/table.ts";
+export { ORDERS, NO_SLOT, PLAN_VERSION, SLOTS, type FieldType, type Fields, type OrderName } from "./orders/table.ts";
 export { MESSAGES, NO_ORDER, PHASE, STREAM, TREE, type MessageName } from "./orders/messages.ts";
 export type { Bytes, Order, OrderArguments, Plan } from "./orders/plan.ts";
 export { decodeOutputs, decodePlan, encodePlan } from "./orders/encode.ts";

@@ -16,7 +16,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#define SLOTS 128
+#define SLOTS 4096 /* as in packages/kernel/src/orders/table.ts */
+#define HOME_MAX 256
 #define NO_SLOT 0xffffffffu
 #define NO_ORDER 0xffffffffu
 
@@ -91,6 +92,10 @@ struct run {
   struct bytes filter; /* a seccomp filter that waits for exec (plan.c); data NULL = none */
   uint64_t filter_flags;
   uint32_t filter_index;
+  int aside_fd;            /* to the process that was set aside, or -1 */
+  uint32_t listener_index; /* of the seccomp_listener that waits for its filter, or NO_ORDER */
+  uint64_t descriptors[2]; /* RLIMIT_NOFILE as it was, to be given back by exec; 0, 0 = the plan has set its own */
+  char home[HOME_MAX];     /* for exec's environment; "" = not looked up */
   struct report report;
 };
 void run_init(struct run *run);

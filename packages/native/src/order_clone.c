@@ -30,6 +30,31 @@ static int write_maps(struct run *run, pid_t child, const struct order_clone *o)
   return 0;
 }
 
+/* Network interfaces that were ordered for the namespace that has just been made. */
+static int give_links(struct run *run, pid_t child)
+{
+  struct reader orders, body;
+  uint32_t count, clone_index = run->index;
+  uint16_t code;
+  union any_order order;
+  if (!plan_begin(run->plan, run->size, &count, &orders, &run->report))
+    return -1;
+  for (uint32_t i = 0; i < clone_index && plan_next(&orders, &code, &body); i++) {
+    if (code != ORDER_MOVE_LINK || !plan_decode(code, &body, &order) || order.move_link.ns_slot != NO_SLOT)
+      continue;
+    char path[64];
+    run->index = i;
+    snprintf(path, sizeof path, "/proc/%d/ns/net", child);
+    int ns = open(path, O_RDONLY | O_CLOEXEC);
+    int result = ns < 0 ? failed(&run->report, "open %s", path) : move_link(run, &order.move_link, ns);
+    drop(ns);
+    if (result < 0)
+      return -1;
+  }
+  run->index = clone_index;
+  return 0;
+}
+
 /* The stage, after clone: names the child to the monitor, gives it its maps, lets it go on and ends. */
 static void stage_end(struct run *run, pid_t child, int release, const struct order_clone *o)
 {
@@ -39,6 +64,8 @@ static void stage_end(struct run *run, pid_t child, int release, const struct or
   int result = sync_send(run, message, sizeof message) < 0 ? failed(&run->report, "tell the monitor") : 0;
   if (result == 0)
     result = write_maps(run, child, o);
+  if (result == 0)
+    result = give_links(run, child);
   if (result == 0 && send(release, "", 1, MSG_NOSIGNAL) != 1)
     result = failed(&run->report, "release the child");
   if (result == 0)
@@ -68,6 +95,8 @@ static int child_begin(struct run *run, int released, const struct order_clone *
   uint8_t byte;
   ssize_t size;
   run->stage = 1;
+  /* The command line is visible to all who share the PID namespace, and names paths of the host. */
+  forget_arguments();
   do
     size = read(released, &byte, 1);
   while (size < 0 && errno == EINTR);

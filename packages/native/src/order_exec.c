@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -44,14 +46,24 @@ static int keep_fds(struct run *run, unsigned count)
 
 /*
  * Really closed, not marked: an executable named /proc/self/fd/N must not be found (CVE-2024-21626). Only the way to tell
- * the monitor stays; it is a socket, and close-on-exec.
+ * the monitor stays, and to the process set aside where a filter's listener goes to it; they are sockets, and close-on-exec.
  */
 static int close_others(struct run *run, unsigned first)
 {
-  unsigned sync = (unsigned)run->sync_fd;
-  if (sync < first)
-    return fail(&run->report, EBADF, "%u descriptors cannot be preserved", first - FIRST_FD);
-  if ((sync > first && syscall(SYS_close_range, first, sync - 1, 0) < 0) || syscall(SYS_close_range, sync + 1, ~0u, 0) < 0)
+  int kept[] = {run->sync_fd, run->listener_index == NO_ORDER ? -1 : run->aside_fd};
+  if (kept[1] >= 0 && kept[1] < kept[0])
+    kept[0] = kept[1], kept[1] = run->sync_fd;
+  for (int i = 0; i < 2; i++) {
+    if (kept[i] < 0)
+      continue;
+    unsigned fd = (unsigned)kept[i];
+    if (fd < first)
+      return fail(&run->report, EBADF, "%u descriptors cannot be preserved", first - FIRST_FD);
+    if (fd > first && syscall(SYS_close_range, first, fd - 1, 0) < 0)
+      return failed(&run->report, "close_range");
+    first = fd + 1;
+  }
+  if (syscall(SYS_close_range, first, ~0u, 0) < 0)
     return failed(&run->report, "close_range");
   memset(run->slots, -1, sizeof run->slots);
   return 0;
@@ -71,8 +83,7 @@ static int reset_signals(struct run *run)
   return 0;
 }
 
-/* A vector for execve; never freed, the process ends either way. */
-static char **vector(struct strs items)
+char **vector(struct strs items)
 {
   char **list = calloc((size_t)items.count + 1, sizeof *list);
   const char *text;
@@ -81,6 +92,35 @@ static char **vector(struct strs items)
   for (size_t i = 0; (text = strs_next(&items)); i++)
     list[i] = (char *)(uintptr_t)text;
   return list;
+}
+
+/* HOME is what programs cannot do without: with one that the plan had looked up, where its environment has none. */
+static char **environment_of(const struct run *run, struct strs env)
+{
+  static char variable[sizeof "HOME=" + HOME_MAX];
+  char **list = calloc((size_t)env.count + 2, sizeof *list);
+  const char *text;
+  size_t count = 0;
+  bool found = false;
+  if (!list)
+    return NULL;
+  while ((text = strs_next(&env))) {
+    found = found || strncmp(text, "HOME=", 5) == 0;
+    list[count++] = (char *)(uintptr_t)text;
+  }
+  if (!found && *run->home) {
+    snprintf(variable, sizeof variable, "HOME=%s", run->home);
+    list[count] = variable;
+  }
+  return list;
+}
+
+/* Given back where no order has set the limit: it was raised for the plan's own needs alone. */
+static int restore_descriptor_limit(struct run *run)
+{
+  if (!run->descriptors[0] && !run->descriptors[1])
+    return 0;
+  return syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, run->descriptors, NULL) < 0 ? failed(&run->report, "prlimit RLIMIT_NOFILE") : 0;
 }
 
 static const char *path_variable(struct strs env)
@@ -143,7 +183,7 @@ int order_exec(struct run *run, const struct order_exec *o)
 {
   struct strs argv = o->argv;
   const char *path = strs_next(&argv);
-  char **arguments = vector(o->argv), **environment = vector(o->env), found[PATH_MAX];
+  char **arguments = vector(o->argv), **environment = environment_of(run, o->env), found[PATH_MAX];
   if (run->sync_fd < 0)
     return fail(&run->report, EINVAL, "no monitor to exec under");
   if (!path)
@@ -152,7 +192,8 @@ int order_exec(struct run *run, const struct order_exec *o)
     return fail(&run->report, ENOMEM, "%u arguments and %u variables", o->argv.count, o->env.count);
   if (o->keep > 1024 || keep_fds(run, o->keep) < 0)
     return fail(&run->report, EBADF, "%u descriptors to preserve", o->keep);
-  if (place_stdio(run) < 0 || close_others(run, FIRST_FD + o->keep) < 0 || reset_signals(run) < 0)
+  if (place_stdio(run) < 0 || close_others(run, FIRST_FD + o->keep) < 0 || reset_signals(run) < 0 ||
+      restore_descriptor_limit(run) < 0)
     return -1;
   if (!strchr(path, '/')) {
     if (search(run, path, path_variable(o->env), found) < 0)
@@ -181,8 +222,10 @@ int order_reap(struct run *run, const struct order_reap *o)
   (void)o;
   if (run->sync_fd < 0)
     return fail(&run->report, EINVAL, "no monitor to reap under");
-  if (place_stdio(run) < 0 || reset_signals(run) < 0)
+  if (place_stdio(run) < 0 || reset_signals(run) < 0 || restore_descriptor_limit(run) < 0)
     return -1;
+  /* Whoever looks at the pod's processes is to see what this one is. */
+  prctl(PR_SET_NAME, "bosun-reaper");
   sigset_t set;
   sigemptyset(&set);
   sigaddset(&set, SIGCHLD);

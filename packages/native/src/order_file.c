@@ -108,8 +108,8 @@ int order_mkdir_in(struct run *run, const struct order_mkdir_in *o)
   return 0;
 }
 
-/* Opened as a path first: opening a device or FIFO for reading has effects. -1 with errno; EINVAL: not a regular file. */
-static int open_regular(int root, const char *path)
+/* Opened as a path first: opening a device or FIFO for reading has effects. */
+int open_regular(int root, const char *path)
 {
   char clean[PATH_MAX];
   struct stat seen, st;
@@ -135,8 +135,7 @@ static int open_regular(int root, const char *path)
   return fd;
 }
 
-/* Appends at most `max` bytes of the file; the number of bytes, or -1 with errno. */
-static ssize_t append_file(struct buffer *out, int fd, uint32_t max)
+ssize_t append_file(struct buffer *out, int fd, uint32_t max)
 {
   uint8_t chunk[4096];
   uint32_t done = 0;

@@ -1,9 +1,11 @@
 /* Orders that make, change and attach mounts. */
 #include <errno.h>
 #include <sched.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 
 #include "orders.h"
 
@@ -118,13 +120,16 @@ static int attach(int tree, int target)
   return sys_move_mount(tree, "", target, "", MOVE_FROM_EMPTY_PATH | MOVE_TO_EMPTY_PATH);
 }
 
+/* Bits of `strict`. */
+#define NO_LINK_ANYWHERE 1u
+#define MAY_BE_ON_PROC 2u
 enum { CREATE_NOTHING, CREATE_DIRECTORY, CREATE_FILE, CREATE_LIKE_SOURCE };
 
 static int open_target(const struct order_move_mount *o, int tree, int root)
 {
   char clean[PATH_MAX];
   const char *path = o->target;
-  if (!o->strict) {
+  if (!(o->strict & NO_LINK_ANYWHERE)) {
     if (link_free(root, o->target, clean) < 0)
       return -1;
     path = clean;
@@ -163,6 +168,15 @@ static int attach_failed(struct run *run, const char *path, int tree, int target
   return failed(&run->report, "move_mount %s", path);
 }
 
+/* An image's link can lead to /proc, where what is mounted would fool whoever trusts the kernel's files (CVE-2019-16884). */
+static int refuse_proc(struct run *run, const char *path, int target)
+{
+  struct statfs fs;
+  if (fstatfs(target, &fs) < 0)
+    return failed(&run->report, "fstatfs %s", path);
+  return fs.f_type == PROC_MAGIC ? fail(&run->report, EPERM, "%s leads to a procfs, which must not be covered", path) : 0;
+}
+
 int order_move_mount(struct run *run, const struct order_move_mount *o)
 {
   int tree = slot_get(run, o->slot), root = slot_get(run, o->root);
@@ -170,14 +184,14 @@ int order_move_mount(struct run *run, const struct order_move_mount *o)
     return -1;
   if (o->create > CREATE_LIKE_SOURCE)
     return fail(&run->report, EINVAL, "create %u", o->create);
-  if (o->strict && has_dots(o->target))
+  if (o->strict & NO_LINK_ANYWHERE && has_dots(o->target))
     return fail(&run->report, EINVAL, "openat2 %s: \".\" and \"..\" are not allowed here", o->target);
   int target = open_target(o, tree, root);
   if (target < 0)
     return failed(&run->report, "openat2 %s", o->target);
-  int result = attach(tree, target);
-  if (result < 0)
-    attach_failed(run, o->target, tree, target);
+  int result = o->strict & MAY_BE_ON_PROC ? 0 : refuse_proc(run, o->target, target);
+  if (result == 0 && attach(tree, target) < 0)
+    result = attach_failed(run, o->target, tree, target);
   drop(target);
   return result;
 }
@@ -246,6 +260,45 @@ int order_pivot(struct run *run, const struct order_pivot *o)
     result = failed(&run->report, "chdir /");
   drop(old);
   return result;
+}
+
+/* The host's proc and sysfs, still in sight of a root that is only moved over "/": unmounted, or covered where a user namespace locks them. */
+static int hide_kernel_files(struct run *run, const char *kept)
+{
+  char line[8192], point[PATH_MAX], type[64];
+  size_t size = strlen(kept);
+  int result = 0;
+  FILE *mounts = fopen("/proc/self/mountinfo", "re");
+  if (!mounts)
+    return failed(&run->report, "open /proc/self/mountinfo");
+  while (result == 0 && fgets(line, sizeof line, mounts)) {
+    const char *separator = strstr(line, " - ");
+    if (!separator || sscanf(separator, " - %63s", type) != 1 || sscanf(line, "%*s %*s %*s %*s %4095s", point) != 1)
+      continue;
+    if ((strcmp(type, "proc") != 0 && strcmp(type, "sysfs") != 0) || (strncmp(point, kept, size) == 0 && point[size] == '/'))
+      continue;
+    if (umount2(point, MNT_DETACH) < 0 && mount("tmpfs", point, "tmpfs", MS_RDONLY, "size=0") < 0)
+      result = failed(&run->report, "hide %s", point);
+  }
+  fclose(mounts);
+  return result;
+}
+
+int order_move_root(struct run *run, const struct order_move_root *o)
+{
+  int root = slot_get(run, o->root);
+  char path[PATH_MAX];
+  if (root < 0)
+    return -1;
+  if (fchdir(root) < 0 || !getcwd(path, sizeof path))
+    return failed(&run->report, "fchdir to the rootfs");
+  if (hide_kernel_files(run, path) < 0)
+    return -1;
+  if (mount(".", "/", NULL, MS_MOVE, NULL) < 0)
+    return failed(&run->report, "move the rootfs over /");
+  if (chroot(".") < 0 || chdir("/") < 0)
+    return failed(&run->report, "chroot into the rootfs");
+  return 0;
 }
 
 /* A copy of the slot's mount. A detached mount cannot be copied before Linux 6.15: then it is used up itself, and being attached can be copied from then on. */

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <net/if.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -9,10 +10,14 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 
 #include "orders.h"
 
 #define JOIN_SESSION_KEYRING 1
+#define SET_KEY_PERMISSIONS 5
+#define DESCRIBE_KEY 6
+#define OWNER_MAY_SEARCH 0x080000u
 #define MAX_PIN_DEPTH 64
 
 int order_unshare(struct run *run, const struct order_unshare *o)
@@ -38,6 +43,48 @@ int order_pidfd(struct run *run, const struct order_pidfd *o)
   if (fd < 0)
     return failed(&run->report, "pidfd_open %u", o->pid);
   return slot_put(run, o->slot, fd);
+}
+
+/* --- a namespace for its maps alone ------------------------------------------------------------------------------------ */
+
+static int write_map(struct run *run, pid_t pid, const char *file, const char *text)
+{
+  char path[64];
+  snprintf(path, sizeof path, "/proc/%d/%s", pid, file);
+  int fd = open(path, O_WRONLY | O_CLOEXEC), result = 0;
+  if (fd < 0 || write(fd, text, strlen(text)) != (ssize_t)strlen(text))
+    result = failed(&run->report, "write %s", path);
+  drop(fd);
+  return result;
+}
+
+/* The namespace lives on by its descriptor; its first process was only needed to have somebody to write the maps for. */
+int order_userns(struct run *run, const struct order_userns *o)
+{
+  char path[64];
+  int ends[2];
+  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
+    return failed(&run->report, "socketpair");
+  struct clone_args_v2 args = {.flags = CLONE_NEWUSER_FLAG, .exit_signal = SIGCHLD};
+  pid_t pid = (pid_t)syscall(SYS_clone3, &args, sizeof args);
+  if (pid == 0) {
+    close(ends[0]);
+    (void)!read(ends[1], path, 1);
+    _exit(0);
+  }
+  close(ends[1]);
+  int fd = -1, result = pid < 0 ? failed(&run->report, "clone3 CLONE_NEWUSER") : 0;
+  if (result == 0)
+    result = write_map(run, pid, "uid_map", o->uid_map);
+  if (result == 0)
+    result = write_map(run, pid, "gid_map", o->gid_map);
+  snprintf(path, sizeof path, "/proc/%d/ns/user", pid);
+  if (result == 0 && (fd = open(path, O_RDONLY | O_CLOEXEC)) < 0)
+    result = failed(&run->report, "open %s", path);
+  close(ends[0]);
+  while (pid > 0 && waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+    ;
+  return result < 0 ? -1 : slot_put(run, o->slot, fd);
 }
 
 int order_pin_ns(struct run *run, const struct order_pin_ns *o)
@@ -100,8 +147,20 @@ int order_link_up(struct run *run, const struct order_link_up *o)
 
 int order_keyring(struct run *run, const struct order_keyring *o)
 {
-  if (syscall(SYS_keyctl, JOIN_SESSION_KEYRING, o->name) < 0 && errno != ENOSYS && errno != EPERM)
-    return failed(&run->report, "keyctl join %s", o->name);
+  char text[256];
+  unsigned permissions;
+  long ring = syscall(SYS_keyctl, JOIN_SESSION_KEYRING, o->name);
+  if (ring < 0)
+    return errno == ENOSYS || errno == EPERM || errno == EDQUOT ? 0 : failed(&run->report, "keyctl join %s", o->name);
+  /* "type;uid;gid;permissions;name": without search a child that changes its user loses the ring. */
+  long size = syscall(SYS_keyctl, DESCRIBE_KEY, ring, text, sizeof text - 1);
+  if (size < 0 || size >= (long)sizeof text)
+    return size < 0 ? failed(&run->report, "keyctl describe %s", o->name) : 0;
+  text[size] = 0;
+  if (sscanf(text, "%*[^;];%*d;%*d;%x", &permissions) != 1)
+    return fail(&run->report, EINVAL, "keyctl describe %s: %s", o->name, text);
+  if (syscall(SYS_keyctl, SET_KEY_PERMISSIONS, ring, permissions | OWNER_MAY_SEARCH) < 0)
+    return failed(&run->report, "keyctl setperm %s", o->name);
   return 0;
 }
 

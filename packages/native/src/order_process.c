@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/personality.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include "orders.h"
@@ -19,6 +20,8 @@ int order_rlimit(struct run *run, const struct order_rlimit *o)
   uint64_t limit[2] = {o->soft, o->hard};
   if (syscall(SYS_prlimit64, 0, o->resource, limit, NULL) < 0)
     return failed(&run->report, "prlimit %u", o->resource);
+  if (o->resource == RLIMIT_NOFILE)
+    run->descriptors[0] = run->descriptors[1] = 0;
   return 0;
 }
 
@@ -130,9 +133,18 @@ int load_filter(struct run *run, uint64_t flags, struct bytes filter)
   if (count == 0 || count > BPF_MAXINSNS || filter.size % sizeof(struct sock_filter) != 0)
     return fail(&run->report, EINVAL, "a filter of %u bytes", filter.size);
   struct sock_fprog program = {.len = (unsigned short)count, .filter = (struct sock_filter *)(uintptr_t)filter.data};
-  if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, (unsigned)flags, &program) < 0)
+  bool listens = run->listener_index != NO_ORDER;
+  if (listens)
+    flags |= SECCOMP_FILTER_FLAG_NEW_LISTENER;
+  long listener = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, (unsigned)flags, &program);
+  if (listener < 0)
     return failed(&run->report, "seccomp (%zu instructions, flags 0x%llx)", count, (unsigned long long)flags);
-  return 0;
+  if (!listens)
+    return 0;
+  int result = pass_on_listener(run, (int)listener);
+  run->listener_index = NO_ORDER;
+  /* Not closed here, where the filter has a say in it: it is close-on-exec. */
+  return result;
 }
 
 int order_seccomp(struct run *run, const struct order_seccomp *o) { return load_filter(run, o->flags, o->filter); }
@@ -173,5 +185,76 @@ int order_ioprio(struct run *run, const struct order_ioprio *o)
 {
   if (syscall(SYS_ioprio_set, IOPRIO_OF_PROCESS, 0, o->value) < 0)
     return failed(&run->report, "ioprio_set 0x%x", o->value);
+  return 0;
+}
+
+int order_mempolicy(struct run *run, const struct order_mempolicy *o)
+{
+  uint64_t nodes[16] = {0};
+  if (o->nodes.size > sizeof nodes)
+    return fail(&run->report, EINVAL, "a mask of %u bytes", o->nodes.size);
+  memcpy(nodes, o->nodes.data, o->nodes.size);
+  /* The count is of bits, and one more than they are. */
+  unsigned long bits = o->nodes.size ? o->nodes.size * 8ul + 1 : 0;
+  if (syscall(SYS_set_mempolicy, (int)o->mode, o->nodes.size ? nodes : NULL, bits) < 0)
+    return failed(&run->report, "set_mempolicy 0x%x", o->mode);
+  return 0;
+}
+
+#define MOST_CPUS 8192
+
+int order_affinity(struct run *run, const struct order_affinity *o)
+{
+  uint8_t mask[MOST_CPUS / 8];
+  if (o->mask.size > sizeof mask)
+    return fail(&run->report, EINVAL, "a mask of %u bytes", o->mask.size);
+  memset(mask, o->mask.size ? 0 : 0xff, sizeof mask);
+  memcpy(mask, o->mask.data, o->mask.size);
+  if (syscall(SYS_sched_setaffinity, 0, sizeof mask, mask) < 0)
+    return failed(&run->report, "sched_setaffinity");
+  return 0;
+}
+
+/* The sixth field of the line whose third is `uid` (passwd(5)). */
+static bool home_of(const char *text, uint32_t uid, char home[HOME_MAX])
+{
+  for (const char *line = text; *line; line += strcspn(line, "\n"), line += *line == '\n') {
+    const char *field[6] = {line};
+    size_t size = strcspn(line, "\n");
+    int found = 1;
+    for (size_t i = 0; i < size && found < 6; i++)
+      if (line[i] == ':')
+        field[found++] = line + i + 1;
+    if (found < 6 || field[2] + strspn(field[2], "0123456789") + 1 != field[3] || strtoul(field[2], NULL, 10) != uid)
+      continue;
+    size_t length = (size_t)(line + size - field[5]), end = 0;
+    while (end < length && field[5][end] != ':')
+      end++;
+    if (end == 0 || end >= HOME_MAX)
+      return false;
+    memcpy(home, field[5], end);
+    home[end] = 0;
+    return true;
+  }
+  return false;
+}
+
+#define PASSWD_MAX (1u << 20)
+
+int order_home(struct run *run, const struct order_home *o)
+{
+  struct buffer text = {0};
+  int root = slot_get(run, o->root);
+  if (root < 0)
+    return -1;
+  strcpy(run->home, "/");
+  /* An image without the file, or with something else in its place, is as good as one that does not know the user. */
+  int fd = open_regular(root, "/etc/passwd");
+  if (fd >= 0 && append_file(&text, fd, PASSWD_MAX) > 0) {
+    buffer_append(&text, "", 1);
+    home_of((const char *)text.data, o->uid, run->home);
+  }
+  drop(fd);
+  buffer_free(&text);
   return 0;
 }

@@ -44,8 +44,20 @@ int make_file(int root, const char *link_free_path);                    /* empty
 /* O_PATH of the directory that holds the last component (made where missing), which goes to `name`. */
 int open_parent(int root, const char *path, char name[NAME_MAX + 1]);
 
+/* order_file.c. For reading, inside the root; -1 with errno, EINVAL: it is not a regular file. */
+int open_regular(int root, const char *path);
+ssize_t append_file(struct buffer *out, int fd, uint32_t max); /* at most `max` bytes; how many, or -1 with errno */
+
 /* order_clone.c and order_process.c, used by the end of a plan. */
 int sync_send(struct run *run, const void *data, size_t size);
 int load_filter(struct run *run, uint64_t flags, struct bytes filter);
+/* A vector for execve, or NULL; never freed: the process ends either way. */
+char **vector(struct strs items);
+/* seal.c: empties this process's command line and environment, which others may read in /proc. */
+void forget_arguments(void);
+/* order_hook.c: gives the descriptor of a filter's listener to whom the plan named. */
+int pass_on_listener(struct run *run, int listener);
+/* order_link.c: of this process's network namespace, to `ns`. */
+int move_link(struct run *run, const struct order_move_link *o, int ns);
 
 #endif

@@ -1,6 +1,7 @@
 /* The loop over a plan's orders, and the descriptor table that they share. */
 #include <errno.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 
@@ -13,7 +14,8 @@ void run_init(struct run *run)
   memset(run, 0, sizeof *run);
   memset(run->slots, -1, sizeof run->slots);
   memset(run->stdio, -1, sizeof run->stdio);
-  run->sync_fd = run->empty_mounts = -1;
+  run->sync_fd = run->empty_mounts = run->aside_fd = -1;
+  run->listener_index = NO_ORDER;
   run->report.order = NO_ORDER;
 }
 
@@ -111,9 +113,22 @@ static int carry_out_all(struct run *run)
   return 0;
 }
 
+/* A plan may hold thousands of descriptors; what it makes a process of begins with what bosun was given. */
+static void raise_descriptor_limit(struct run *run)
+{
+  uint64_t raised[2];
+  if (syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, NULL, run->descriptors) < 0 || run->descriptors[0] >= SLOTS + 64)
+    return;
+  raised[0] = run->descriptors[1] < SLOTS + 64 ? run->descriptors[1] : SLOTS + 64;
+  raised[1] = run->descriptors[1];
+  if (raised[0] > run->descriptors[0])
+    syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, raised, NULL);
+}
+
 int plan_run(struct run *run)
 {
   run->index = NO_ORDER;
+  raise_descriptor_limit(run);
   umask(DEFAULT_UMASK);
   if (carry_out_all(run) == 0)
     return 0;

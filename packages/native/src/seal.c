@@ -4,6 +4,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/sendfile.h>
@@ -52,6 +53,28 @@ static int copy_sealed(struct report *report, int self)
   return copy;
 }
 
+/* Where the kernel finds the command line and the environment: one after the other, in memory that copies of this process have too. */
+static char *arguments_at;
+static size_t arguments_size;
+
+static void remember_arguments(char **arguments, char **environment)
+{
+  char **last = *environment ? environment : arguments;
+  while (last[1])
+    last++;
+  arguments_at = arguments[0];
+  arguments_size = (size_t)(*last + strlen(*last) + 1 - arguments[0]);
+}
+
+void forget_arguments(void)
+{
+  static const char name[] = "bosun";
+  if (arguments_size < sizeof name)
+    return;
+  memset(arguments_at, 0, arguments_size);
+  memcpy(arguments_at, name, sizeof name);
+}
+
 int seal_self(struct report *report, char **arguments, char **environment)
 {
   int self = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
@@ -61,6 +84,7 @@ int seal_self(struct report *report, char **arguments, char **environment)
     close(self);
     /* Started by descriptor, its name would be a number. */
     prctl(PR_SET_NAME, "bosun");
+    remember_arguments(arguments, environment);
     return 0;
   }
   int copy = copy_sealed(report, self);

@@ -24,7 +24,8 @@ import type {
 import { greet, openTree } from "./opentree.ts";
 
 const READY_MS = 10_000;
-const CLOSE_MS = 5_000;
+/** Longer than serve takes to wind up: monitors that are being made have ten seconds to undo themselves. */
+const CLOSE_MS = 12_000;
 const DEFAULT_OUTPUT_LIMIT = 1 << 20;
 const DEFAULT_MAX_LINE = 16_384;
 const STDERR_KEPT = 4_096;

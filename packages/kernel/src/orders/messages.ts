@@ -44,7 +44,7 @@ export const MESSAGES = {
   /**
    * Starts an external program in a new session, with only fds 0-2, default signals, in serve's own namespaces; feeds it
    * `stdin`, collects at most `limit` bytes of each output, answers `spawned` when it has exited and its outputs are at
-   * their end. Killed (its whole session) at the time-out, on cancel, and when serve ends.
+   * their end. Killed (with its process group) at the time-out, on cancel, and when serve ends.
    */
   spawn: { type: 13, fields: { argv: "strs", env: "strs", cwd: "str", stdin: "bytes", limit: "u32" } },
   /** status: exit status, or 128+signal. */
@@ -79,7 +79,8 @@ export const MESSAGES = {
   /**
    * Turns this connection into a tree stream (see tree.ts) into directory `path`, which exists: answered by `report`
    * (errno 0: go), after which the client sends tree entries, and serve's forked writer, chrooted there, answers one final
-   * `report` at `end` or at the first failure. The client sends nothing between the request and "go".
+   * `report` at `end` or at the first failure. The client sends nothing between the request and "go". The
+   * request's time-out is for "go" alone: a stream lasts as long as what it is made from.
    */
   tree: { type: 18, fields: { path: "str" } },
 

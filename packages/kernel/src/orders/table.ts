@@ -8,11 +8,13 @@
  * (or `reap`) ends the list. A plan without `clone` simply runs in the stage and ends.
  *
  * Field types: `u32`, `u64`, `i64` (little-endian), `str` (UTF-8 or raw bytes without NUL), `bytes` (anything), `strs`
- * (list of str), `blobs` (list of bytes), `u32s` (list of u32). A `slot` is a u32 that names an entry of the stage's descriptor table (0-127);
+ * (list of str), `blobs` (list of bytes), `u32s` (list of u32). A `slot` is a u32 that names an entry of the stage's descriptor table (0-4095);
  * descriptors are inherited over `clone`, so what the stage opened the container's process can use. `NO_SLOT` means none.
  */
 export const PLAN_VERSION = 1;
 export const NO_SLOT = 0xffffffff;
+/** Entries of bosun's descriptor table (SLOTS of bosun.h). */
+export const SLOTS = 4096;
 
 export type FieldType = "u32" | "u64" | "i64" | "str" | "bytes" | "strs" | "blobs" | "u32s";
 export type Fields = Readonly<Record<string, FieldType>>;
@@ -37,6 +39,12 @@ export const ORDERS = {
   /** open_tree(2) with OPEN_TREE_CLONE: a detached copy of the mount at a host path. */
   open_tree: { code: 3, fields: { slot: "u32", path: "str", recursive: "u32" }, words: "clone mount tree {path}" },
   close: { code: 4, fields: { slot: "u32" }, words: "close fd {slot}" },
+  /** A new user namespace with these maps, kept alive by its descriptor alone: what an id-mapped mount maps by (mount_setattr(2)). */
+  userns: {
+    code: 5,
+    fields: { slot: "u32", uidMap: "str", gidMap: "str" },
+    words: "make a user namespace to map ids by ({uidMap})",
+  },
 
   // --- mounts ------------------------------------------------------------------------------------------------------
   /**
@@ -72,8 +80,9 @@ export const ORDERS = {
    * move_mount(2) of a slot's detached mount onto `target`, resolved inside the directory in slot `root` (openat2
    * RESOLVE_IN_ROOT|RESOLVE_NO_MAGICLINKS, EAGAIN retried); missing components are made one by one without following
    * links (CVE-2021-30465, CVE-2024-45310). `create`: 0 no, 1 directory, 2 file, 3 as the mount's own root is.
-   * `strict` 1: the resolved path must be `target` itself with no symlink anywhere (destinations /proc and /sys,
-   * CVE-2019-19921, CVE-2023-27561).
+   * `strict` is a set of bits. 1: the resolved path must be `target` itself with no symlink anywhere (destinations /proc
+   * and /sys, CVE-2019-19921, CVE-2023-27561). 2: the target may be on a procfs; without it one that is, is refused (EPERM),
+   * because an image's symlink could have led there (CVE-2019-16884).
    */
   move_mount: {
     code: 13,
@@ -94,6 +103,16 @@ export const ORDERS = {
   mask: { code: 19, fields: { root: "u32", path: "str", nullSlot: "u32", dirSlot: "u32" }, words: "mask {path}" },
   /** Recursive bind of the path on itself, read-only, keeping its locked flags; absent path: nothing. */
   readonly: { code: 20, fields: { root: "u32", path: "str" }, words: "make {path} read-only" },
+  /**
+   * Copies what is at `path` in the root into the slot's (detached, fresh) file system: files, directories, links, nodes, with
+   * owner, mode, times and xattrs; nothing is followed, no mount is crossed. An absent path or one that is no directory: nothing.
+   */
+  copy_up: { code: 21, fields: { slot: "u32", root: "u32", path: "str" }, words: "copy {path} up into fd {slot}" },
+  /**
+   * Instead of `pivot`, where the root cannot be pivoted (an initramfs): what else is mounted of proc and sysfs is unmounted or
+   * covered, then the rootfs is moved over "/" and chrooted into.
+   */
+  move_root: { code: 22, fields: { root: "u32" }, words: "move the rootfs over / and chroot into it" },
 
   // --- files inside the rootfs (all resolved in slot `root`) ---------------------------------------------------------
   mkdev: {
@@ -131,6 +150,16 @@ export const ORDERS = {
   unlink: { code: 44, fields: { path: "str" }, words: "unlink {path}" },
   /** The cpuset seeding of v1: copies each of `files` from the parent directory when the child's is empty. */
   inherit_cpuset: { code: 45, fields: { path: "str", files: "strs" }, words: "inherit {files} in {path}" },
+  /**
+   * Loads a BPF_PROG_TYPE_CGROUP_DEVICE program (an array of struct bpf_insn) and attaches it to the v2 cgroup at `path`. Where
+   * exactly one program is attached there already it is replaced (BPF_F_REPLACE), else it is added (BPF_F_ALLOW_MULTI). `any` 1:
+   * EPERM, ENOSYS and EINVAL of the load are success (the rules forbid nothing that matters).
+   */
+  cgroup_devices: {
+    code: 47,
+    fields: { path: "str", program: "bytes", any: "u32" },
+    words: "attach a device program to {path}",
+  },
 
   // --- namespaces and processes --------------------------------------------------------------------------------------
   /** unshare(2), CLONE_NEW*. */
@@ -162,8 +191,23 @@ export const ORDERS = {
   hostname: { code: 59, fields: { hostname: "str", domainname: "str" }, words: "set hostname {hostname}" },
   /** Brings a network interface up in the current network namespace. */
   link_up: { code: 60, fields: { name: "str" }, words: "bring up {name}" },
-  /** keyctl(KEYCTL_JOIN_SESSION_KEYRING); ENOSYS and EPERM are success. */
+  /** keyctl(KEYCTL_JOIN_SESSION_KEYRING), then search permission for its owner; ENOSYS, EPERM and EDQUOT are success. */
   keyring: { code: 61, fields: { name: "str" }, words: "join session keyring {name}" },
+  /** EPERM where the namespace in the slot is this process's own `name` one: joining it would be staying on the host. */
+  check_other_ns: {
+    code: 62,
+    fields: { slot: "u32", name: "str" },
+    words: "check that fd {slot} is not the host's {name} namespace",
+  },
+  /**
+   * Moves a network interface of this process's network namespace to the one in `nsSlot`, or with NO_SLOT to the one that the next
+   * `clone` makes (carried out by the stage then): down, renamed to `newName`, moved, its permanent global addresses given back, up.
+   */
+  move_link: {
+    code: 63,
+    fields: { name: "str", newName: "str", nsSlot: "u32" },
+    words: "move network interface {name} into the container as {newName}",
+  },
 
   // --- process attributes ---------------------------------------------------------------------------------------------
   /** prlimit(2) on self; RLIMIT_* number, RLIM_INFINITY = 2^64-1. */
@@ -207,6 +251,16 @@ export const ORDERS = {
     words: "set scheduler {policy}",
   },
   ioprio: { code: 81, fields: { value: "u32" }, words: "set I/O priority {value}" },
+  /** set_mempolicy(2): MPOL_* with its flags, and a node mask in little-endian 64-bit words. */
+  mempolicy: {
+    code: 82,
+    fields: { mode: "u32", nodes: "bytes" },
+    words: "set memory policy {mode} on nodes {nodes}",
+  },
+  /** sched_setaffinity(2) with a mask in little-endian 64-bit words; empty: every CPU that the cgroup allows. */
+  affinity: { code: 83, fields: { mask: "bytes" }, words: "run on CPUs {mask}" },
+  /** Looks `uid` up in /etc/passwd of the root; `exec` then gives HOME, "/" where it is not there. */
+  home: { code: 84, fields: { root: "u32", uid: "u32" }, words: "look up the home of {uid}" },
 
   // --- stdio, and the end of a plan ------------------------------------------------------------------------------------
   /**
@@ -225,6 +279,36 @@ export const ORDERS = {
   exec: { code: 92, fields: { argv: "strs", env: "strs", keep: "u32" }, words: "exec {argv}" },
   /** Becomes a reaping PID 1 (the pod's, where a pod shares its PID namespace): reaps until SIGTERM or SIGINT, then exits 0. */
   reap: { code: 93, fields: {}, words: "reap as PID 1" },
+  /**
+   * Forks a process that stays behind in the stage's present namespaces and cgroups, for the orders that the container's process
+   * cannot carry out itself (runtime_hook, seccomp_listener). It ends with that process, or with its exec.
+   */
+  aside: { code: 94, fields: {}, words: "keep a hand in the runtime's namespaces" },
+  /**
+   * Runs a program there, feeds it `state` with the container's process id (as that namespace counts) between its parts, and waits.
+   * A status other than 0, or `timeoutMs` (0: none) gone by, is a failure. `inheritEnv`: the environment is bosun's own.
+   */
+  runtime_hook: {
+    code: 95,
+    fields: { path: "str", argv: "strs", env: "strs", inheritEnv: "u32", timeoutMs: "u32", state: "strs" },
+    words: "run hook {argv} in the runtime's namespaces",
+  },
+  /** The same by the container's process, in its namespaces. */
+  hook: {
+    code: 96,
+    fields: { path: "str", argv: "strs", env: "strs", inheritEnv: "u32", timeoutMs: "u32", state: "strs" },
+    words: "run hook {argv}",
+  },
+  /**
+   * The next `seccomp` gets SECCOMP_FILTER_FLAG_NEW_LISTENER; the process set aside takes its descriptor (pidfd_getfd(2)) and sends
+   * it to the unix stream socket `path` with `state`, the container's process id between its parts. The filter must let write(2),
+   * read(2) and exit(2) pass until then.
+   */
+  seccomp_listener: {
+    code: 97,
+    fields: { path: "str", state: "strs" },
+    words: "send the seccomp listener to {path}",
+  },
 } as const satisfies Record<string, OrderSpec>;
 
 export type OrderName = keyof typeof ORDERS;
