@@ -6,6 +6,7 @@ import type { Hand } from "./bosun/hand.ts";
 import { OrderError } from "./bosun/errors.ts";
 import { CAP_SYS_RESOURCE, ownCapabilities, type OwnCapabilities } from "./capabilities.ts";
 import { probeCgroups, type CgroupHierarchies } from "./cgroups/hierarchy.ts";
+import { parseMountInfo } from "./mountinfo.ts";
 import type { Order } from "./orders/plan.ts";
 import { atLeast, parseKernelVersion } from "./version.ts";
 import { ownLimits, type Limit, type RlimitName } from "./rlimits.ts";
@@ -40,13 +41,15 @@ export interface HostFacts {
   readonly oomScoreAdj: number;
   readonly apparmor: boolean;
   readonly selinux: boolean;
+  /** Where resctrl is mounted (Intel RDT, resctrl.rst); undefined: nowhere. */
+  readonly resctrl?: string | undefined;
   /** For a person, once: what containers here will lack, and why. */
   readonly warnings: readonly string[];
 }
 
 /** Reads /proc and /sys. With a `hand`, kernel features are tried rather than guessed from the version (distributions backport). */
 export async function probeHost(hand?: Hand): Promise<HostFacts> {
-  const [cgroups, capabilities, rlimits, oomScoreAdj, apparmor, selinux, overlayIndex] = await Promise.all([
+  const [cgroups, capabilities, rlimits, oomScoreAdj, apparmor, selinux, overlayIndex, resctrl] = await Promise.all([
     probeCgroups(),
     ownCapabilities(),
     ownLimits(),
@@ -57,6 +60,7 @@ export async function probeHost(hand?: Hand): Promise<HostFacts> {
     ),
     exists("/sys/fs/selinux/enforce"),
     exists("/sys/module/overlay/parameters/index"),
+    mountOf("resctrl"),
   ]);
   const version = parseKernelVersion(release());
   const guessed = featuresOfVersion(version, cgroups, overlayIndex);
@@ -70,6 +74,7 @@ export async function probeHost(hand?: Hand): Promise<HostFacts> {
     oomScoreAdj,
     apparmor,
     selinux,
+    resctrl,
   };
   return { ...facts, warnings: hostWarnings(facts) };
 }
@@ -92,11 +97,8 @@ export function hostWarnings({
   }
   if (cgroups.v1.length === 0 && cgroups.unified === undefined)
     warnings.push("no cgroup hierarchy is mounted: containers have no limits and no statistics");
-  if (!cgroups.v1.some(({ controllers }) => controllers.includes("devices"))) {
-    warnings.push(
-      "no cgroup v1 devices controller: device rules are not enforced (cgroup v2 needs a BPF program, which this version does not load)",
-    );
-  }
+  if (cgroups.unified === undefined && !cgroups.v1.some(({ controllers }) => controllers.includes("devices")))
+    warnings.push("no cgroup v1 devices controller and no cgroup v2: device rules are not enforced");
   if (!cgroups.swap) warnings.push("swap is not accounted: swap limits are not applied (boot with swapaccount=1)");
   return warnings;
 }
@@ -168,6 +170,11 @@ async function works(hand: Hand, orders: readonly Order[]): Promise<boolean> {
     if (error instanceof OrderError && error.order !== undefined) return false;
     throw error;
   }
+}
+
+async function mountOf(fstype: string): Promise<string | undefined> {
+  return parseMountInfo(await readFile("/proc/self/mountinfo", "utf8")).find((mount) => mount.fstype === fstype)
+    ?.target;
 }
 
 async function exists(path: string): Promise<boolean> {

@@ -83,9 +83,11 @@ export {
   type RlimitName,
 } from "./rlimits.ts";
 export { parseSignal, SIGNAL_MAX, signalName } from "./signals.ts";
-export { sysctlFile, type SysctlFile } from "./sysctl.ts";
+export { sysctlFile, sysctlNamespace, type SysctlFile } from "./sysctl.ts";
 export { fileSystemData, MOUNT_ATTR, MS, parseMountOptions, type MountOptions } from "./mountoptions.ts";
 export { isMountpoint, parseMountInfo, type MountInfo } from "./mountinfo.ts";
 export { CLONE, NAMESPACE_FILES, NAMESPACE_FLAGS } from "./namespaces.ts";
 export { hostId, idMapText, overlap } from "./idmap.ts";
+export { listOfMask, maskOfList } from "./cpulist.ts";
+export { MEMORY_POLICIES, MEMORY_POLICY_FLAGS } from "./mempolicy.ts";
 export { MNT_DETACH, O, S } from "./flags.ts";

@@ -62,19 +62,7 @@ const ATTRIBUTES: Readonly<Record<string, AttributeChange>> = {
 };
 
 /** Flags of the file system rather than of the mount: fsconfig keys of their own. */
-const SUPERBLOCK_FLAGS = new Set([
-  "sync",
-  "async",
-  "dirsync",
-  "lazytime",
-  "nolazytime",
-  "mand",
-  "nomand",
-  "silent",
-  "loud",
-  "iversion",
-  "noiversion",
-]);
+const SUPERBLOCK_FLAGS = new Set(["sync", "async", "dirsync", "lazytime", "nolazytime", "mand", "nomand"]);
 
 const PROPAGATION: Readonly<Record<string, { readonly flag: bigint; readonly recursive: boolean }>> = {
   shared: { flag: MS.SHARED, recursive: false },
@@ -115,6 +103,11 @@ const IGNORED = new Set([
   "_netdev",
   "nofail",
   "remount",
+  // Flags of mount(2) that the new mount API does not have: a matter of the kernel's log, and of the file system itself.
+  "silent",
+  "loud",
+  "iversion",
+  "noiversion",
 ]);
 
 export function parseMountOptions(options: readonly string[]): MountOptions {

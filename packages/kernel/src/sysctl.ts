@@ -41,6 +41,11 @@ export function sysctlFile(name: string, namespaces: ReadonlySet<oci.NamespaceTy
   return { path: `sys/${components.join("/")}` };
 }
 
+/** The namespace that a sysctl belongs to, by its name in either notation; undefined: it is the host's. */
+export function sysctlNamespace(name: string): oci.NamespaceType | undefined {
+  return ownerOf(dottedName(name));
+}
+
 /** With "/" first, slashes separate and dots are literal: swap them. */
 function dottedName(name: string): string {
   const slash = name.indexOf("/");

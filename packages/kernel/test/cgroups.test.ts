@@ -139,7 +139,6 @@ test("what the machine lacks is a warning, not a failure", () => {
     warnings.map((warning) => warning.split(":")[0]),
     ["linux.resources.memory.swap", "linux.resources.rdma", "linux.resources.network.classID"],
   );
-  assert.match(cgroupCreation("/p/c", v2Host(), { devices: [{ allow: false }] }).warnings.join(), /BPF program/);
 });
 
 test("v1 device rules, with what every container may do behind them", () => {

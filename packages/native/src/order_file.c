@@ -1,6 +1,7 @@
 /* Orders on files: descriptors, what lies in the rootfs, and the host's own files. */
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
@@ -279,4 +280,33 @@ int order_unlink(struct run *run, const struct order_unlink *o)
   if (unlink(o->path) < 0 && errno != ENOENT)
     return failed(&run->report, "unlink %s", o->path);
   return 0;
+}
+
+int order_check_below(struct run *run, const struct order_check_below *o)
+{
+  char text[64];
+  int fd = open(o->path, O_RDONLY | O_CLOEXEC);
+  ssize_t size = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+  drop(fd);
+  if (size < 0)
+    return failed(&run->report, "read %s", o->path);
+  text[size] = 0;
+  unsigned long long value = strtoull(text, NULL, 10);
+  if (value > o->limit)
+    return fail(&run->report, EBUSY, "%s is %llu, above the new limit of %llu", o->path, value, (unsigned long long)o->limit);
+  return 0;
+}
+
+int order_chown(struct run *run, const struct order_chown *o)
+{
+  struct strs files = o->files;
+  const char *file;
+  int directory = open(o->directory, O_PATH | O_DIRECTORY | O_CLOEXEC), result = 0;
+  if (directory < 0)
+    return failed(&run->report, "open %s", o->directory);
+  while (result == 0 && (file = strs_next(&files)))
+    if (fchownat(directory, file, o->uid, o->gid, AT_SYMLINK_NOFOLLOW | (*file ? 0 : AT_EMPTY_PATH)) < 0 && errno != ENOENT)
+      result = failed(&run->report, "chown %s/%s", o->directory, file);
+  drop(directory);
+  return result;
 }

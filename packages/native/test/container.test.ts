@@ -312,7 +312,7 @@ test("reap: PID 1 of a pod reaps orphans, keeps nothing open, and ends on TERM o
       clone(0n),
       exec("(true & true & true &); (sleep 0.05 & true &); echo $$; ps -o pid,stat,args"),
     ]);
-    assert.match(orphans.said, /^\d+\nPID +STAT COMMAND\n +1 [RS] .*bosun\S* run\n/);
+    assert.match(orphans.said, /^\d+\nPID +STAT COMMAND\n +1 [RS] +\{bosun-reaper\} bosun\n/);
     const children = () => output("ps", "-o", "stat=", "--ppid", String(pid));
     for (let i = 0; i < 200 && (await children()) !== ""; i++);
     assert.equal(await children(), "");
@@ -340,7 +340,7 @@ test("a second process joins a container by pidfd", async (t) => {
       order("console", { root: 1, rows: 24, columns: 80, bindConsole: 0 }),
       exec("hostname; tty; cat /proc/1/comm; ls /"),
     ]);
-    assert.equal(outcome.said.replaceAll("\r", ""), "joined\n/dev/pts/0\nbosun\nbin   dev   etc   proc  sys\n");
+    assert.equal(outcome.said.replaceAll("\r", ""), "joined\n/dev/pts/0\nbosun-reaper\nbin   dev   etc   proc  sys\n");
   } finally {
     running.process.kill("SIGTERM");
     await running.outcome;

@@ -4,7 +4,7 @@ import { execFileSync, spawnSync } from "node:child_process";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
-import { encodePlan } from "@berth/kernel";
+import { encodePlan, SLOTS } from "@berth/kernel";
 import { bosun, carryOut, order, root, scratch, shell, startEncoded, succeed } from "./bosun.ts";
 
 function u32(value: number): Buffer {
@@ -130,7 +130,7 @@ test("the details of a long path are cut, not lost", async () => {
 
 test("slots: out of range, empty, closed, replaced", async (t) => {
   const dir = scratch(t);
-  for (const slot of [128, 0xffffffff]) {
+  for (const slot of [SLOTS, 0xffffffff]) {
     const outcome = await carryOut([root(slot, dir)]);
     assert.deepEqual([outcome.code, outcome.detail], ["EBADF", `slot ${slot} is out of range`]);
   }

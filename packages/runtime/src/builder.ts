@@ -1,5 +1,5 @@
 /** A plan under construction: orders in their sequence, slots by the need, and what had to give way. */
-import { CGROUP_SLOT, type Order, type OrderArguments, type OrderName, type Plan } from "@berth/kernel";
+import { CGROUP_SLOT, SLOTS, type Order, type OrderArguments, type OrderName, type Plan } from "@berth/kernel";
 import { PlanError } from "./context.ts";
 
 export class PlanBuilder {
@@ -7,12 +7,13 @@ export class PlanBuilder {
   readonly warnings: string[] = [];
   #nextSlot = 0;
 
-  /** A new entry of bosun's descriptor table; the last one is the cgroup's. */
+  /** A new entry of bosun's descriptor table; the cgroup's is not given away. */
   slot(because: string): number {
-    if (this.#nextSlot === CGROUP_SLOT)
+    if (this.#nextSlot === CGROUP_SLOT) this.#nextSlot++;
+    if (this.#nextSlot === SLOTS)
       throw new PlanError(
         because,
-        `needs more than the ${CGROUP_SLOT} descriptors that bosun holds at a time; use fewer bind mounts`,
+        `needs more than the ${SLOTS} descriptors that bosun holds at a time; use fewer bind mounts`,
       );
     return this.#nextSlot++;
   }

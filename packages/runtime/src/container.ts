@@ -3,11 +3,14 @@
  * same plan. The order of things is what runc, crun and their CVEs taught.
  */
 import {
-  CGROUP_SLOT,
   cgroupCreation,
+  cgroupDirectories,
+  CGROUP_SLOT,
   CLONE,
+  hostId,
   idMapText,
   MOUNT_ATTR,
+  MS,
   NO_SLOT,
   O,
   ResourceError,
@@ -18,6 +21,8 @@ import { oci } from "@berth/spec/oci";
 import { PlanBuilder } from "./builder.ts";
 import { PlanError, type ContainerContext, type Planned } from "./context.ts";
 import { makeDevices, prepareDevices } from "./devices.ts";
+import { addHooks, has, type StateSource } from "./hooks.ts";
+import { addFilter, checkListener, listens } from "./listener.ts";
 import { attachMounts, hasOwnDev, prepareMounts } from "./mounts.ts";
 import {
   cloneFlags,
@@ -27,90 +32,137 @@ import {
   timeNamespace,
   type Namespaces,
 } from "./namespaces.ts";
+import { moveNetDevices } from "./netdevices.ts";
 import { cleanPath } from "./paths.ts";
 import {
+  ALL_CPUS,
   becomeProcess,
+  lookUpHome,
   needsAppArmor,
   needsSelinux,
-  rejectUnsupportedProcess,
   securityLabels,
   stageProcess,
   type ProcessContext,
 } from "./process.ts";
+import { intelRdt } from "./rdt.ts";
 import { openRootfs, rootPropagation } from "./rootfs.ts";
 
+/** chown(2): leave as it is. */
+const KEEP_ID = 0xffff_ffff;
 const PROC_ATTRS = MOUNT_ATTR.NOSUID | MOUNT_ATTR.NODEV | MOUNT_ATTR.NOEXEC;
 
 /** The plan of a container's first process, up to `park` and from there to `exec`. Throws PlanError. */
 export function planContainer(spec: oci.Spec, context: ContainerContext): Planned {
   const process = checkedProcess(spec);
   const namespaces = namespacesOf(spec);
-  const inUserns = namespaces.all.has("user");
   const plan = new PlanBuilder();
-  const processContext: ProcessContext = { host: context.host, inUserns, seccomp: context.seccomp };
+  const source: StateSource = { id: context.id, bundle: context.bundle, spec };
+  checkListener(plan, spec.linux?.seccomp);
 
   // The stage, in the host's namespaces.
   plan.add("dumpable", { value: 0 }, "CVE-2016-9962");
-  const cgroupSlot = cgroup(plan, spec, context);
-  stageProcess(plan, process, processContext);
-  const rootfs = openRootfs(plan, context.rootfs, context.host);
-  const slots = openNamespaces(plan, namespaces);
-  const mounts = prepareMounts(plan, spec, {
+  if (needsAside(spec, context)) plan.add("aside", {}, "hooks and seccomp's listener");
+  const cgroupSlot = cgroup(plan, spec, context, namespaces);
+  intelRdt(plan, spec, context.id, context.host);
+  const processContext: ProcessContext = {
     host: context.host,
-    namespaces,
-    cgroupPath: context.cgroup.path,
-    usernsSlot: slots.get("user"),
-  });
-  const devices = hasOwnDev(mounts) ? prepareDevices(plan, spec, inUserns) : undefined;
+    inUserns: namespaces.all.has("user"),
+    preserveFds: context.preserveFds ?? 0,
+    personality: spec.linux?.personality,
+    memoryPolicy: spec.linux?.memoryPolicy,
+    addSeccomp: () => {
+      if (context.seccomp !== undefined) addFilter(plan, context.seccomp, spec.linux?.seccomp, source);
+    },
+  };
+  stageProcess(plan, process, processContext);
+  const made = stageMounts(plan, spec, context, namespaces);
   timeNamespace(plan, spec, namespaces);
-  plan.add("enter_empty_mounts", {}, "few mounts to copy");
-  joinNamespaces(plan, namespaces, slots);
+  moveNetDevices(plan, spec, namespaces, made.slots);
+  const at = rootfsPlace(plan, spec, context, namespaces);
+  joinNamespaces(plan, namespaces, made.slots);
   clone(plan, spec, namespaces, cgroupSlot);
 
   // The container's process, in its namespaces.
   if (cgroupSlot !== undefined) plan.add("close", { slot: cgroupSlot }, "linux.cgroupsPath");
-  begin(plan, spec, namespaces, context.id);
+  begin(plan, spec, namespaces, context);
   kernelSettings(plan, spec, process, namespaces, context.host);
   const root = plan.slot("root.path");
-  plan.add("attach_root", { slot: rootfs, at: "/rootfs", root }, "root.path");
-  const late = attachMounts(plan, mounts, root);
-  if (devices !== undefined) makeDevices(plan, devices, root);
+  if (at.hostMounts)
+    plan.add("mount", { source: "", target: "/", fstype: "", flags: MS.SLAVE | MS.REC, data: "" }, at.because);
+  plan.add("attach_root", { slot: made.rootfs, at: at.path, root }, "root.path");
+  const late = attachMounts(plan, made.mounts, root);
+  if (made.devices !== undefined) makeDevices(plan, made.devices, root);
+  addHooks(plan, "prestart", source, "creating");
+  addHooks(plan, "createRuntime", source, "creating");
+  addHooks(plan, "createContainer", source, "creating");
   if (context.terminal) openConsole(plan, process, context, root);
-  plan.add("pivot", { root }, "root.path");
+  plan.add(context.noPivot ? "move_root" : "pivot", { root }, "root.path");
   rootPropagation(plan, spec);
   if (cleanPath(process.cwd) !== "/")
     plan.add("mkdir_in", { root, path: cleanPath(process.cwd), mode: 0o755, uid: 0, gid: 0 }, "process.cwd");
   for (const { slot, because } of late) readOnly(plan, slot, because);
   hidePaths(plan, spec, root);
   if (spec.root?.readonly) readOnly(plan, root, "root.readonly");
-  becomeProcess(plan, process, processContext, true);
+  lookUpHome(plan, process, root);
+  becomeProcess(plan, process, processContext, source);
   return { plan: plan.plan(), warnings: plan.warnings };
+}
+
+/** Descriptors that the stage opens, where the host's paths are in sight. */
+function stageMounts(plan: PlanBuilder, spec: oci.Spec, context: ContainerContext, namespaces: Namespaces) {
+  const { host } = context;
+  const inUserns = namespaces.all.has("user");
+  const rootfs = openRootfs(plan, context.rootfs, host);
+  const slots = openNamespaces(plan, namespaces, spec);
+  const mounts = prepareMounts(plan, spec, {
+    host,
+    namespaces,
+    cgroupPath: context.cgroup.path,
+    usernsSlot: slots.get("user"),
+    mappings: namespaces.own.has("user") ? ownMappings(spec) : undefined,
+  });
+  const devices = hasOwnDev(mounts) ? prepareDevices(plan, spec, inUserns) : undefined;
+  return { rootfs, slots, mounts, devices };
+}
+
+function ownMappings({ linux }: oci.Spec) {
+  return { uidMappings: linux?.uidMappings ?? [], gidMappings: linux?.gidMappings ?? [] };
+}
+
+/**
+ * Where the rootfs is attached. Normally in a mount namespace that has nothing else: few mounts to copy, nothing of the host
+ * in sight. Hooks that run in the container's namespace before the pivot are programs of the host, so they need its mounts;
+ * and a mount namespace that is joined has what it has.
+ */
+function rootfsPlace(plan: PlanBuilder, spec: oci.Spec, context: ContainerContext, namespaces: Namespaces) {
+  const joined = namespaces.joined.find(({ type }) => type === "mount");
+  if (joined === undefined && !has(spec, "createContainer")) {
+    plan.add("enter_empty_mounts", {}, "few mounts to copy");
+    return { path: "/rootfs", hostMounts: false, because: "" };
+  }
+  const { rootfs } = context;
+  const path = rootfs.kind === "path" ? rootfs.path : (rootfs.lowers[0] ?? "");
+  return { path, hostMounts: joined === undefined, because: joined?.because ?? "hooks.createContainer" };
+}
+
+function needsAside(spec: oci.Spec, context: ContainerContext): boolean {
+  const heard = context.seccomp !== undefined && listens(spec.linux?.seccomp);
+  return heard || has(spec, "prestart") || has(spec, "createRuntime");
 }
 
 function checkedProcess(spec: oci.Spec): oci.Process {
   const [problem] = oci.validateSpec(spec).errors;
   if (problem !== undefined) throw new PlanError(problem.field, problem.message);
   if (spec.process === undefined) throw new PlanError("process", "is missing: there is nothing to run");
-  rejectUnsupported(spec);
-  rejectUnsupportedProcess(spec.process);
   return spec.process;
 }
 
-/** What no order exists for yet. A container that silently lacks what was asked for would be another one. */
-function rejectUnsupported(spec: oci.Spec): void {
-  for (const [kind, hooks] of Object.entries(spec.hooks ?? {})) {
-    if ((hooks as readonly oci.Hook[] | undefined)?.length)
-      throw new PlanError(`hooks.${kind}`, "hooks are not supported by this version of berth");
-  }
-  const linux = spec.linux ?? {};
-  if (Object.keys(linux.netDevices ?? {}).length > 0)
-    throw new PlanError("linux.netDevices", "is not supported by this version of berth");
-  if (linux.intelRdt !== undefined) throw new PlanError("linux.intelRdt", "is not supported by this version of berth");
-  if (linux.memoryPolicy !== undefined)
-    throw new PlanError("linux.memoryPolicy", "is not supported by this version of berth");
-}
-
-function cgroup(plan: PlanBuilder, spec: oci.Spec, context: ContainerContext): number | undefined {
+function cgroup(
+  plan: PlanBuilder,
+  spec: oci.Spec,
+  context: ContainerContext,
+  namespaces: Namespaces,
+): number | undefined {
   try {
     const { orders, warnings, slot } = cgroupCreation(
       context.cgroup.path,
@@ -120,11 +172,28 @@ function cgroup(plan: PlanBuilder, spec: oci.Spec, context: ContainerContext): n
     );
     plan.addAll(orders);
     for (const warning of warnings) plan.warn(warning);
+    delegateCgroup(plan, spec, context, namespaces);
     return slot;
   } catch (error) {
     if (error instanceof ResourceError) throw new PlanError(error.field, error.message.slice(error.field.length + 2));
     throw error;
   }
+}
+
+/**
+ * A container that may write to its own v2 cgroup must own the files that are safe to give away (cgroups(7), "Cgroup
+ * delegation"): only with a cgroup namespace of its own and a writable cgroup mount.
+ */
+function delegateCgroup(plan: PlanBuilder, spec: oci.Spec, context: ContainerContext, namespaces: Namespaces): void {
+  const { mode, unified, delegate = [] } = context.host.cgroups;
+  const mount = (spec.mounts ?? []).find(({ type }) => type === "cgroup" || type === "cgroup2");
+  if (mode !== "v2" || unified === undefined || !namespaces.own.has("cgroup") || mount === undefined) return;
+  if ((mount.options ?? []).includes("ro")) return;
+  const inside = spec.process?.user.uid ?? 0;
+  const uid = namespaces.own.has("user") ? hostId(spec.linux?.uidMappings ?? [], inside) : inside;
+  if (uid === undefined || uid === 0) return;
+  const directory = cgroupDirectories(context.cgroup.path, context.host.cgroups).unified ?? "";
+  plan.add("chown", { directory, files: ["", ...delegate], uid, gid: KEEP_ID }, "linux.cgroupsPath");
 }
 
 function clone(plan: PlanBuilder, spec: oci.Spec, namespaces: Namespaces, cgroupSlot: number | undefined): void {
@@ -146,7 +215,7 @@ function clone(plan: PlanBuilder, spec: oci.Spec, namespaces: Namespaces, cgroup
 }
 
 /** The first things inside: who this process is, and that nobody in its namespaces may look into it yet. */
-function begin(plan: PlanBuilder, spec: oci.Spec, namespaces: Namespaces, id: string): void {
+function begin(plan: PlanBuilder, spec: oci.Spec, namespaces: Namespaces, context: ContainerContext): void {
   if (namespaces.joined.some(({ type }) => type === "user")) {
     // In a namespace that was joined this process is nobody; what it makes must belong to the container's root.
     plan.add("user", { uid: 0, gid: 0, groups: [], keepGroups: 1, chownStdio: 0 }, "linux.namespaces (user)");
@@ -154,7 +223,8 @@ function begin(plan: PlanBuilder, spec: oci.Spec, namespaces: Namespaces, id: st
   plan.add("dumpable", { value: 0 }, "CVE-2016-9962");
   if (namespaces.own.has("cgroup")) plan.add("unshare", { flags: CLONE.NEWCGROUP }, "linux.namespaces (cgroup)");
   plan.add("setsid", {}, "its own session");
-  plan.add("keyring", { name: `_ses.${id}` }, "its own session keyring");
+  plan.add("affinity", { mask: ALL_CPUS }, "every CPU of its cgroup");
+  if (!context.noNewKeyring) plan.add("keyring", { name: `_ses.${context.id}` }, "its own session keyring");
   plan.add("umask", { mask: 0 }, "modes as configured");
   if (namespaces.own.has("network")) plan.add("link_up", { name: "lo" }, "linux.namespaces (network)");
   hostname(plan, spec, namespaces);

@@ -32,6 +32,14 @@ export interface ContainerContext {
   /** Overrides spec.process.terminal: whether the monitor was asked for a terminal. */
   readonly terminal: boolean;
   readonly consoleSize?: oci.Box | undefined;
+  /** Absolute; for the state that hooks and seccomp's listener are told. */
+  readonly bundle?: string | undefined;
+  /** The rootfs is moved over "/" instead of pivoted into (an initramfs cannot be pivoted). */
+  readonly noPivot?: boolean | undefined;
+  /** The process keeps the session keyring that it was born with. */
+  readonly noNewKeyring?: boolean | undefined;
+  /** Descriptors from 3 on that the process is to inherit. */
+  readonly preserveFds?: number | undefined;
 }
 
 export interface ExecTarget {
@@ -46,6 +54,11 @@ export interface ExecContext {
   readonly seccomp?: CompiledFilter | undefined;
   readonly terminal: boolean;
   readonly consoleSize?: oci.Box | undefined;
+  /** For the state that seccomp's listener is told. */
+  readonly id?: string | undefined;
+  readonly bundle?: string | undefined;
+  readonly noNewKeyring?: boolean | undefined;
+  readonly preserveFds?: number | undefined;
 }
 
 /** A plan, and what had to give way to what this machine allows. */

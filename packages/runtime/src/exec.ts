@@ -3,11 +3,16 @@ import { CGROUP_SLOT, CLONE, cgroupJoin, MOUNT_ATTR, NAMESPACE_FLAGS, NO_SLOT, O
 import type { oci } from "@berth/spec";
 import { PlanBuilder } from "./builder.ts";
 import { PlanError, type ExecContext, type ExecTarget, type Planned } from "./context.ts";
+import type { StateSource } from "./hooks.ts";
+import { addFilter, checkListener, listens } from "./listener.ts";
 import {
+  ALL_CPUS,
   becomeProcess,
+  cpuMask,
+  lookUpHome,
   needsAppArmor,
+  needsHome,
   needsSelinux,
-  rejectUnsupportedProcess,
   securityLabels,
   stageProcess,
   type ProcessContext,
@@ -17,13 +22,29 @@ import {
 export function planExec(target: ExecTarget, process: oci.Process, context: ExecContext): Planned {
   if (!process.cwd.startsWith("/"))
     throw new PlanError("process.cwd", `${JSON.stringify(process.cwd)} is not an absolute path`);
-  rejectUnsupportedProcess(process);
-  const types = new Set<oci.NamespaceType>(["mount", ...(target.spec.linux?.namespaces ?? []).map(({ type }) => type)]);
+  const { spec } = target;
+  const types = new Set<oci.NamespaceType>(["mount", ...(spec.linux?.namespaces ?? []).map(({ type }) => type)]);
   const inUserns = types.has("user");
   const plan = new PlanBuilder();
-  const processContext: ProcessContext = { host: context.host, inUserns, seccomp: context.seccomp };
+  const source: StateSource = { id: context.id ?? "", bundle: context.bundle, spec };
+  checkListener(plan, spec.linux?.seccomp);
+  const processContext: ProcessContext = {
+    host: context.host,
+    inUserns,
+    preserveFds: context.preserveFds ?? 0,
+    personality: spec.linux?.personality,
+    memoryPolicy: spec.linux?.memoryPolicy,
+    addSeccomp: () => {
+      if (context.seccomp !== undefined) addFilter(plan, context.seccomp, spec.linux?.seccomp, source, target.pid);
+    },
+  };
 
   plan.add("dumpable", { value: 0 }, "CVE-2016-9962");
+  if (context.seccomp !== undefined && listens(spec.linux?.seccomp)) plan.add("aside", {}, "seccomp's listener");
+  const affinity = process.execCPUAffinity ?? spec.process?.execCPUAffinity ?? {};
+  const initial = cpuMask(affinity.initial, "process.execCPUAffinity.initial");
+  const final = cpuMask(affinity.final, "process.execCPUAffinity.final");
+  if (initial !== undefined) plan.add("affinity", { mask: initial }, "process.execCPUAffinity.initial");
   const { orders, slot } = cgroupJoin(target.cgroup.path, context.host, CGROUP_SLOT);
   plan.addAll(orders);
   stageProcess(plan, process, processContext);
@@ -39,12 +60,24 @@ export function planExec(target: ExecTarget, process: oci.Process, context: Exec
   // cgroup would have been refused (nsdelegate).
   if (types.has("cgroup")) plan.add("setns", { slot: pidfd, type: CLONE.NEWCGROUP }, "linux.namespaces (cgroup)");
   plan.add("close", { slot: pidfd }, "exec");
+  if (final !== undefined) plan.add("affinity", { mask: final }, "process.execCPUAffinity.final");
+  else if (initial === undefined) plan.add("affinity", { mask: ALL_CPUS }, "every CPU of its cgroup");
   plan.add("setsid", {}, "its own session");
-  plan.add("keyring", { name: `_ses.exec.${target.pid}` }, "its own session keyring");
+  if (!context.noNewKeyring) plan.add("keyring", { name: `_ses.exec.${target.pid}` }, "its own session keyring");
   labels(plan, process, context);
-  if (context.terminal) openConsole(plan, process, context);
-  becomeProcess(plan, process, processContext, false);
+  if (context.terminal || needsHome(process)) useRoot(plan, process, context);
+  becomeProcess(plan, process, processContext, undefined);
   return { plan: plan.plan(), warnings: plan.warnings };
+}
+
+/** The container's root, which this process is in: for the terminal, and for the image's passwd. */
+function useRoot(plan: PlanBuilder, process: oci.Process, context: ExecContext): void {
+  const because = context.terminal ? "process.terminal" : "process.env (HOME)";
+  const root = plan.slot(because);
+  plan.add("open", { slot: root, path: "/", flags: BigInt(O.PATH | O.DIRECTORY) }, because);
+  if (context.terminal) openConsole(plan, process, context, root);
+  lookUpHome(plan, process, root);
+  plan.add("close", { slot: root }, because);
 }
 
 /** All at once, but for the cgroup namespace. */
@@ -67,10 +100,7 @@ function labels(plan: PlanBuilder, process: oci.Process, context: ExecContext): 
   plan.add("close", { slot: proc }, "process.apparmorProfile");
 }
 
-function openConsole(plan: PlanBuilder, process: oci.Process, context: ExecContext): void {
+function openConsole(plan: PlanBuilder, process: oci.Process, context: ExecContext, root: number): void {
   const size = context.consoleSize ?? process.consoleSize;
-  const root = plan.slot("process.terminal");
-  plan.add("open", { slot: root, path: "/", flags: BigInt(O.PATH | O.DIRECTORY) }, "process.terminal");
   plan.add("console", { root, rows: size?.height ?? 0, columns: size?.width ?? 0, bindConsole: 0 }, "process.terminal");
-  plan.add("close", { slot: root }, "process.terminal");
 }

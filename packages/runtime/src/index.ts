@@ -9,6 +9,7 @@ export {
   type Rootfs,
 } from "./context.ts";
 export { planContainer } from "./container.ts";
+export { intelRdtRemoval } from "./rdt.ts";
 export { planExec } from "./exec.ts";
 export { readBundle, type Bundle } from "./bundle.ts";
 export {

@@ -4,6 +4,7 @@
  */
 import {
   fileSystemData,
+  idMapText,
   MOUNT_ATTR,
   MS,
   NO_SLOT,
@@ -29,12 +30,19 @@ export type PreparedMount = {
   | { readonly kind: "cgroup"; readonly cgroups: PreparedCgroups }
 );
 
+interface Mappings {
+  readonly uidMappings: readonly oci.LinuxIdMapping[];
+  readonly gidMappings: readonly oci.LinuxIdMapping[];
+}
+
 export interface MountContext {
   readonly host: HostFacts;
   readonly namespaces: Namespaces;
   readonly cgroupPath: string;
   /** Of the user namespace that is joined, for id-mapped mounts. */
   readonly usernsSlot: number | undefined;
+  /** Of the one that is made. */
+  readonly mappings: Mappings | undefined;
 }
 
 /** Orders of the stage; what it returns is attached by attachMounts. Throws PlanError. */
@@ -53,8 +61,8 @@ function prepareMount(
   const target = cleanPath(mount.destination);
   const isBind = options.bind !== "none" || mount.type === "bind" || mount.type === "rbind";
   checkDestination(mount, target, isBind, because);
-  if (options.tmpcopyup)
-    throw new PlanError(`${because}.options`, "tmpcopyup is not supported by this version of berth");
+  if (options.tmpcopyup && mount.type !== "tmpfs")
+    throw new PlanError(`${because}.options`, "tmpcopyup is for tmpfs mounts");
   const common = { mount, target, options, because };
   if (isBind) return { ...common, kind: "bind", slot: prepareBind(plan, mount, options, because, context) };
   if (options.idmap !== "none" || mount.uidMappings !== undefined || mount.gidMappings !== undefined) {
@@ -76,12 +84,36 @@ function prepareMount(
       slot: prepareBind(plan, { ...mount, source: "/sys" }, { ...options, bind: "rbind", data: [] }, because, context),
     };
   }
-  return {
-    ...common,
-    kind: "new",
-    fstype: mount.type,
-    data: [...options.data, ...labelOption(mount, spec, context.host)],
-  };
+  const data = [...options.data, ...labelOption(mount, spec, context.host)];
+  if (isOfTheHost(mount.type) && !context.namespaces.all.has("user"))
+    return { ...common, kind: "bind", slot: mountOnHost(plan, mount, mount.type, data, options, because) };
+  return { ...common, kind: "new", fstype: mount.type, data };
+}
+
+/** File systems that are made of a namespace, or of nothing; all others have a source, which is a path of the host. */
+const MADE_INSIDE = new Set(["proc", "sysfs", "tmpfs", "ramfs", "devpts", "mqueue", "cgroup2", "bpf", "binfmt_misc"]);
+const WITHOUT_SOURCE = new Set(["debugfs", "tracefs", "securityfs", "pstore", "configfs", "efivarfs", "hugetlbfs"]);
+
+function isOfTheHost(type: string): boolean {
+  return !MADE_INSIDE.has(type) && !WITHOUT_SOURCE.has(type);
+}
+
+/** In the stage, where the source's path is in sight. In a user namespace the kernel is left to refuse it. */
+function mountOnHost(
+  plan: PlanBuilder,
+  mount: oci.Mount,
+  fstype: string,
+  data: readonly string[],
+  options: MountOptions,
+  because: string,
+): number {
+  const slot = plan.slot(because);
+  const attrs = options.set | options.recursiveSet;
+  const source = mount.source ?? "";
+  plan.add("fs_mount", { slot, fstype, source, options: data, attrs, fdKeys: [], fdSlots: [] }, because);
+  const propagation = options.propagation?.flag ?? MS.PRIVATE;
+  plan.add("mount_attr", { slot, set: 0n, clear: 0n, propagation, recursive: 0, usernsSlot: NO_SLOT }, because);
+  return slot;
 }
 
 /** Files below /proc that lxcfs and the like replace; everything else there would fool whoever trusts /proc. */
@@ -172,6 +204,7 @@ function attributes(plan: PlanBuilder, slot: number, options: MountOptions, beca
   }
 }
 
+/** By the mount's own mappings, else by the container's user namespace: the one that is joined, or one with the same maps. */
 function bindIdmap(
   plan: PlanBuilder,
   slot: number,
@@ -180,27 +213,34 @@ function bindIdmap(
   because: string,
   context: MountContext,
 ): void {
-  if (options.idmap === "none" && mount.uidMappings === undefined && mount.gidMappings === undefined) return;
-  if (mount.uidMappings !== undefined || mount.gidMappings !== undefined) {
-    throw new PlanError(
-      `${because}.uidMappings`,
-      "a mount's own id mapping is not supported by this version of berth; without one the container's user namespace maps",
+  const { uidMappings, gidMappings } = mount;
+  const own = uidMappings !== undefined && gidMappings !== undefined;
+  if (options.idmap === "none" && !own) return;
+  const attr = (usernsSlot: number) =>
+    plan.add(
+      "mount_attr",
+      {
+        slot,
+        set: MOUNT_ATTR.IDMAP,
+        clear: 0n,
+        propagation: 0n,
+        recursive: options.idmap === "ridmap" ? 1 : 0,
+        usernsSlot,
+      },
+      because,
     );
-  }
-  if (context.usernsSlot === undefined)
-    throw new PlanError(`${because}.options`, `${options.idmap} needs a user namespace that is joined by path`);
-  plan.add(
-    "mount_attr",
-    {
-      slot,
-      set: MOUNT_ATTR.IDMAP,
-      clear: 0n,
-      propagation: 0n,
-      recursive: options.idmap === "ridmap" ? 1 : 0,
-      usernsSlot: context.usernsSlot,
-    },
-    because,
-  );
+  if (!own && context.usernsSlot !== undefined) return attr(context.usernsSlot);
+  const maps = own ? { uidMappings, gidMappings } : context.mappings;
+  if (maps === undefined)
+    throw new PlanError(
+      `${because}.options`,
+      `${options.idmap} needs uidMappings and gidMappings, or a user namespace`,
+    );
+  const userns = plan.slot(because);
+  const texts = { uidMap: idMapText(maps.uidMappings), gidMap: idMapText(maps.gidMappings) };
+  plan.add("userns", { slot: userns, ...texts }, because);
+  attr(userns);
+  plan.add("close", { slot: userns }, because);
 }
 
 const LABELLED = new Set(["tmpfs", "mqueue", "devpts", "ramfs"]);
@@ -229,6 +269,18 @@ export interface LateAttributes {
   readonly because: string;
 }
 
+/** Bits of move_mount's `strict`. */
+const NO_LINKS = 1;
+const ON_PROCFS = 2;
+
+/** checkDestination has seen to what is below /proc. */
+function strictness(target: string): number {
+  if (target === "/sys") return NO_LINKS;
+  if (target === "/proc") return NO_LINKS | ON_PROCFS;
+  // /proc/net is a link of the kernel's own.
+  return isBelow(target, "/proc") ? ON_PROCFS : 0;
+}
+
 /** `late`: where a read-only mount that others are made in is to be noted; such a slot is not used again. */
 function attachMount(
   plan: PlanBuilder,
@@ -238,7 +290,7 @@ function attachMount(
   late: LateAttributes[] | undefined,
 ): void {
   const { target, because } = prepared;
-  const strict = target === "/proc" || target === "/sys" ? 1 : 0;
+  const strict = strictness(target);
   switch (prepared.kind) {
     case "bind":
       plan.add("move_mount", { slot: prepared.slot, root, target, create: CREATE.likeSource, strict }, because);
@@ -261,14 +313,24 @@ function attachNew(
   late: LateAttributes[] | undefined,
 ): void {
   const { mount, target, options, because, fstype, data } = prepared;
-  const waits = late !== undefined && fstype === "tmpfs" && (options.set & MOUNT_ATTR.RDONLY) !== 0n;
+  const isReadOnly = ((options.set | options.recursiveSet) & MOUNT_ATTR.RDONLY) !== 0n;
+  const waits = late !== undefined && fstype === "tmpfs" && isReadOnly;
   const slot = waits ? plan.slot(because) : scratch;
-  const attrs = (options.set | options.recursiveSet) & ~(waits ? MOUNT_ATTR.RDONLY : 0n);
+  const copies = options.tmpcopyup;
+  const attrs = (options.set | options.recursiveSet) & ~(waits || copies ? MOUNT_ATTR.RDONLY : 0n);
   plan.add(
     "fs_mount",
     { slot, fstype, source: mount.source ?? "", options: data, attrs, fdKeys: [], fdSlots: [] },
     because,
   );
+  if (copies) plan.add("copy_up", { slot, root, path: target }, because);
+  if (copies && isReadOnly && !waits) {
+    plan.add(
+      "mount_attr",
+      { slot, set: MOUNT_ATTR.RDONLY, clear: 0n, propagation: 0n, recursive: 0, usernsSlot: NO_SLOT },
+      because,
+    );
+  }
   if (options.propagation !== undefined) {
     plan.add(
       "mount_attr",

@@ -1,11 +1,11 @@
 /** Which namespaces a container joins, and which are made for it. */
-import { CLONE, NAMESPACE_FLAGS, O } from "@berth/kernel";
+import { CLONE, NAMESPACE_FILES, NAMESPACE_FLAGS, O, sysctlNamespace } from "@berth/kernel";
 import type { oci } from "@berth/spec";
 import type { PlanBuilder } from "./builder.ts";
 import { PlanError } from "./context.ts";
 
 export interface Namespaces {
-  /** Made new; "mount" always is. */
+  /** Made new; "mount" is unless it is joined: no container's mounts are made among the host's. */
   readonly own: ReadonlySet<oci.NamespaceType>;
   /** Joined by path. */
   readonly joined: readonly { readonly type: oci.NamespaceType; readonly path: string; readonly because: string }[];
@@ -20,25 +20,35 @@ export function namespacesOf(spec: oci.Spec): Namespaces {
   for (const [index, { type, path }] of (spec.linux?.namespaces ?? []).entries()) {
     const because = `linux.namespaces[${index}]`;
     if (path === undefined || path === "") own.add(type);
-    else if (type === "mount")
-      throw new PlanError(
-        `${because}.path`,
-        "joining a mount namespace is not supported: berth makes every container's own",
-      );
     else joined.push({ type, path, because });
+    if (type === "mount" && path !== undefined && path !== "") own.delete("mount");
   }
   return { own, joined, all: new Set([...own, ...joined.map(({ type }) => type)]) };
 }
 
 /** Opens the joined namespaces while the host's paths are in sight. Returns the slots. */
-export function openNamespaces(plan: PlanBuilder, namespaces: Namespaces): ReadonlyMap<oci.NamespaceType, number> {
+export function openNamespaces(
+  plan: PlanBuilder,
+  namespaces: Namespaces,
+  spec: oci.Spec,
+): ReadonlyMap<oci.NamespaceType, number> {
   const slots = new Map<oci.NamespaceType, number>();
   for (const { type, path, because } of namespaces.joined) {
     const slot = plan.slot(because);
     slots.set(type, slot);
     plan.add("open", { slot, path, flags: BigInt(O.RDONLY) }, because);
+    // What is set in a namespace must not be set on the host: a path may lead to the host's own.
+    if (changes(spec, type)) plan.add("check_other_ns", { slot, name: NAMESPACE_FILES[type] }, because);
   }
   return slots;
+}
+
+/** Whether the configuration changes something of a namespace of this type, and not only uses it. */
+function changes(spec: oci.Spec, type: oci.NamespaceType): boolean {
+  if (type === "uts") return Boolean(spec.hostname) || Boolean(spec.domainname);
+  if (type === "mount") return true;
+  if (type === "network" && Object.keys(spec.linux?.netDevices ?? {}).length > 0) return true;
+  return Object.keys(spec.linux?.sysctl ?? {}).some((name) => sysctlNamespace(name) === type);
 }
 
 /**
@@ -66,7 +76,7 @@ const AFTER_CLONE: ReadonlySet<oci.NamespaceType> = new Set(["cgroup", "time"]);
 
 /** CLONE_NEW* for `clone`. */
 export function cloneFlags(namespaces: Namespaces): bigint {
-  let flags = CLONE.NEWNS as bigint;
+  let flags = 0n;
   for (const type of namespaces.own) if (!AFTER_CLONE.has(type)) flags |= NAMESPACE_FLAGS[type];
   return flags;
 }

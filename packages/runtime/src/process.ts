@@ -4,6 +4,9 @@ import {
   capabilitiesOfMask,
   capabilityMask,
   isRlimitName,
+  maskOfList,
+  MEMORY_POLICIES,
+  MEMORY_POLICY_FLAGS,
   RLIM_INFINITY,
   RLIMITS,
   rlimitValue,
@@ -11,15 +14,23 @@ import {
 } from "@berth/kernel";
 import type { oci } from "@berth/spec";
 import type { PlanBuilder } from "./builder.ts";
-import { PlanError, type CompiledFilter } from "./context.ts";
+import { PlanError } from "./context.ts";
+import { addHooks, has, type StateSource } from "./hooks.ts";
 
 const DEFAULT_UMASK = 0o022;
 
 export interface ProcessContext {
   readonly host: HostFacts;
   readonly inUserns: boolean;
-  readonly seccomp: CompiledFilter | undefined;
+  /** Adds the orders of the seccomp filter, if there is one. */
+  readonly addSeccomp: () => void;
+  readonly preserveFds: number;
+  readonly personality: oci.LinuxPersonality | undefined;
+  readonly memoryPolicy: oci.LinuxMemoryPolicy | undefined;
 }
+
+/** For `affinity`: whatever the cgroup allows. */
+export const ALL_CPUS = new Uint8Array();
 
 /** Orders of the stage: what only the host's root may set. */
 export function stageProcess(plan: PlanBuilder, process: oci.Process, context: ProcessContext): void {
@@ -40,17 +51,27 @@ function oomScore(plan: PlanBuilder, process: oci.Process, host: HostFacts): voi
   plan.add("write_file", { path: "/proc/self/oom_score_adj", data: Buffer.from(String(given)) }, field);
 }
 
-/** Orders inside, after the last file was made and before `exec`. `waits`: for its start (park). */
-export function becomeProcess(plan: PlanBuilder, process: oci.Process, context: ProcessContext, waits: boolean): void {
+/**
+ * Orders inside, after the last file was made and before `exec`. `container`: what its startContainer hooks are told; a
+ * further process has none, and does not wait for its start (park) either.
+ */
+export function becomeProcess(
+  plan: PlanBuilder,
+  process: oci.Process,
+  context: ProcessContext,
+  container: StateSource | undefined,
+): void {
   const { user } = process;
   const args = process.args ?? [];
   if (args.length === 0) throw new PlanError("process.args", "is empty: there is nothing to run");
   plan.add("umask", { mask: user.umask ?? DEFAULT_UMASK }, user.umask === undefined ? "default" : "process.user.umask");
   if (process.noNewPrivileges) plan.add("no_new_privs", {}, "process.noNewPrivileges");
   schedulerOrders(plan, process);
+  personality(plan, context.personality);
+  memoryPolicy(plan, context.memoryPolicy);
   rlimits(plan, process, context.host, "set");
   // Without no_new_privs loading a filter takes CAP_SYS_ADMIN, which ends with the change of user below.
-  if (!process.noNewPrivileges) seccomp(plan, context.seccomp);
+  if (!process.noNewPrivileges) context.addSeccomp();
   const isRoot = user.uid === 0;
   // As root first, for a directory that only root may enter; again as the user, for one that only the user may.
   plan.add("chdir", { path: process.cwd, tolerate: isRoot ? 0 : 1 }, "process.cwd");
@@ -64,21 +85,68 @@ export function becomeProcess(plan: PlanBuilder, process: oci.Process, context: 
     { effective: sets.effective, permitted: sets.permitted, inheritable: sets.inheritable, ambient: sets.ambient },
     "process.capabilities",
   );
-  if (waits) plan.add("park", {}, "start");
-  if (process.noNewPrivileges) seccomp(plan, context.seccomp);
-  plan.add("exec", { argv: args, env: environment(process), keep: 0 }, "process.args");
+  if (container !== undefined) plan.add("park", {}, "start");
+  // As the filter is for whatever the container runs, it holds for these hooks too; else only execve(2) has to pass it.
+  const hooked = container !== undefined && has(container.spec, "startContainer");
+  if (process.noNewPrivileges) context.addSeccomp();
+  if (hooked) addHooks(plan, "startContainer", container, "created");
+  plan.add("exec", { argv: args, env: environment(process), keep: context.preserveFds }, "process.args");
 }
 
-function seccomp(plan: PlanBuilder, filter: CompiledFilter | undefined): void {
-  if (filter !== undefined) plan.add("seccomp", { flags: filter.flags, filter: filter.filter }, "linux.seccomp");
+/** HOME is what programs cannot do without: unset or empty, it comes from the image's passwd. */
+export function needsHome(process: oci.Process): boolean {
+  return !(process.env ?? []).some((entry) => entry.startsWith("HOME=") && entry !== "HOME=");
 }
 
-/** HOME is what programs cannot do without; who knows the image's passwd sets it before. */
+export function lookUpHome(plan: PlanBuilder, process: oci.Process, root: number): void {
+  if (needsHome(process)) plan.add("home", { root, uid: process.user.uid }, "process.env (HOME)");
+}
+
 function environment(process: oci.Process): readonly string[] {
-  const env = process.env ?? [];
-  return env.some((entry) => entry.startsWith("HOME=") && entry !== "HOME=")
-    ? env
-    : [...env.filter((entry) => entry !== "HOME="), `HOME=${process.user.uid === 0 ? "/root" : "/"}`];
+  return (process.env ?? []).filter((entry) => entry !== "HOME=");
+}
+
+/** personality(2). */
+const PERSONALITIES: Readonly<Record<string, bigint>> = { LINUX: 0n, LINUX32: 8n };
+
+function personality(plan: PlanBuilder, wanted: oci.LinuxPersonality | undefined): void {
+  if (wanted === undefined) return;
+  const value = Object.hasOwn(PERSONALITIES, wanted.domain) ? PERSONALITIES[wanted.domain] : undefined;
+  if (value === undefined)
+    throw new PlanError(
+      "linux.personality.domain",
+      `${JSON.stringify(wanted.domain)} is none of ${Object.keys(PERSONALITIES).join(", ")}`,
+    );
+  if ((wanted.flags ?? []).length > 0)
+    throw new PlanError("linux.personality.flags", "the specification names no flags: leave the list empty");
+  plan.add("personality", { value }, "linux.personality");
+}
+
+function memoryPolicy(plan: PlanBuilder, policy: oci.LinuxMemoryPolicy | undefined): void {
+  if (policy === undefined) return;
+  const field = "linux.memoryPolicy";
+  const { mode: name, nodes: list = "", flags = [] } = policy;
+  let mode = Object.hasOwn(MEMORY_POLICIES, name) ? MEMORY_POLICIES[name] : undefined;
+  if (mode === undefined) throw new PlanError(`${field}.mode`, `${JSON.stringify(name)} is not a memory policy`);
+  for (const flag of flags) {
+    const bit = Object.hasOwn(MEMORY_POLICY_FLAGS, flag) ? MEMORY_POLICY_FLAGS[flag] : undefined;
+    if (bit === undefined)
+      throw new PlanError(`${field}.flags`, `${JSON.stringify(flag)} is not a flag of memory policies`);
+    mode |= bit;
+  }
+  const nodes = maskOfList(list);
+  if (nodes === undefined)
+    throw new PlanError(`${field}.nodes`, `${JSON.stringify(list)} is not a list of nodes, as in "0-1,3"`);
+  plan.add("mempolicy", { mode, nodes }, field);
+}
+
+/** A list of CPUs of process.execCPUAffinity; undefined: leave as it is. Throws PlanError. */
+export function cpuMask(list: string | undefined, field: string): Uint8Array | undefined {
+  if (list === undefined || list === "") return undefined;
+  const mask = maskOfList(list);
+  if (mask === undefined || mask.length === 0)
+    throw new PlanError(field, `${JSON.stringify(list)} is not a list of CPUs, as in "0-3,7"`);
+  return mask;
 }
 
 interface CapabilitySets {
@@ -261,11 +329,4 @@ export function needsSelinux({ selinuxLabel }: oci.Process, host: HostFacts): bo
       `${JSON.stringify(selinuxLabel)}: SELinux is not enabled on this machine`,
     );
   return true;
-}
-
-/** What no order exists for. Throws PlanError: a container without what was asked for would be another one. */
-export function rejectUnsupportedProcess(process: oci.Process): void {
-  const { execCPUAffinity } = process;
-  if (execCPUAffinity?.initial || execCPUAffinity?.final)
-    throw new PlanError("process.execCPUAffinity", "is not supported by this version of berth");
 }

@@ -18,6 +18,8 @@ export interface CgroupHierarchies {
   readonly unified?: { readonly mountpoint: string; readonly controllers: readonly string[] } | undefined;
   /** Whether swap is accounted (v1: memory.memsw.*; v2: memory.swap.max in a non-root cgroup). */
   readonly swap: boolean;
+  /** Files of a v2 cgroup that may be given to who manages it (/sys/kernel/cgroup/delegate, 4.15). */
+  readonly delegate?: readonly string[] | undefined;
   /** "blkio.bfq.weight" / "io.bfq.weight" where the BFQ scheduler is built in. */
   readonly bfq: boolean;
 }
@@ -59,6 +61,7 @@ export async function probeCgroups(): Promise<CgroupHierarchies> {
     unified: unified === undefined ? undefined : { mountpoint: unified.target, controllers },
     swap: memory === undefined ? await swapAccounted() : await exists(join(memory, "memory.memsw.limit_in_bytes")),
     bfq: await bfq,
+    delegate: unified === undefined ? undefined : await delegatedFiles(),
   };
 }
 
@@ -72,6 +75,14 @@ export function v1Hierarchies(mounts: readonly MountInfo[]): V1Hierarchy[] {
       found.set(controllers.join(), { mountpoint: mount.target, controllers });
   }
   return [...found.values()];
+}
+
+async function delegatedFiles(): Promise<string[]> {
+  const text = await readFile("/sys/kernel/cgroup/delegate", "utf8").catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== "ENOENT") throw error;
+    return "cgroup.procs\ncgroup.subtree_control\ncgroup.threads\n";
+  });
+  return text.split("\n").filter((name) => name !== "");
 }
 
 async function rootControllers(mountpoint: string): Promise<string[]> {

@@ -210,7 +210,7 @@ function resourceSettings(resources: oci.LinuxResources, directories: CgroupDire
       ? NOTHING
       : networkV1(resources.network, v1Directory(directories, "net_cls"), v1Directory(directories, "net_prio")),
     unifiedSettings(resources, directories, host),
-    deviceSettings(some(resources.devices), directories),
+    deviceSettings(some(resources.devices), directories, host),
   ]);
 }
 
@@ -247,8 +247,16 @@ function unifiedSettings(resources: oci.LinuxResources, directories: CgroupDirec
   return unified(resources.unified, directories.unified, host.cgroups.unified.controllers);
 }
 
-function deviceSettings(rules: readonly oci.LinuxDeviceCgroup[] | undefined, directories: CgroupDirectories): Settings {
+function deviceSettings(
+  rules: readonly oci.LinuxDeviceCgroup[] | undefined,
+  directories: CgroupDirectories,
+  host: HostFacts,
+): Settings {
   if (rules === undefined) return NOTHING;
   const v1 = v1Directory(directories, "devices");
-  return v1 === undefined ? devicesV2(rules) : devicesV1(rules, v1);
+  if (v1 !== undefined) return devicesV1(rules, v1);
+  // On v2 every cgroup takes a program, whichever controllers there are.
+  if (directories.unified !== undefined && host.cgroups.unified !== undefined)
+    return devicesV2(rules, directories.unified);
+  return unavailable("devices", "linux.resources.devices");
 }

@@ -160,6 +160,14 @@ export const ORDERS = {
     fields: { path: "str", program: "bytes", any: "u32" },
     words: "attach a device program to {path}",
   },
+  /** EBUSY where the number in the file is above `limit` already (memory.current before memory.max: the kernel would kill instead). */
+  check_below: { code: 48, fields: { path: "str", limit: "u64" }, words: "check that {path} is not above {limit}" },
+  /** chown(2) of files of `directory` ("" in the list: itself), never through a link; one that is not there is left out. */
+  chown: {
+    code: 49,
+    fields: { directory: "str", files: "strs", uid: "u32", gid: "u32" },
+    words: "give {directory} to {uid}:{gid}",
+  },
 
   // --- namespaces and processes --------------------------------------------------------------------------------------
   /** unshare(2), CLONE_NEW*. */

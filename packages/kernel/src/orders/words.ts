@@ -1,5 +1,7 @@
 /** Orders in words: what `berth plan` prints and what errors begin with. Numbers that have names get them. */
 import { capabilitiesOfMask } from "../capabilities.ts";
+import { listOfMask } from "../cpulist.ts";
+import { MEMORY_POLICIES, MEMORY_POLICY_FLAG_MASK, MEMORY_POLICY_FLAGS } from "../mempolicy.ts";
 import { RLIM_INFINITY, RLIMITS } from "../rlimits.ts";
 import type { FieldInput } from "./codec.ts";
 import type { Order, Plan } from "./plan.ts";
@@ -124,6 +126,10 @@ const CAPABILITY_FIELDS = new Set([
   "caps.inheritable",
   "caps.ambient",
 ]);
+const CPU_FIELDS = new Set(["affinity.mask", "mempolicy.nodes"]);
+const POLICY_NAMES: ReadonlyMap<number, string> = new Map(
+  Object.entries(MEMORY_POLICIES).map(([name, number]) => [number, name]),
+);
 const LONGEST_TEXT = 200;
 
 function fieldWords(order: OrderName, field: string, value: FieldInput): string {
@@ -132,6 +138,8 @@ function fieldWords(order: OrderName, field: string, value: FieldInput): string 
   if (CAPABILITY_FIELDS.has(`${order}.${field}`) && typeof value === "bigint") return capabilityWords(value);
   if (order === "rlimit" && field === "resource") return RLIMIT_NAMES.get(Number(value)) ?? String(value);
   if (order === "rlimit" && value === RLIM_INFINITY) return "unlimited";
+  if (order === "mempolicy" && field === "mode") return policyWords(Number(value));
+  if (value instanceof Uint8Array && CPU_FIELDS.has(`${order}.${field}`)) return maskWords(value);
   if (field === "mask" || field === "mode") return Number(value).toString(8).padStart(4, "0");
   return plainWords(value, field);
 }
@@ -147,6 +155,18 @@ export function flagWords(value: bigint, names: readonly (readonly [bigint, stri
   }
   if (left !== 0n) words.push(`0x${left.toString(16)}`);
   return words.length === 0 ? "0" : words.join("|");
+}
+
+/** "0,2-5"; "all" for an empty mask. */
+function maskWords(mask: Uint8Array): string {
+  const list = listOfMask(mask);
+  return list === "" ? "all" : list;
+}
+
+function policyWords(value: number): string {
+  const base = POLICY_NAMES.get(value & ~MEMORY_POLICY_FLAG_MASK) ?? String(value & ~MEMORY_POLICY_FLAG_MASK);
+  const flags = Object.entries(MEMORY_POLICY_FLAGS).flatMap(([name, bit]) => ((value & bit) === 0 ? [] : [name]));
+  return [base, ...flags].join("|");
 }
 
 function capabilityWords(mask: bigint): string {
@@ -192,6 +212,8 @@ function details(order: Order): string[] {
           ? []
           : [`with uids ${plainWords(order.args.uidMap, "uidMap").trim().replaceAll("\n", "; ")}`]),
       ];
+    case "cgroup_devices":
+      return [`(${order.args.program.byteLength / 8} instructions)`];
     case "seccomp":
       return [`(${order.args.filter.byteLength / 8} instructions, ${flagWords(order.args.flags, SECCOMP_NAMES)})`];
     case "mkdev":

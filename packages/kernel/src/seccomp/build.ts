@@ -28,6 +28,7 @@ const PERMISSIVE = new Set<string>(["SCMP_ACT_ALLOW", "SCMP_ACT_LOG", "SCMP_ACT_
 /** `scratch` is the path of a file that may be made and is removed. Throws SeccompError. */
 export function buildFilter(profile: oci.LinuxSeccomp, library: Library, scratch: string): BuiltFilter {
   const flags = filterFlags(profile.flags);
+  checkNotify(profile);
   const defaultAction = actionNumber(profile.defaultAction, profile.defaultErrnoRet, "defaultAction");
   using filter = library.filter(defaultAction);
   const architectures = addArchitectures(profile, library, filter);
@@ -51,6 +52,22 @@ export function buildFilter(profile: oci.LinuxSeccomp, library: Library, scratch
       ? []
       : [`seccomp: libseccomp ${library.version.library} does not know ${[...unknown].join(", ")}: skipped`];
   return { flags, filter: whole, warnings };
+}
+
+/** Who hands the listener over makes system calls under the filter already; nobody would answer for them yet. */
+function checkNotify(profile: oci.LinuxSeccomp): void {
+  if (profile.defaultAction === "SCMP_ACT_NOTIFY")
+    throw new SeccompError(
+      "defaultAction",
+      "SCMP_ACT_NOTIFY cannot be the default: the listener could not be handed over",
+    );
+  for (const [index, rule] of (profile.syscalls ?? []).entries()) {
+    if (rule.action === "SCMP_ACT_NOTIFY" && rule.names.includes("write"))
+      throw new SeccompError(
+        `syscalls[${index}]`,
+        "SCMP_ACT_NOTIFY cannot be used for write: it hands the listener over",
+      );
+  }
 }
 
 /**

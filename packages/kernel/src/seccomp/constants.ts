@@ -6,6 +6,7 @@ export const SECCOMP_RET = {
   KILL_THREAD: 0x0000_0000,
   TRAP: 0x0003_0000,
   ERRNO: 0x0005_0000,
+  NOTIFY: 0x7fc0_0000,
   TRACE: 0x7ff0_0000,
   LOG: 0x7ffc_0000,
   ALLOW: 0x7fff_0000,
@@ -66,10 +67,7 @@ export function actionNumber(action: oci.SeccompAction, errno: number | undefine
     case "SCMP_ACT_LOG":
       return SECCOMP_RET.LOG;
     case "SCMP_ACT_NOTIFY":
-      throw new SeccompError(
-        field,
-        "SCMP_ACT_NOTIFY (a listener for system calls) is not supported by this version of berth",
-      );
+      return SECCOMP_RET.NOTIFY;
     default:
       throw new SeccompError(field, `${JSON.stringify(action)} is not a seccomp action`);
   }

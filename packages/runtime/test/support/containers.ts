@@ -1,9 +1,11 @@
 /** What the tests of real containers share: one machine a file, tests that are skipped where none can be made, runs of a script. */
 import assert from "node:assert/strict";
+import { chmod, mkdtemp } from "node:fs/promises";
+import { join } from "node:path";
 import { after, before, test, type TestContext } from "node:test";
 import type { oci } from "@berth/spec";
 import { planExec, type ExecContext } from "../../src/index.ts";
-import { Machine, shellSpec, whyNot, type Running } from "./machine.ts";
+import { Machine, makeRootfs, shellSpec, whyNot, type Running } from "./machine.ts";
 
 const why = await whyNot();
 let started: Machine | undefined;
@@ -76,4 +78,17 @@ export async function execIn(
     stdout: Buffer.from(result.stdout).toString(),
     stderr: Buffer.from(result.stderr).toString(),
   };
+}
+
+/** A directory that others than root may enter too. */
+export async function scratch(name: string): Promise<string> {
+  const path = await mkdtemp(join(machine().directory, `${name}-`));
+  await chmod(path, 0o755);
+  return path;
+}
+/** A root file system of this test's own. */
+export async function ownRootfs(): Promise<{ readonly kind: "path"; readonly path: string }> {
+  const path = await scratch("rootfs");
+  await makeRootfs(path);
+  return { kind: "path", path };
 }

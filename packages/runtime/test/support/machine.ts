@@ -48,6 +48,8 @@ const APPLETS = [
   "ulimit",
   "nproc",
   "test",
+  "uname",
+  "date",
 ];
 
 /** Why no container can be made here, or undefined. */

@@ -11,7 +11,7 @@ export function cpuV1(cpu: oci.LinuxCPU, directory: string): Settings {
   const orders: Order[] = [];
   const write = (file: string, value: number, field: string) =>
     orders.push(writeOrder(directory, file, value, `${FIELD}.${field}`));
-  if (cpu.shares) write("cpu.shares", cpu.shares, "shares");
+  if (cpu.shares) write("cpu.shares", checkedShares(cpu.shares), "shares");
   if (cpu.idle !== undefined) write("cpu.idle", cpu.idle, "idle");
   if (cpu.realtimePeriod) write("cpu.rt_period_us", cpu.realtimePeriod, "realtimePeriod");
   if (cpu.realtimeRuntime) write("cpu.rt_runtime_us", cpu.realtimeRuntime, "realtimeRuntime");
@@ -23,6 +23,13 @@ export function cpuV1(cpu: oci.LinuxCPU, directory: string): Settings {
   if (cpu.quota) write("cpu.cfs_quota_us", cpu.quota < 0 ? -1 : cpu.quota, "quota");
   if (cpu.burst) write("cpu.cfs_burst_us", cpu.burst, "burst");
   return settings(orders);
+}
+
+/** The kernel would quietly take the nearest it has: who asks for another one is told. */
+function checkedShares(shares: number): number {
+  if (shares < 2) throw new ResourceError(`${FIELD}.shares`, `${shares} is below 2, the least there is`);
+  if (shares > 262_144) throw new ResourceError(`${FIELD}.shares`, `${shares} is above 262144, the most there is`);
+  return shares;
 }
 
 export function cpuV2(cpu: oci.LinuxCPU, directory: string): Settings {

@@ -3,6 +3,7 @@
  * program of type BPF_PROG_TYPE_CGROUP_DEVICE is attached instead.
  */
 import type { oci } from "@berth/spec";
+import { deviceAccess, deviceProgram, type DeviceRule } from "../device-program.ts";
 import { ResourceError, settings, writeOrder, type Settings } from "../orders.ts";
 
 const FIELD = "linux.resources.devices";
@@ -34,31 +35,45 @@ export function devicesV1(rules: readonly oci.LinuxDeviceCgroup[], directory: st
   );
 }
 
-export function devicesV2(rules: readonly oci.LinuxDeviceCgroup[]): Settings {
-  const restricts = rules.some((rule) => !rule.allow);
-  return settings(
-    [],
-    restricts
-      ? [
-          `${FIELD}: not applied: device rules on cgroup v2 need a BPF program, which this version of berth does not load; the container may open any device node it has`,
-        ]
-      : [],
+/**
+ * One program for all rules. With none that forbids, it allows everything: what a program of before had forbidden is to end
+ * with it.
+ */
+export function devicesV2(rules: readonly oci.LinuxDeviceCgroup[], directory: string): Settings {
+  if (rules.length === 0) return settings([]);
+  const always = isAllowed(rules.at(-1)) ? [] : ALWAYS;
+  const list = [...rules, ...always].map((rule, index) =>
+    checkedRule(rule, index < rules.length ? `${FIELD}[${index}]` : FIELD),
   );
+  const access = deviceAccess(list);
+  const any = access.allow && access.exceptions.length === 0 ? 1 : 0;
+  return settings([
+    {
+      order: "cgroup_devices",
+      args: { path: directory, program: deviceProgram(access), any },
+      because: FIELD,
+    },
+  ]);
+}
+
+/** Throws ResourceError. */
+function checkedRule(rule: oci.LinuxDeviceCgroup, field: string): DeviceRule {
+  const type = rule.type || "a";
+  const access = rule.access || "rwm";
+  if (!/^[rwm]+$/.test(access))
+    throw new ResourceError(`${field}.access`, `${JSON.stringify(access)} has letters other than r, w and m`);
+  if (type !== "a" && type !== "c" && type !== "b")
+    throw new ResourceError(`${field}.type`, `${JSON.stringify(type)} is not "a", "b" or "c"`);
+  const number = (value: number | undefined) => (value === undefined || value < 0 ? undefined : value);
+  return { allow: rule.allow, type, major: number(rule.major), minor: number(rule.minor), access };
 }
 
 /** "c 1:3 rwm"; "a" for everything, which the kernel takes only whole. */
 function deviceRule(rule: oci.LinuxDeviceCgroup, field: string): string {
-  const type = rule.type ?? "a";
-  const access = rule.access || "rwm";
-  if (!/^[rwm]+$/.test(access))
-    throw new ResourceError(`${field}.access`, `${JSON.stringify(access)} has letters other than r, w and m`);
-  const number = (value: number | undefined) => (value === undefined || value < 0 ? "*" : String(value));
-  if (type === "a") return "a";
-  if (type !== "c" && type !== "b")
-    throw new ResourceError(`${field}.type`, `${JSON.stringify(type)} is not "a", "b" or "c"`);
-  return `${type} ${number(rule.major)}:${number(rule.minor)} ${access}`;
+  const { type, major, minor, access } = checkedRule(rule, field);
+  return type === "a" ? "a" : `${type} ${major ?? "*"}:${minor ?? "*"} ${access}`;
 }
 
 function isAllowed(rule: oci.LinuxDeviceCgroup | undefined): boolean {
-  return rule !== undefined && rule.allow && (rule.type ?? "a") === "a";
+  return rule !== undefined && rule.allow && (rule.type || "a") === "a";
 }

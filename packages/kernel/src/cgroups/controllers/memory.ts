@@ -1,4 +1,5 @@
 /** memory: limit, reservation, swap; bytes, -1 for none (memory.rst of cgroup-v1, cgroup-v2.rst "Memory"). */
+import { join } from "node:path";
 import type { oci } from "@berth/spec";
 import type { Order } from "../../orders/plan.ts";
 import { ResourceError, settings, writeOrder, type Settings } from "../orders.ts";
@@ -35,6 +36,10 @@ export function memoryV2(memory: oci.LinuxMemory, directory: string, swap: boole
   const write = (file: string, value: number | string, field: string) =>
     orders.push(writeOrder(directory, file, value, `${FIELD}.${field}`));
   const swapMax = swapOnly(memory);
+  if (memory.checkBeforeUpdate && memory.limit !== undefined && memory.limit > 0) {
+    const args = { path: join(directory, "memory.current"), limit: BigInt(memory.limit) };
+    orders.push({ order: "check_below", args, because: `${FIELD}.checkBeforeUpdate` });
+  }
   if (swapMax !== undefined && swap) write("memory.swap.max", swapMax, "swap");
   else if (swapMax !== undefined)
     warnings.push(`${FIELD}.swap: not applied: this machine does not account swap (boot with swapaccount=1)`);
