@@ -58,15 +58,26 @@ export async function runInGuest(options: GuestRun): Promise<GuestResult> {
       children.push(await share(tag, source, dir));
     const memory = `${options.memoryMiB ?? 2048}M`;
     const argv = [
-      ...["-machine", "q35,accel=tcg,memory-backend=mem", "-cpu", "max", "-smp", "2", "-m", memory],
-      ...["-object", `memory-backend-memfd,id=mem,size=${memory},share=on`],
-      ...["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"],
-      ...["-chardev", `file,id=console,path=${dir}/console`, "-serial", "chardev:console"],
-      ...["-kernel", `${image}/vmlinuz`, "-initrd", `${image}/initrd`, "-append", kernelArguments(options)],
-      ...["-drive", `file=${image}/root.ext4,format=raw,if=virtio,snapshot=on`],
-      ...["run", "checkout"].flatMap((tag) => [
-        ...["-chardev", `socket,id=${tag},path=${dir}/${tag}.sock`],
-        ...["-device", `vhost-user-fs-pci,chardev=${tag},tag=${tag}`],
+      "-nodefaults",
+      "-no-user-config",
+      "-no-reboot",
+      ...flags([
+        ["machine", "q35,accel=tcg,memory-backend=mem"],
+        ["cpu", "max"],
+        ["smp", "2"],
+        ["m", memory],
+        ["object", `memory-backend-memfd,id=mem,size=${memory},share=on`],
+        ["display", "none"],
+        ["chardev", `file,id=console,path=${dir}/console`],
+        ["serial", "chardev:console"],
+        ["kernel", `${image}/vmlinuz`],
+        ["initrd", `${image}/initrd`],
+        ["append", kernelArguments(options)],
+        ["drive", `file=${image}/root.ext4,format=raw,if=virtio,snapshot=on`],
+        ["chardev", `socket,id=run,path=${dir}/run.sock`],
+        ["device", "vhost-user-fs-pci,chardev=run,tag=run"],
+        ["chardev", `socket,id=checkout,path=${dir}/checkout.sock`],
+        ["device", "vhost-user-fs-pci,chardev=checkout,tag=checkout"],
       ]),
     ];
     const said = await finished(argv, children, options.timeoutMs ?? 300_000);
@@ -83,9 +94,13 @@ export async function runInGuest(options: GuestRun): Promise<GuestResult> {
   }
 }
 
+const flags = (pairs: readonly (readonly [name: string, value: string])[]): string[] =>
+  pairs.flatMap(([name, value]) => [`-${name}`, value]);
+
 function kernelArguments(options: GuestRun): string {
   const { cgroups = "v2", init = "plain" } = options;
-  const unified = cgroups === "v2" ? "cgroup_no_v1=all systemd.unified_cgroup_hierarchy=1" : "systemd.unified_cgroup_hierarchy=0";
+  const unified =
+    cgroups === "v2" ? "cgroup_no_v1=all systemd.unified_cgroup_hierarchy=1" : "systemd.unified_cgroup_hierarchy=0";
   return `console=ttyS0 panic=-1 quiet random.trust_cpu=on berth.init=${init} berth.cgroups=${cgroups} ${unified}`;
 }
 
@@ -118,7 +133,9 @@ async function finished(argv: readonly string[], children: ChildProcess[], timeo
   for (const stream of [qemu.stdout, qemu.stderr]) stream.on("data", (chunk: Buffer) => (said += chunk.toString()));
   const { promise, resolve, reject } = Promise.withResolvers<string>();
   qemu.once("error", reject);
-  qemu.once("close", (code, signal) => resolve(`qemu ended with ${signal === "SIGKILL" ? `its time-out of ${timeoutMs} ms` : code}: ${said}`));
+  qemu.once("close", (code, signal) =>
+    resolve(`qemu ended with ${signal === "SIGKILL" ? `its time-out of ${timeoutMs} ms` : code}: ${said}`),
+  );
   return promise;
 }
 
