@@ -25,7 +25,7 @@ function info(context: CriContext): berth.InfoResponse {
     root: paths.root,
     state: paths.state,
     logRoot: `${paths.root}/logs`,
-    snapshotter: "overlayfs",
+    snapshotter: context.images.snapshotter,
     cgroupMode: host.cgroups.mode,
     kernel: release(),
     nodeVersion: process.version,

@@ -13,8 +13,9 @@ import { raceAbort, Unpacker } from "./layers/unpacker.ts";
 import { pullImage, type PullContext } from "./pull.ts";
 import type { RegistriesConfig } from "./registry/config.ts";
 import type { RetryPolicy } from "./registry/retry.ts";
-import { OverlayfsSnapshotter } from "./snapshots/overlayfs.ts";
+import { chooseSnapshotter, type SnapshotterName } from "./snapshots/choose.ts";
 import type { Snapshotter } from "./snapshots/snapshotter.ts";
+import { SnapshotStore } from "./snapshots/store.ts";
 import { Catalog } from "./store/catalog.ts";
 import { Collector } from "./store/collect.ts";
 import { ContentStore } from "./store/content.ts";
@@ -38,6 +39,8 @@ export interface ImagesOptions {
   /** References whose images are `pinned`; a trailing "*" matches any rest. */
   readonly pinned?: readonly string[];
   readonly limits?: LayerLimits;
+  /** Default: the first of erofs, overlayfs and native that works on `root`. */
+  readonly snapshotter?: SnapshotterName | undefined;
   readonly retry?: RetryPolicy;
   /** URL or name of a module with `openTree(socket, directory)`, for workers. Default: @berth/kernel. */
   readonly treeModule?: string;
@@ -80,8 +83,10 @@ export class Images {
     database.migrate("image", IMAGE_SCHEMA);
     const content = await ContentStore.open(options.root, database);
     const pool = new WorkerPool();
-    const snapshotter = await OverlayfsSnapshotter.open({ root: options.root, hand: options.hand, database, pool });
     const tree = { module: options.treeModule ?? "@berth/kernel", socket: options.serveSocket };
+    const { root, hand } = options;
+    const choice = await chooseSnapshotter(root, hand, options.snapshotter);
+    const snapshotter = await SnapshotStore.open({ root, hand, database, pool, tree, choice });
     const warn = (message: string): void => options.log?.("warn", message);
     const unpacker = new Unpacker({ warn, content, snapshotter, pool, tree, limits: options.limits });
     const catalog = new Catalog(database, options.pinned ?? []);
@@ -238,6 +243,7 @@ export class Images {
     this.#closing.abort(new ImageError("Canceled", "the image store is closed"));
     await Promise.allSettled(this.#working);
     await this.#parts.unpacker.settled();
+    await this.#parts.snapshotter.close();
     await this.#parts.pool.close();
     if (this.#parts.options.database === undefined) await this.#parts.database.close();
   }

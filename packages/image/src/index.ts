@@ -20,3 +20,4 @@ export type { ProxySettings } from "./registry/proxy.ts";
 export type { RetryPolicy } from "./registry/retry.ts";
 export type { RegistryHostSettings, RegistrySettings } from "./registry/settings.ts";
 export type { LayerLimits } from "./layers/apply.ts";
+export { SNAPSHOTTERS, type SnapshotterName } from "./snapshots/choose.ts";

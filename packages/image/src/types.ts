@@ -71,16 +71,17 @@ export interface Usage {
   readonly inodes: number;
 }
 
-/**
- * What the mounts of a container's root file system are made of; nothing of it is mounted. `lowers` is topmost first, at
- * least one; every path is absolute.
- */
-export interface Rootfs {
-  readonly kind: "overlay";
-  readonly lowers: readonly string[];
-  readonly upper: string;
-  readonly work: string;
-}
+/** What a container's root file system is made of. Every path is absolute. */
+export type Rootfs =
+  /** An overlay that is to be mounted; `lowers` is topmost first, at least one. */
+  | {
+      readonly kind: "overlay";
+      readonly lowers: readonly string[];
+      readonly upper: string;
+      readonly work: string;
+    }
+  /** A directory of the container's own. */
+  | { readonly kind: "path"; readonly path: string };
 
 export interface UserDatabase {
   /** Content of /etc/passwd and /etc/group; absent where the image has none. */

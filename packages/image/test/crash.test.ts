@@ -10,7 +10,7 @@ import test, { type TestContext } from "node:test";
 import { startHand } from "@berth/kernel";
 import { Images } from "../src/images.ts";
 import { build, FakeRegistry } from "./support/registry.ts";
-import { BOSUN, leftovers, scratch, whyNoBosun } from "./support/store.ts";
+import { BOSUN, leftovers, overlayOf, scratch, whyNoBosun } from "./support/store.ts";
 import { archive } from "./support/tar-writer.ts";
 
 const skip = whyNoBosun() === undefined ? {} : { skip: whyNoBosun() as string };
@@ -84,8 +84,8 @@ async function checkWhole({ images }: Opened): Promise<void> {
   assert.deepEqual(await images.recover(), []);
   for (const record of images.list()) {
     const rootfs = await images.prepareRootfs("check", record);
-    assert.equal(readFileSync(join(rootfs.lowers[0] as string, "etc/top"), "utf8"), "top");
-    assert.equal(readFileSync(join(rootfs.lowers[1] as string, "etc/name"), "utf8"), "base");
+    assert.equal(readFileSync(join(overlayOf(rootfs).lowers[0] as string, "etc/top"), "utf8"), "top");
+    assert.equal(readFileSync(join(overlayOf(rootfs).lowers[1] as string, "etc/name"), "utf8"), "base");
     await images.removeRootfs("check");
   }
 }

@@ -9,7 +9,7 @@ import { image } from "@berth/spec";
 import type { ImageErrorCode } from "../src/errors.ts";
 import { isError, rigFor, skip } from "./support/fixtures.ts";
 import { build, type BuiltImage, digest, FakeRegistry } from "./support/registry.ts";
-import { leftovers, openImages, scratch } from "./support/store.ts";
+import { leftovers, openImages, overlayOf, scratch } from "./support/store.ts";
 import { archive, type Member } from "./support/tar-writer.ts";
 
 async function* chunks(bytes: Uint8Array, size = 10_000): AsyncGenerator<Uint8Array, void, undefined> {
@@ -81,8 +81,8 @@ for (const [name, compress] of [
     assert.deepEqual([...(records[0]?.tags ?? [])].sort(), ["docker.io/library/busybox:1", "docker.io/other/name:x"]);
     assert.equal(images.find("busybox:1")?.id, records[0]?.id);
     const rootfs = await images.prepareRootfs("c", "busybox:1");
-    assert.equal(rootfs.lowers.length, 3);
-    assert.equal(readFileSync(join(rootfs.lowers[1] as string, "etc/more"), "utf8"), "top");
+    assert.equal(overlayOf(rootfs).lowers.length, 3);
+    assert.equal(readFileSync(join(overlayOf(rootfs).lowers[1] as string, "etc/more"), "utf8"), "top");
     await images.removeRootfs("c");
     await images.remove("busybox:1");
     assert.deepEqual(leftovers(rig.root), []);

@@ -1,37 +1,67 @@
 /** The contract on every snapshotter, with node:fs and, where it is built, with bosun. */
-import { type TestContext } from "node:test";
+import type { TestContext } from "node:test";
 import { WorkerPool } from "../src/layers/pool.ts";
-import { OverlayfsSnapshotter } from "../src/snapshots/overlayfs.ts";
+import { openTarget } from "../src/layers/targets.ts";
+import type { Choice } from "../src/snapshots/choose.ts";
+import { chooseSnapshotter } from "../src/snapshots/choose.ts";
+import { SnapshotStore } from "../src/snapshots/store.ts";
 import { openDatabase } from "../src/store/database.ts";
 import { IMAGE_SCHEMA } from "../src/store/schema.ts";
 import { snapshotterContract, type Subject } from "./snapshotter-contract.ts";
 import { bosunRig, plainRig, type Rig, whyNoBosun } from "./support/store.ts";
 
-async function overlayfs(t: TestContext, rig: Rig): Promise<Subject> {
-  const database = await openDatabase(rig.root);
+async function subject(t: TestContext, rig: Rig, choice: Choice): Promise<Subject> {
+  const { root, hand } = rig;
+  const tree = { module: rig.treeModule ?? "@berth/kernel", socket: rig.serveSocket };
+  const database = await openDatabase(root);
   database.migrate("image", IMAGE_SCHEMA);
   const pool = new WorkerPool(1);
   t.after(async () => {
     await pool.close();
     await database.close();
   });
-  const open = async (): Promise<OverlayfsSnapshotter> =>
-    await OverlayfsSnapshotter.open({ root: rig.root, hand: rig.hand, database, pool });
+  const open = async (): Promise<SnapshotStore> =>
+    await SnapshotStore.open({ root, hand, database, pool, tree, choice });
   return {
     snapshotter: await open(),
-    openTree: async (draft) => await rig.hand.tree(draft.target.directory),
+    openTree: async (draft) => await openTarget(draft.target, tree),
     restart: open,
     transaction: (work) => database.transaction(work),
   };
 }
 
+const needsRoot = process.getuid?.() === 0 ? undefined : "needs root: whiteouts are devices";
+const noBosun = whyNoBosun();
+
 snapshotterContract("overlayfs", async (t) => {
-  if (process.getuid?.() !== 0) return t.skip("needs root: whiteouts are devices") as undefined;
-  return await overlayfs(t, plainRig(t));
+  if (needsRoot !== undefined) return t.skip(needsRoot) as undefined;
+  return await subject(t, plainRig(t), { name: "overlayfs" });
 });
 
 snapshotterContract("overlayfs with bosun", async (t) => {
-  const why = whyNoBosun();
-  if (why !== undefined) return t.skip(why) as undefined;
-  return await overlayfs(t, await bosunRig(t));
+  if (noBosun !== undefined) return t.skip(noBosun) as undefined;
+  return await subject(t, await bosunRig(t), { name: "overlayfs" });
 });
+
+snapshotterContract("native", async (t) => {
+  if (needsRoot !== undefined) return t.skip(needsRoot) as undefined;
+  return await subject(t, plainRig(t), { name: "native" });
+});
+
+snapshotterContract("native with bosun", async (t) => {
+  if (noBosun !== undefined) return t.skip(noBosun) as undefined;
+  return await subject(t, await bosunRig(t), { name: "native" });
+});
+
+for (const mount of ["file", "loop"] as const) {
+  snapshotterContract(`erofs mounted by ${mount}`, async (t) => {
+    if (noBosun !== undefined) return t.skip(noBosun) as undefined;
+    const rig = await bosunRig(t);
+    const why = await chooseSnapshotter(rig.root, rig.hand, mount).then(
+      (choice) => (choice.name === "erofs" && choice.mount === mount ? undefined : `mounts by ${choice.mount}`),
+      (error: Error) => error.message,
+    );
+    if (why !== undefined) return t.skip(why) as undefined;
+    return await subject(t, rig, { name: "erofs", mount });
+  });
+}

@@ -5,12 +5,18 @@ import type { RegistriesConfig } from "../registry/config.ts";
 import type { HostCredentials } from "../registry/credentials.ts";
 import type { RetryPolicy } from "../registry/retry.ts";
 import type { Credentials, Usage } from "../types.ts";
+import type { LayerRef } from "../snapshots/layer-files.ts";
 import type { AppliedLayer, LayerLimits } from "./apply.ts";
 
-/** Where an unpacked layer goes. `module` exports `openTree(socket, directory): Promise<TreeWriter>`. */
-export interface LayerTarget {
-  readonly kind: "tree";
-  readonly directory: string;
+/** Where an unpacked layer goes: a directory that exists, or a file that is made. */
+export type LayerTarget =
+  | { readonly kind: "tree"; readonly directory: string }
+  | { readonly kind: "erofs"; readonly file: string };
+
+/** How a worker fills directories: `module` exports `openTree(socket, directory): Promise<TreeWriter>`. */
+export interface TreeSource {
+  readonly module: string;
+  readonly socket: string;
 }
 
 export interface RemoteSource {
@@ -47,12 +53,24 @@ export interface Jobs {
       diffId: string;
       ingest?: string | undefined;
       target: LayerTarget;
-      tree: { module: string; socket: string };
+      tree: TreeSource;
       limits?: LayerLimits | undefined;
       aliases?: ReadonlyMap<string, string> | undefined;
     };
     result: AppliedLayer;
   };
+  /** Completes an unpacked layer (snapshots/rebase.ts): `below` topmost first. Results in the aliases that it needs to be unpacked again with. */
+  complete: {
+    request: {
+      target: LayerTarget;
+      tree: TreeSource;
+      applied: Pick<AppliedLayer, "implied" | "opaque" | "missingLinks">;
+      below: readonly LayerRef[];
+    };
+    result: ReadonlyMap<string, string>;
+  };
+  /** Copies what layers of EROFS images (topmost first) make together into an existing directory. */
+  merge: { request: { layers: readonly LayerRef[]; directory: string; tree: TreeSource }; result: undefined };
   /** Takes an archive apart: every regular file of it becomes a file in `directory`, hashed. The archive comes as chunks. */
   archive: { request: { directory: string; limits?: LayerLimits | undefined }; result: ArchiveMember[] };
   /** Copies a file into `ingest` and verifies it. */

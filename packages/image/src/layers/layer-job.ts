@@ -2,7 +2,6 @@
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
-import type { TreeWriter } from "@berth/kernel";
 import { type image, parseDigest } from "@berth/spec/oci";
 import { ImageError, toImageError } from "../errors.ts";
 import { applyLayer, type AppliedLayer } from "./apply.ts";
@@ -10,18 +9,14 @@ import { ByteReader } from "./byte-reader.ts";
 import { hashed, inflate } from "./inflate.ts";
 import type { Jobs } from "./jobs.ts";
 import { TarReader } from "./tar.ts";
+import { openTarget } from "./targets.ts";
 import type { JobContext } from "./worker.ts";
 
 const CHUNK = 256 * 1024;
 
-type OpenTree = (socket: string, directory: string) => Promise<TreeWriter>;
-
 export async function unpackLayer(request: Jobs["layer"]["request"], context: JobContext): Promise<AppliedLayer> {
   const { descriptor, diffId } = request;
-  const { openTree } = (await import(request.tree.module)) as { openTree: OpenTree };
-  const tree = await openTree(request.tree.socket, request.target.directory).catch((error: unknown) => {
-    throw toImageError(error, `open ${request.target.directory}`);
-  });
+  const tree = await openTarget(request.target, request.tree);
   const stop = (): void => void tree.abort().catch(() => undefined);
   context.signal.addEventListener("abort", stop, { once: true });
   const blob = new BlobStream(descriptor, sourceOf(request, context), request.ingest, context);

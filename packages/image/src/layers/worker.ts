@@ -3,11 +3,14 @@ import { parentPort } from "node:worker_threads";
 import { fromPlain, toPlain } from "../errors.ts";
 import { HttpClient } from "../registry/http.ts";
 import { RegistryClient } from "../registry/client.ts";
+import { mergeLayers } from "../snapshots/merge.ts";
 import { takeApart } from "./archive-job.ts";
+import { completeLayer } from "./complete-job.ts";
 import type { JobName, JobProgress, Jobs, RemoteSource } from "./jobs.ts";
 import { copyBlob, unpackLayer } from "./layer-job.ts";
 import type { FromWorker, ToWorker } from "./pool.ts";
 import { resolveImage } from "./resolve-job.ts";
+import { openTarget } from "./targets.ts";
 import { diskUsage } from "./usage-job.ts";
 
 /** What a job has besides its request. */
@@ -28,6 +31,11 @@ const JOBS: { readonly [N in JobName]: Job<N> } = {
     return { bytes: await client.small(descriptor, limit), session: client.session };
   },
   layer: unpackLayer,
+  complete: completeLayer,
+  merge: async ({ layers, directory, tree }) => {
+    await mergeLayers(layers, await openTarget({ kind: "tree", directory }, tree));
+    return undefined;
+  },
   archive: takeApart,
   copy: copyBlob,
   usage: async ({ directory }) => diskUsage(directory),

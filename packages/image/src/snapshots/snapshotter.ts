@@ -21,6 +21,8 @@ export type Below = LayerDraft | { readonly chainId: string };
 export interface SnapshotInfo {
   readonly id: number;
   readonly kind: "draft" | "layer" | "active";
+  /** Of a layer "directory" or "erofs", of a writable layer "overlay" or "copy". */
+  readonly format: string;
   readonly chainId: string | undefined;
   readonly key: string | undefined;
   readonly parent: number | undefined;
@@ -73,6 +75,8 @@ export interface Snapshotter {
   sweep(): Promise<void>;
   /** Bytes and inodes of all layers and writable layers as last known. */
   total(): Usage;
-  /** After a crash: removes drafts, directories without a record and records without a directory. Returns what it did. */
+  /** After a crash: removes drafts, directories without a record and records without files. Returns what it did. */
   recover(): Promise<string[]>;
+  /** Ends what only a running process needs. */
+  close(): Promise<void>;
 }

@@ -3,23 +3,22 @@
  * Documentation/filesystems/overlayfs.rst), with symlinks followed inside the view only. Layers never change, so that no
  * check is overtaken by a change.
  */
-import type { BigIntStats } from "node:fs";
-import { constants, lstat, open, readlink } from "node:fs/promises";
+import { S_IFCHR, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from "../erofs/format.ts";
 import { ImageError } from "../errors.ts";
-import { join, toBytes, toName } from "../layers/paths.ts";
+import { join } from "../layers/paths.ts";
+import { type Entry, type LayerFiles, type LayerRef, openLayer } from "./layer-files.ts";
 
-export interface ViewLayer {
-  readonly directory: string;
-  /** Paths (names as in layers/paths.ts) of directories that hide what is beneath. */
+interface ViewLayer {
+  readonly files: LayerFiles;
   readonly opaque: ReadonlySet<string>;
 }
 
 export interface Found {
   /** Canonical, within the view. */
   readonly path: string;
-  /** On the host, as bytes. */
-  readonly host: Buffer;
-  readonly stat: BigIntStats;
+  readonly entry: Entry;
+  /** The layer that it is in. */
+  readonly files: LayerFiles;
 }
 
 interface Merged extends Found {
@@ -29,14 +28,30 @@ interface Merged extends Found {
 
 const HOPS_MAX = 40;
 
-export class LayerView {
+export class LayerView implements Disposable {
   readonly #layers: readonly ViewLayer[];
   readonly #directories = new Map<string, Promise<Merged | undefined>>();
 
   /** `layers`: topmost first. */
-  constructor(layers: readonly ViewLayer[]) {
-    const cut = layers.findIndex((layer) => layer.opaque.has(""));
-    this.#layers = cut < 0 ? layers : layers.slice(0, cut + 1);
+  constructor(layers: readonly LayerRef[]) {
+    const cut = layers.findIndex((layer) => layer.opaque.includes(""));
+    const shown = cut < 0 ? layers : layers.slice(0, cut + 1);
+    const opened: ViewLayer[] = [];
+    this.#layers = opened;
+    try {
+      for (const layer of shown) opened.push({ files: openLayer(layer), opaque: new Set(layer.opaque) });
+    } catch (error) {
+      this.close();
+      throw error;
+    }
+  }
+
+  close(): void {
+    for (const { files } of this.#layers) files.close();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
   }
 
   /** What is at the canonical path `path`; no symlink is followed. */
@@ -57,14 +72,14 @@ export class LayerView {
       const here = join(at.join("/"), step);
       const found = await this.#merged(here);
       if (found === undefined) return undefined;
-      if (found.stat.isSymbolicLink() && (last || pending.length > 0)) {
+      if (isSymlink(found.entry) && (last || pending.length > 0)) {
         if (++hops > HOPS_MAX) return undefined;
-        const target = toName(await readlink(found.host, { encoding: "buffer" }));
+        const target = await found.files.target(here);
         if (target.startsWith("/")) at = [];
         pending.unshift(...steps(target));
         continue;
       }
-      if (pending.length > 0 && !found.stat.isDirectory()) return undefined;
+      if (pending.length > 0 && !isDirectory(found.entry)) return undefined;
       at.push(step);
     }
     return await this.#merged(at.join("/"));
@@ -73,15 +88,13 @@ export class LayerView {
   /** The content of a regular file; undefined if there is none at `path`. Throws LimitExceeded past `limit` bytes. */
   async read(path: string, limit: number): Promise<Uint8Array | undefined> {
     const found = await this.resolve(path, true);
-    if (found === undefined || !found.stat.isFile()) return undefined;
-    if (found.stat.size > BigInt(limit))
+    if (found === undefined || !isFile(found.entry)) return undefined;
+    if (found.entry.size > limit)
       throw new ImageError("LimitExceeded", `${path} in the image is larger than ${limit} bytes`);
-    const file = await open(found.host, constants.O_RDONLY | constants.O_NOFOLLOW);
-    try {
-      return await file.readFile();
-    } finally {
-      await file.close();
-    }
+    const parts: Uint8Array[] = [];
+    for await (const piece of found.files.content(found.path))
+      parts.push(typeof piece === "number" ? new Uint8Array(piece) : piece);
+    return Buffer.concat(parts);
   }
 
   #merged(path: string): Promise<Merged | undefined> {
@@ -95,9 +108,10 @@ export class LayerView {
   /** Every layer has a root. */
   async #root(): Promise<Merged | undefined> {
     const [top] = this.#layers;
-    if (top === undefined) return undefined;
-    const host = Buffer.from(top.directory);
-    return { path: "", host, stat: await lstat(host, { bigint: true }), layers: this.#layers };
+    const entry = await top?.files.entry("");
+    return top === undefined || entry === undefined
+      ? undefined
+      : { path: "", entry, files: top.files, layers: this.#layers };
   }
 
   async #look(path: string): Promise<Merged | undefined> {
@@ -105,17 +119,16 @@ export class LayerView {
     const slash = path.lastIndexOf("/");
     const parent = await this.#merged(slash < 0 ? "" : path.slice(0, slash));
     const layers: ViewLayer[] = [];
-    let top: { host: Buffer; stat: BigIntStats } | undefined;
+    let top: { entry: Entry; files: LayerFiles } | undefined;
     for (const layer of parent?.layers ?? []) {
-      const host = Buffer.concat([Buffer.from(layer.directory), toBytes(`/${path}`)]);
-      const stat = await lstatOrAbsent(host);
-      if (stat === undefined) continue;
-      if (!stat.isDirectory()) {
+      const entry = await layer.files.entry(path);
+      if (entry === undefined) continue;
+      if (!isDirectory(entry)) {
         // A whiteout, or something that hides a directory beneath it: in either case nothing further down shows.
-        if (top === undefined && !isWhiteout(stat)) return { path, host, stat, layers: [] };
+        if (top === undefined && !isWhiteout(entry)) return { path, entry, files: layer.files, layers: [] };
         break;
       }
-      top ??= { host, stat };
+      top ??= { entry, files: layer.files };
       layers.push(layer);
       if (layer.opaque.has(path)) break;
     }
@@ -123,19 +136,11 @@ export class LayerView {
   }
 }
 
-export function isWhiteout(stat: BigIntStats): boolean {
-  return stat.isCharacterDevice() && stat.rdev === 0n;
-}
-
-async function lstatOrAbsent(path: Buffer): Promise<BigIntStats | undefined> {
-  try {
-    return await lstat(path, { bigint: true });
-  } catch (error) {
-    const { code } = error as { code?: string };
-    if (code === "ENOENT" || code === "ENOTDIR") return undefined;
-    throw error;
-  }
-}
+export const isDirectory = ({ mode }: Pick<Entry, "mode">): boolean => (mode & S_IFMT) === S_IFDIR;
+export const isSymlink = ({ mode }: Pick<Entry, "mode">): boolean => (mode & S_IFMT) === S_IFLNK;
+export const isFile = ({ mode }: Pick<Entry, "mode">): boolean => (mode & S_IFMT) === S_IFREG;
+export const isWhiteout = ({ mode, major, minor }: Pick<Entry, "mode" | "major" | "minor">): boolean =>
+  (mode & S_IFMT) === S_IFCHR && major === 0 && minor === 0;
 
 function steps(path: string): string[] {
   return path.split("/").filter((step) => step !== "" && step !== ".");

@@ -214,7 +214,8 @@ export class ContentStore {
   }
 }
 
-async function syncFile(path: string): Promise<void> {
+/** Of a file's content, or of a directory's names. */
+export async function syncFile(path: string): Promise<void> {
   const file = await open(path, "r");
   try {
     await file.datasync();

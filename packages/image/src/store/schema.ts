@@ -57,4 +57,9 @@ export const IMAGE_SCHEMA: readonly Migration[] = [
     PRIMARY KEY (lease, kind, target)
   ) STRICT, WITHOUT ROWID;
   `,
+  `
+  -- What a snapshot is on disk: a layer 'directory' (fs/) or 'erofs' (layer.erofs); a writable layer 'overlay' or 'copy'.
+  ALTER TABLE snapshots ADD COLUMN format TEXT NOT NULL DEFAULT 'directory';
+  UPDATE snapshots SET format = 'overlay' WHERE kind = 'active';
+  `,
 ];

@@ -1,10 +1,13 @@
 /** Where a test keeps images, and with what hand: bosun's where it is built, a double on node:fs otherwise. */
-import { existsSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
+import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { TestContext } from "node:test";
 import * as kernel from "@berth/kernel";
 import { Images, type ImagesOptions } from "../../src/images.ts";
+import type { Rootfs } from "../../src/types.ts";
 import { plainHand } from "./trees.ts";
 
 export const QUICK = { attempts: 3, firstDelayMs: 1, maxDelayMs: 5, maxRetryAfterMs: 1000 };
@@ -20,8 +23,19 @@ export interface Rig {
 
 export function scratch(t: TestContext): string {
   const directory = mkdtempSync(join(tmpdir(), "berth-image-"));
-  t.after(() => rmSync(directory, { recursive: true, force: true }));
+  t.after(() => {
+    // A store that was killed, or one with containers, leaves its layers mounted.
+    const mounts = kernel.parseMountInfo(readFileSync("/proc/self/mountinfo", "utf8"));
+    for (const { target } of mounts.filter((mount) => mount.target.startsWith(`${directory}/`)).reverse())
+      execFileSync("umount", ["-l", target]);
+    rmSync(directory, { recursive: true, force: true });
+  });
   return directory;
+}
+
+export function overlayOf(rootfs: Rootfs): Extract<Rootfs, { kind: "overlay" }> {
+  assert.equal(rootfs.kind, "overlay");
+  return rootfs as Extract<Rootfs, { kind: "overlay" }>;
 }
 
 /** Why bosun cannot be used here; undefined: it can. */

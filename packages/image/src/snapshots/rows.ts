@@ -1,0 +1,150 @@
+/** The snapshots table. */
+import { ImageError } from "../errors.ts";
+import type { Database } from "../store/database.ts";
+import type { Usage } from "../types.ts";
+import type { LayerFormatName } from "./layer-files.ts";
+import type { SnapshotInfo } from "./snapshotter.ts";
+
+/** How a writable layer becomes a root file system. */
+export type ActiveFormat = "overlay" | "copy";
+
+/** Drafts, writable layers, the layers of the chain ids in the parameter (a JSON array), and all that these build on. */
+const USED = `
+  WITH RECURSIVE used (id) AS (
+    SELECT id FROM snapshots WHERE kind <> 'layer' OR chain_id IN (SELECT value FROM json_each(?))
+    UNION SELECT parent FROM snapshots JOIN used USING (id) WHERE parent IS NOT NULL
+  )`;
+
+const COLUMNS = "id, kind, chain_id, key, parent, bytes, inodes, format";
+
+export interface ChainRow {
+  readonly id: number;
+  readonly format: LayerFormatName;
+  readonly opaque: readonly string[];
+}
+
+export interface ActiveRow {
+  readonly id: number;
+  readonly parent: number | null;
+  readonly format: ActiveFormat;
+}
+
+export class SnapshotRows {
+  readonly #database: Database;
+
+  constructor(database: Database) {
+    this.#database = database;
+  }
+
+  /** Of the layer `chainId` in that format. */
+  layer(chainId: string, format: LayerFormatName): number | undefined {
+    const row = this.#database.sql
+      .prepare("SELECT id FROM snapshots WHERE chain_id = ? AND format = ?")
+      .get(chainId, format);
+    return row === undefined ? undefined : Number(row["id"]);
+  }
+
+  active(key: string): ActiveRow | undefined {
+    const row = this.#database.sql.prepare("SELECT id, parent, format FROM snapshots WHERE key = ?").get(key);
+    if (row === undefined) return undefined;
+    return { id: Number(row["id"]), parent: row["parent"] as number | null, format: row["format"] as ActiveFormat };
+  }
+
+  /** The layer and all beneath it, topmost first. */
+  chain(id: number): ChainRow[] {
+    const rows = this.#database.sql
+      .prepare(`
+      WITH RECURSIVE chain (id, parent, opaque, format, depth) AS (
+        SELECT id, parent, opaque, format, 0 FROM snapshots WHERE id = ?
+        UNION ALL SELECT below.id, below.parent, below.opaque, below.format, depth + 1
+          FROM snapshots AS below JOIN chain ON below.id = chain.parent
+      ) SELECT id, opaque, format FROM chain ORDER BY depth`)
+      .all(id);
+    return rows.map((row) => ({
+      id: Number(row["id"]),
+      format: row["format"] as LayerFormatName,
+      opaque: JSON.parse(String(row["opaque"])) as string[],
+    }));
+  }
+
+  /** Its id names its directory. */
+  insert(kind: "draft" | "active", format: string, key: string | null, parent: number | null): number {
+    return this.#database.transaction((sql) =>
+      Number(
+        sql
+          .prepare("INSERT INTO snapshots (kind, format, key, parent, created_at) VALUES (?, ?, ?, ?, ?)")
+          .run(kind, format, key, parent, Date.now()).lastInsertRowid,
+      ),
+    );
+  }
+
+  /** A draft becomes the layer `chainId`. One of another format by that name stays only for who uses it. */
+  commit(id: number, chainId: string, parent: number | null, usage: Usage, opaque: readonly string[]): void {
+    this.#database.transaction((sql) => {
+      sql.prepare("UPDATE snapshots SET chain_id = NULL WHERE chain_id = ?").run(chainId);
+      sql
+        .prepare(
+          "UPDATE snapshots SET kind = 'layer', chain_id = ?, parent = ?, bytes = ?, inodes = ?, opaque = ? WHERE id = ?",
+        )
+        .run(chainId, parent, usage.bytes, usage.inodes, JSON.stringify(opaque), id);
+    });
+  }
+
+  forget(id: number): void {
+    this.#database.transaction((sql) => sql.prepare("DELETE FROM snapshots WHERE id = ?").run(id));
+  }
+
+  forgetWithAllAbove(id: number): void {
+    this.#database.transaction((sql) =>
+      sql
+        .prepare(`
+      WITH RECURSIVE above (id) AS (SELECT ? UNION SELECT snapshots.id FROM snapshots JOIN above ON parent = above.id)
+      DELETE FROM snapshots WHERE id IN above`)
+        .run(id),
+    );
+  }
+
+  forgetDrafts(): number[] {
+    return this.#database.transaction((sql) =>
+      sql
+        .prepare("DELETE FROM snapshots WHERE kind = 'draft' RETURNING id")
+        .all()
+        .map((row) => Number(row["id"])),
+    );
+  }
+
+  /** Whether `forgetUnused` would find something. */
+  hasUnused(keep: ReadonlySet<string>): boolean {
+    return (
+      this.#database.sql
+        .prepare(`${USED} SELECT 1 FROM snapshots WHERE id NOT IN used LIMIT 1`)
+        .get(JSON.stringify([...keep])) !== undefined
+    );
+  }
+
+  forgetUnused(keep: ReadonlySet<string>): number[] {
+    const gone = this.#database.transaction((sql) =>
+      sql.prepare(`${USED} DELETE FROM snapshots WHERE id NOT IN used RETURNING id`).all(JSON.stringify([...keep])),
+    );
+    return gone.map((row) => Number(row["id"]));
+  }
+
+  list(): SnapshotInfo[] {
+    return this.#database.sql
+      .prepare(`SELECT ${COLUMNS} FROM snapshots ORDER BY id`)
+      .all()
+      .map((row) => ({
+        id: Number(row["id"]),
+        kind: row["kind"] as SnapshotInfo["kind"],
+        format: String(row["format"]),
+        chainId: (row["chain_id"] as string | null) ?? undefined,
+        key: (row["key"] as string | null) ?? undefined,
+        parent: (row["parent"] as number | null) ?? undefined,
+        usage: { bytes: Number(row["bytes"]), inodes: Number(row["inodes"]) },
+      }));
+  }
+}
+
+export function unknownLayer(chainId: string | undefined): ImageError {
+  return new ImageError("NotFound", `layer ${chainId} is not unpacked: pull the image again`);
+}

@@ -1,0 +1,364 @@
+/**
+ * The snapshotters: layers as EROFS images or as directories, stacked by overlayfs or copied for each container. What
+ * they have in common is here: snapshots/<id>, one row each. Images are mounted when a container first needs them
+ * (mounts.ts); the overlay is the container's own, made by its plan.
+ */
+import type { Hand, Plan } from "@berth/kernel";
+import { chmod, mkdir, readdir, stat } from "node:fs/promises";
+import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import { ImageError, toImageError } from "../errors.ts";
+import type { AppliedLayer } from "../layers/apply.ts";
+import { setRoot } from "../layers/complete-job.ts";
+import type { LayerTarget, TreeSource } from "../layers/jobs.ts";
+import type { WorkerPool } from "../layers/pool.ts";
+import type { Database } from "../store/database.ts";
+import { syncFile } from "../store/content.ts";
+import type { Rootfs, Usage } from "../types.ts";
+import type { Choice, SnapshotterName } from "./choose.ts";
+import { fsOf, imageOf, type LayerFormatName, type LayerRef, openLayer } from "./layer-files.ts";
+import { LayerMounts } from "./mounts.ts";
+import { type ActiveRow, type ChainRow, SnapshotRows, unknownLayer } from "./rows.ts";
+import type { Below, LayerDraft, SnapshotInfo, Snapshotter } from "./snapshotter.ts";
+import { LayerView } from "./view.ts";
+
+/** A tree of a million files takes a while to remove; a request's own deadline still ends the wait for it. */
+const REMOVE_TIMEOUT = 600_000;
+const REMOVE_ATTEMPTS = 6;
+
+export interface SnapshotStoreOptions {
+  readonly root: string;
+  readonly hand: Hand;
+  readonly database: Database;
+  readonly pool: WorkerPool;
+  readonly tree: TreeSource;
+  readonly choice: Choice;
+}
+
+interface Completed {
+  readonly usage: Usage;
+  readonly opaque: readonly string[];
+}
+
+export class SnapshotStore implements Snapshotter {
+  readonly name: SnapshotterName;
+  readonly #root: string;
+  readonly #hand: Hand;
+  readonly #pool: WorkerPool;
+  readonly #tree: TreeSource;
+  readonly #format: LayerFormatName;
+  readonly #rows: SnapshotRows;
+  readonly #mounts: LayerMounts;
+  /** Of drafts that were completed, for the layers on top of them. */
+  readonly #completed = new Map<number, Completed>();
+  readonly #usage = new Map<string, Usage>();
+  #forgotten: number[] = [];
+
+  private constructor(options: SnapshotStoreOptions, mounts: LayerMounts) {
+    this.name = options.choice.name;
+    this.#root = join(options.root, "snapshots");
+    this.#hand = options.hand;
+    this.#pool = options.pool;
+    this.#tree = options.tree;
+    this.#format = options.choice.name === "overlayfs" ? "directory" : "erofs";
+    this.#rows = new SnapshotRows(options.database);
+    this.#mounts = mounts;
+  }
+
+  static async open(options: SnapshotStoreOptions): Promise<SnapshotStore> {
+    const root = join(options.root, "snapshots");
+    await mkdir(root, { recursive: true, mode: 0o700 });
+    return new SnapshotStore(options, await LayerMounts.open(options.hand, root, options.choice.mount ?? "file"));
+  }
+
+  has(chainId: string): boolean {
+    return this.#rows.layer(chainId, this.#format) !== undefined;
+  }
+
+  async begin(): Promise<LayerDraft> {
+    const id = this.#rows.insert("draft", this.#format, null, null);
+    try {
+      await this.#makeHome(id);
+    } catch (error) {
+      this.#rows.forget(id);
+      throw toImageError(error, `make ${this.#home(id)}`);
+    }
+    return { id, target: this.#target(id) };
+  }
+
+  async complete(
+    draft: LayerDraft,
+    applied: AppliedLayer,
+    below: readonly Below[],
+  ): Promise<ReadonlyMap<string, string>> {
+    const { implied, opaque, missingLinks } = applied;
+    if (missingLinks.length > 0 || (implied.length > 0 && below.length > 0)) {
+      const request = { implied, opaque, missingLinks };
+      const aliases = await this.#pool.run("complete", {
+        target: draft.target,
+        tree: this.#tree,
+        applied: request,
+        below: this.#refsOf(below),
+      });
+      if (aliases.size > 0) return aliases;
+    }
+    this.#completed.set(draft.id, { usage: await this.#measure(draft, applied), opaque });
+    return new Map();
+  }
+
+  async reset(draft: LayerDraft): Promise<void> {
+    await this.#removeDirectories([draft.id]);
+    await this.#makeHome(draft.id);
+  }
+
+  async sync(drafts: readonly LayerDraft[]): Promise<void> {
+    const last = drafts.at(-1);
+    if (last === undefined) return;
+    if (this.#format === "erofs") {
+      await Promise.all(drafts.map(async ({ id }) => await syncFile(imageOf(this.#home(id)))));
+      await Promise.all(drafts.map(async ({ id }) => await syncFile(this.#home(id))));
+      return await syncFile(this.#root);
+    }
+    // All of them are on one file system, and the end of a tree is where bosun calls syncfs(2).
+    const tree = await this.#hand.tree(fsOf(this.#home(last.id)));
+    await tree.end(true);
+  }
+
+  commit(draft: LayerDraft, chainId: string, parent: string | undefined): boolean {
+    if (this.has(chainId)) return false;
+    const completed = this.#completed.get(draft.id);
+    if (completed === undefined)
+      throw new ImageError("Internal", `snapshot ${draft.id} is committed before it is complete`);
+    const below = parent === undefined ? null : this.#required(parent);
+    this.#rows.commit(draft.id, chainId, below, completed.usage, completed.opaque);
+    return true;
+  }
+
+  async abandon(draft: LayerDraft): Promise<void> {
+    this.#completed.delete(draft.id);
+    await this.#removeDirectories([draft.id]);
+    this.#rows.forget(draft.id);
+  }
+
+  async prepare(key: string, parent: string | undefined): Promise<Rootfs> {
+    if (this.#rows.active(key) !== undefined) throw new ImageError("InUse", `root file system "${key}" exists already`);
+    const below = parent === undefined ? null : this.#required(parent);
+    const format = this.name === "native" ? "copy" : "overlay";
+    const id = this.#rows.insert("active", format, key, below);
+    try {
+      const layers = below === null ? [] : this.#chain(below);
+      await this.#makeFs(id);
+      if (format === "copy") await this.#copy(id, layers);
+      else await this.#overlay(id, layers);
+      return this.#rootfs({ id, parent: below, format });
+    } catch (error) {
+      await this.remove(key);
+      throw toImageError(error, `make root file system "${key}"`);
+    }
+  }
+
+  rootfs(key: string): Rootfs | undefined {
+    const active = this.#rows.active(key);
+    return active === undefined ? undefined : this.#rootfs(active);
+  }
+
+  async usage(key: string): Promise<Usage> {
+    const active = this.#rows.active(key);
+    if (active === undefined) throw new ImageError("NotFound", `no root file system "${key}"`);
+    const usage = await this.#pool.run("usage", { directory: fsOf(this.#home(active.id)) });
+    this.#usage.set(key, usage);
+    return usage;
+  }
+
+  async remove(key: string): Promise<void> {
+    const active = this.#rows.active(key);
+    if (active === undefined) return;
+    await this.#removeDirectories([active.id]);
+    this.#usage.delete(key);
+    this.#rows.forget(active.id);
+  }
+
+  list(): SnapshotInfo[] {
+    return this.#rows
+      .list()
+      .map((info) => ({
+        ...info,
+        usage: (info.key === undefined ? undefined : this.#usage.get(info.key)) ?? info.usage,
+      }));
+  }
+
+  async readFile(chainId: string, path: string, limit: number): Promise<Uint8Array | undefined> {
+    using view = new LayerView(this.#chain(this.#required(chainId)));
+    return await view.read(path, limit);
+  }
+
+  hasUnused(keep: ReadonlySet<string>): boolean {
+    return this.#rows.hasUnused(keep);
+  }
+
+  collect(keep: ReadonlySet<string>): number {
+    const gone = this.#rows.forgetUnused(keep);
+    this.#forgotten.push(...gone);
+    return gone.length;
+  }
+
+  async sweep(): Promise<void> {
+    const drafts = new Set(
+      this.list()
+        .filter((info) => info.kind === "draft")
+        .map((info) => info.id),
+    );
+    for (const id of this.#completed.keys()) if (!drafts.has(id)) this.#completed.delete(id);
+    const ids = this.#forgotten;
+    this.#forgotten = [];
+    try {
+      await this.#removeDirectories(ids);
+    } catch (error) {
+      this.#forgotten.push(...ids);
+      throw error;
+    }
+  }
+
+  total(): Usage {
+    return this.list().reduce(
+      (sum, { usage }) => ({ bytes: sum.bytes + usage.bytes, inodes: sum.inodes + usage.inodes }),
+      { bytes: 0, inodes: 0 },
+    );
+  }
+
+  async recover(): Promise<string[]> {
+    const done = this.#rows.forgetDrafts().map((id) => `removed snapshot ${id}, a layer that was not finished`);
+    const names = await readdir(this.#root);
+    for (const info of this.list()) {
+      if (await this.#isThere(info)) continue;
+      done.push(
+        `forgot snapshot ${info.id} (${info.key ?? info.chainId}), whose files are gone, and what is built on it`,
+      );
+      this.#rows.forgetWithAllAbove(info.id);
+    }
+    const known = new Set(this.list().map((info) => String(info.id)));
+    const strangers = names.filter((name) => !known.has(name));
+    for (const name of strangers) done.push(`removed directory snapshots/${name}, which has no record`);
+    await this.#removePaths(strangers.map((name) => join(this.#root, name)));
+    return done;
+  }
+
+  /** Layers stay mounted while there are containers: the next process takes them over. */
+  async close(): Promise<void> {
+    if (this.list().some(({ kind }) => kind === "active")) return;
+    await this.#mounts.drop(this.#mounts.mounted());
+  }
+
+  #target(id: number): LayerTarget {
+    const home = this.#home(id);
+    return this.#format === "erofs" ? { kind: "erofs", file: imageOf(home) } : { kind: "tree", directory: fsOf(home) };
+  }
+
+  async #measure({ id }: LayerDraft, { bytes, inodes }: AppliedLayer): Promise<Usage> {
+    if (this.#format === "directory") return { bytes, inodes };
+    const { blocks } = await stat(imageOf(this.#home(id)));
+    return { bytes: blocks * 512, inodes: 2 };
+  }
+
+  async #overlay(id: number, layers: readonly LayerRef[]): Promise<void> {
+    const home = this.#home(id);
+    await mkdir(join(home, "work"), { mode: 0o700 });
+    const [top] = layers;
+    if (top === undefined) return void (await mkdir(join(home, "empty"), { mode: 0o755 }));
+    await this.#mounts.ensure(layers.filter(({ format }) => format === "erofs").map((layer) => layer.home));
+    const files = openLayer(top);
+    try {
+      const root = await files.entry("");
+      if (root !== undefined) await setRoot(fsOf(home), root);
+    } finally {
+      files.close();
+    }
+  }
+
+  async #copy(id: number, layers: readonly LayerRef[]): Promise<void> {
+    if (layers.length === 0) return;
+    await this.#pool.run("merge", { layers, directory: fsOf(this.#home(id)), tree: this.#tree });
+  }
+
+  /** Lowest first, as the caller has them; topmost first, as a view needs them. */
+  #refsOf(below: readonly Below[]): LayerRef[] {
+    return below
+      .map((layer): LayerRef => {
+        if ("chainId" in layer) return this.#chain(this.#required(layer.chainId))[0] as LayerRef;
+        const completed = this.#completed.get(layer.id);
+        return completed === undefined
+          ? (this.#chain(layer.id)[0] as LayerRef)
+          : { format: this.#format, home: this.#home(layer.id), opaque: completed.opaque };
+      })
+      .reverse();
+  }
+
+  /** The layer and all beneath it that shows, topmost first. */
+  #chain(id: number): LayerRef[] {
+    const layers = this.#rows
+      .chain(id)
+      .map(({ id: each, format, opaque }: ChainRow): LayerRef => ({ format, home: this.#home(each), opaque }));
+    // Overlayfs does not look for the attribute on a layer's root: what that would hide is left out here.
+    const cut = layers.findIndex(({ opaque }) => opaque.includes(""));
+    return cut < 0 ? layers : layers.slice(0, cut + 1);
+  }
+
+  #rootfs({ id, parent, format }: ActiveRow): Rootfs {
+    const home = this.#home(id);
+    if (format === "copy") return { kind: "path", path: fsOf(home) };
+    const lowers = parent === null ? [] : this.#chain(parent).map((layer) => fsOf(layer.home));
+    if (lowers.length === 0) lowers.push(join(home, "empty"));
+    return { kind: "overlay", lowers, upper: fsOf(home), work: join(home, "work") };
+  }
+
+  async #isThere({ id, kind, format }: SnapshotInfo): Promise<boolean> {
+    const path = kind === "layer" && format === "erofs" ? imageOf(this.#home(id)) : fsOf(this.#home(id));
+    return await stat(path).then(
+      () => true,
+      () => false,
+    );
+  }
+
+  async #makeHome(id: number): Promise<void> {
+    if (this.#format === "directory") return await this.#makeFs(id);
+    await mkdir(this.#home(id), { recursive: true, mode: 0o711 });
+  }
+
+  /** Whatever the umask, as it becomes a container's root. */
+  async #makeFs(id: number): Promise<void> {
+    const directory = fsOf(this.#home(id));
+    await mkdir(directory, { recursive: true, mode: 0o755 });
+    await chmod(directory, 0o755);
+  }
+
+  #home(id: number): string {
+    return join(this.#root, String(id));
+  }
+
+  #required(chainId: string): number {
+    const id = this.#rows.layer(chainId, this.#format);
+    if (id === undefined) throw unknownLayer(chainId);
+    return id;
+  }
+
+  async #removeDirectories(ids: readonly number[]): Promise<void> {
+    await this.#removePaths(ids.map((id) => this.#home(id)));
+  }
+
+  async #removePaths(paths: readonly string[]): Promise<void> {
+    if (paths.length === 0) return;
+    await this.#mounts.drop(paths);
+    const plan: Plan = { orders: paths.map((path) => ({ order: "remove_tree", args: { path } })) };
+    for (let attempt = 1; ; attempt++) {
+      try {
+        await this.#hand.run(plan, { timeoutMs: REMOVE_TIMEOUT });
+        return;
+      } catch (error) {
+        // The writer of an aborted layer ends when it has read what was sent to it, and until then fills what is emptied.
+        if ((error as { code?: string }).code !== "ENOTEMPTY" || attempt === REMOVE_ATTEMPTS)
+          throw toImageError(error, "remove snapshots");
+        await delay(50 * attempt);
+      }
+    }
+  }
+}
