@@ -51,6 +51,7 @@ export async function assemble({ settings, version, log, onStep }: AssembleOptio
     hand,
     serveSocket: `${settings.state}/serve.sock`,
     hostsDir: settings.registry.hostsDirs[0] ?? "",
+    snapshotter: settings.snapshotter,
     pinned: settings.pinned,
     database,
     log: (level, message) => log[level]({}, message),

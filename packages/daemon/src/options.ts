@@ -1,4 +1,5 @@
 /** berthd's command line: what it sets counts more than the configuration file. */
+import { SNAPSHOTTERS, type SnapshotterName } from "@berth/image";
 import { Command, InvalidArgumentError, Option } from "commander";
 
 /** What the command line said; absent: nothing. */
@@ -12,6 +13,7 @@ export interface Flags {
   readonly cniBinDir?: readonly string[];
   readonly cniCacheDir?: string;
   readonly hostsDir?: string;
+  readonly snapshotter?: SnapshotterName;
   readonly logLevel?: string;
   readonly streamAddress?: string;
   readonly streamPort?: number;
@@ -95,6 +97,12 @@ function daemonCommand(version: string): Command {
       .option(
         "--hosts-dir <dir>",
         "registry mirrors and certificates: <dir>/<host>/hosts.toml, as containerd's certs.d (default: /etc/berth/certs.d)",
+      )
+      .addOption(
+        new Option(
+          "--snapshotter <name>",
+          "how layers are kept (default: the first that works on the root directory)",
+        ).choices(SNAPSHOTTERS),
       )
       .option("--stream-address <ip>", "address of the streaming server (exec, attach) (default: 127.0.0.1)")
       .option("--stream-port <port>", "its port; 0: any free one (default: 0)", wholeNumber)

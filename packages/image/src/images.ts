@@ -71,6 +71,7 @@ export class Images {
   /** Pulls and imports, so that close can wait for what they leave behind. */
   readonly #working = new Set<Promise<unknown>>();
   readonly #closing = new AbortController();
+  #closed: Promise<void> | undefined;
 
   private constructor(parts: Parts) {
     this.#parts = parts;
@@ -240,6 +241,10 @@ export class Images {
 
   /** Ends pulls under way and waits for what they clean up. */
   async close(): Promise<void> {
+    await (this.#closed ??= this.#close());
+  }
+
+  async #close(): Promise<void> {
     this.#closing.abort(new ImageError("Canceled", "the image store is closed"));
     await Promise.allSettled(this.#working);
     await this.#parts.unpacker.settled();

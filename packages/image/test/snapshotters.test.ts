@@ -8,7 +8,7 @@ import { SnapshotStore } from "../src/snapshots/store.ts";
 import { openDatabase } from "../src/store/database.ts";
 import { IMAGE_SCHEMA } from "../src/store/schema.ts";
 import { snapshotterContract, type Subject } from "./snapshotter-contract.ts";
-import { bosunRig, plainRig, type Rig, whyNoBosun } from "./support/store.ts";
+import { atEnd, bosunRig, plainRig, type Rig, whyNoBosun } from "./support/store.ts";
 
 async function subject(t: TestContext, rig: Rig, choice: Choice): Promise<Subject> {
   const { root, hand } = rig;
@@ -16,7 +16,7 @@ async function subject(t: TestContext, rig: Rig, choice: Choice): Promise<Subjec
   const database = await openDatabase(root);
   database.migrate("image", IMAGE_SCHEMA);
   const pool = new WorkerPool(1);
-  t.after(async () => {
+  atEnd(t, async () => {
     await pool.close();
     await database.close();
   });

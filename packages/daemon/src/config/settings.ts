@@ -1,6 +1,6 @@
 /** berthd's settings: the command line's, else the configuration file's, else berth's own defaults. */
 import type { CriSettings } from "@berth/cri";
-import type { RegistrySettings } from "@berth/image";
+import type { RegistrySettings, SnapshotterName } from "@berth/image";
 import type { Flags } from "../options.ts";
 import { checkDocument, describe, type Problem } from "./check.ts";
 import { ConfigError, type Document } from "./document.ts";
@@ -19,6 +19,8 @@ export interface Settings {
   readonly netnsDir: string;
   readonly cni: CniSettings;
   readonly registry: RegistrySettings;
+  /** Undefined: what works on the root directory. */
+  readonly snapshotter: SnapshotterName | undefined;
   /** References of images that no garbage collection removes. */
   readonly pinned: readonly string[];
   readonly logLevel: string;
@@ -66,6 +68,7 @@ export function settingsOf(document: Document, flags: Flags, bosun: string): Giv
     netnsDir: flags.netnsDir ?? (inState ? `${state}/netns` : "/run/netns"),
     cni: cniOf(runtime.below("cni"), flags),
     registry: registryOf(images.below("registry"), flags.hostsDir),
+    snapshotter: flags.snapshotter,
     pinned: pinnedOf(images.below("pinned_images")),
     logLevel: flags.logLevel ?? levelOf(file),
     oomScore: file.int("oom_score") ?? 0,

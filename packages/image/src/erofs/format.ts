@@ -5,7 +5,6 @@
 export const BLOCK_BITS = 12;
 export const BLOCK = 1 << BLOCK_BITS;
 export const SUPER_OFFSET = 1024;
-export const SUPER_SIZE = 128;
 export const MAGIC = 0xe0f5e1e2;
 /** An inode's number is its distance from the start of the inode area in these units. */
 export const SLOT = 32;
@@ -24,7 +23,7 @@ export const INCOMPAT_CHUNKED_FILE = 4;
 export const LAYOUT = { plain: 0, inline: 2, chunked: 4 } as const;
 
 export const S_IFMT = 0o170000;
-export const S_IFIFO = 0o010000;
+const S_IFIFO = 0o010000;
 export const S_IFCHR = 0o020000;
 export const S_IFDIR = 0o040000;
 export const S_IFBLK = 0o060000;

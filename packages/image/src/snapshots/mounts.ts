@@ -14,7 +14,9 @@ export class LayerMounts {
   readonly #hand: Hand;
   readonly #method: MountMethod;
   readonly #root: string;
-  readonly #mounted = new Map<string, Promise<void>>();
+  readonly #mounted = new Set<string>();
+  /** Mounting and unmounting take turns. */
+  #turn: Promise<unknown> = Promise.resolve();
 
   private constructor(hand: Hand, root: string, method: MountMethod) {
     this.#hand = hand;
@@ -25,34 +27,36 @@ export class LayerMounts {
   /** `root`: the snapshots' directory. What an earlier process mounted is taken over. */
   static async open(hand: Hand, root: string, method: MountMethod): Promise<LayerMounts> {
     const mounts = new LayerMounts(hand, root, method);
-    for (const home of await mounts.#found()) mounts.#mounted.set(home, Promise.resolve());
+    for (const home of await mounts.#found()) mounts.#mounted.add(home);
     return mounts;
   }
 
-  /** Mounts what is not mounted of these. Rejects with ImageError. */
+  /** Mounts what is not mounted of these. The caller has recorded that they are used. Rejects with ImageError. */
   async ensure(homes: readonly string[]): Promise<void> {
-    const missing = homes.filter((home) => !this.#mounted.has(home));
-    if (missing.length > 0) {
-      const work = this.#mount(missing);
-      work.catch(() => {
-        for (const home of missing) this.#mounted.delete(home);
-      });
-      for (const home of missing) this.#mounted.set(home, work);
-    }
-    await Promise.all(homes.map((home) => this.#mounted.get(home)));
+    await this.#inTurn(async () => {
+      const missing = homes.filter((home) => !this.#mounted.has(home));
+      if (missing.length === 0) return;
+      await this.#mount(missing);
+      for (const home of missing) this.#mounted.add(home);
+    });
   }
 
-  /** Containers that run keep what they use: theirs is a copy of the mount. */
-  async drop(homes: readonly string[]): Promise<void> {
-    const mounted = homes.filter((home) => this.#mounted.has(home));
-    if (mounted.length === 0) return;
-    await Promise.allSettled(mounted.map((home) => this.#mounted.get(home)));
-    await unmount(this.#hand, mounted.map(fsOf));
-    for (const home of mounted) this.#mounted.delete(home);
+  /** Unmounts what is mounted and not `used`, which is asked when it is this call's turn. */
+  async dropUnused(used: () => ReadonlySet<string>): Promise<void> {
+    if (this.#mounted.size === 0) return;
+    await this.#inTurn(async () => {
+      const keep = used();
+      const unused = [...this.#mounted].filter((home) => !keep.has(home));
+      if (unused.length === 0) return;
+      await unmount(this.#hand, unused.map(fsOf));
+      for (const home of unused) this.#mounted.delete(home);
+    });
   }
 
-  mounted(): string[] {
-    return [...this.#mounted.keys()];
+  async #inTurn(work: () => Promise<void>): Promise<void> {
+    const turn = this.#turn.then(work);
+    this.#turn = turn.catch(() => undefined);
+    await turn;
   }
 
   async #mount(homes: readonly string[]): Promise<void> {

@@ -129,6 +129,18 @@ export class SnapshotRows {
     return gone.map((row) => Number(row["id"]));
   }
 
+  /** Layers that writable ones are on. */
+  usedByActive(): number[] {
+    const rows = this.#database.sql
+      .prepare(`
+      WITH RECURSIVE used (id) AS (
+        SELECT parent FROM snapshots WHERE kind = 'active'
+        UNION SELECT parent FROM snapshots JOIN used USING (id)
+      ) SELECT id FROM used WHERE id IS NOT NULL`)
+      .all();
+    return rows.map((row) => Number(row["id"]));
+  }
+
   list(): SnapshotInfo[] {
     return this.#database.sql
       .prepare(`SELECT ${COLUMNS} FROM snapshots ORDER BY id`)

@@ -176,15 +176,14 @@ export class SnapshotStore implements Snapshotter {
     await this.#removeDirectories([active.id]);
     this.#usage.delete(key);
     this.#rows.forget(active.id);
+    await this.#dropMounts();
   }
 
   list(): SnapshotInfo[] {
-    return this.#rows
-      .list()
-      .map((info) => ({
-        ...info,
-        usage: (info.key === undefined ? undefined : this.#usage.get(info.key)) ?? info.usage,
-      }));
+    return this.#rows.list().map((info) => ({
+      ...info,
+      usage: (info.key === undefined ? undefined : this.#usage.get(info.key)) ?? info.usage,
+    }));
   }
 
   async readFile(chainId: string, path: string, limit: number): Promise<Uint8Array | undefined> {
@@ -203,6 +202,7 @@ export class SnapshotStore implements Snapshotter {
   }
 
   async sweep(): Promise<void> {
+    if (this.#forgotten.length > 0) await this.#dropMounts();
     const drafts = new Set(
       this.list()
         .filter((info) => info.kind === "draft")
@@ -236,6 +236,7 @@ export class SnapshotStore implements Snapshotter {
       );
       this.#rows.forgetWithAllAbove(info.id);
     }
+    await this.#dropMounts();
     const known = new Set(this.list().map((info) => String(info.id)));
     const strangers = names.filter((name) => !known.has(name));
     for (const name of strangers) done.push(`removed directory snapshots/${name}, which has no record`);
@@ -243,10 +244,13 @@ export class SnapshotStore implements Snapshotter {
     return done;
   }
 
-  /** Layers stay mounted while there are containers: the next process takes them over. */
+  /** What containers use stays mounted: the next process takes it over. */
   async close(): Promise<void> {
-    if (this.list().some(({ kind }) => kind === "active")) return;
-    await this.#mounts.drop(this.#mounts.mounted());
+    await this.#dropMounts();
+  }
+
+  async #dropMounts(): Promise<void> {
+    await this.#mounts.dropUnused(() => new Set(this.#rows.usedByActive().map((id) => this.#home(id))));
   }
 
   #target(id: number): LayerTarget {
@@ -347,7 +351,6 @@ export class SnapshotStore implements Snapshotter {
 
   async #removePaths(paths: readonly string[]): Promise<void> {
     if (paths.length === 0) return;
-    await this.#mounts.drop(paths);
     const plan: Plan = { orders: paths.map((path) => ({ order: "remove_tree", args: { path } })) };
     for (let attempt = 1; ; attempt++) {
       try {

@@ -21,9 +21,25 @@ export interface Rig {
   readonly treeModule: string | undefined;
 }
 
+const cleanups = new WeakMap<TestContext, (() => unknown)[]>();
+
+/** As t.after, but in reverse order: what was made last goes first. */
+export function atEnd(t: TestContext, work: () => unknown): void {
+  let works = cleanups.get(t);
+  if (works === undefined) {
+    const all: (() => unknown)[] = [];
+    works = all;
+    cleanups.set(t, all);
+    t.after(async () => {
+      for (const each of all.toReversed()) await each();
+    });
+  }
+  works.push(work);
+}
+
 export function scratch(t: TestContext): string {
   const directory = mkdtempSync(join(tmpdir(), "berth-image-"));
-  t.after(() => {
+  atEnd(t, () => {
     // A store that was killed, or one with containers, leaves its layers mounted.
     const mounts = kernel.parseMountInfo(readFileSync("/proc/self/mountinfo", "utf8"));
     for (const { target } of mounts.filter((mount) => mount.target.startsWith(`${directory}/`)).reverse())
@@ -34,8 +50,8 @@ export function scratch(t: TestContext): string {
 }
 
 export function overlayOf(rootfs: Rootfs): Extract<Rootfs, { kind: "overlay" }> {
-  assert.equal(rootfs.kind, "overlay");
-  return rootfs as Extract<Rootfs, { kind: "overlay" }>;
+  assert.ok(rootfs.kind === "overlay");
+  return rootfs;
 }
 
 /** Why bosun cannot be used here; undefined: it can. */
@@ -52,7 +68,7 @@ export function plainRig(t: TestContext): Rig {
 export async function bosunRig(t: TestContext): Promise<Rig> {
   const root = scratch(t);
   const hand = await kernel.startHand({ bosun: BOSUN, state: join(root, "state") });
-  t.after(() => hand.close());
+  atEnd(t, () => hand.close());
   return { root: join(root, "images"), hand, serveSocket: join(root, "state", "serve.sock"), treeModule: undefined };
 }
 
@@ -62,7 +78,7 @@ export function optionsFor({ root, hand, serveSocket, treeModule }: Rig): Images
 
 export async function openImages(t: TestContext, rig: Rig, options: Partial<ImagesOptions> = {}): Promise<Images> {
   const images = await Images.open({ ...optionsFor(rig), ...options });
-  t.after(() => images.close());
+  atEnd(t, () => images.close());
   await images.recover();
   return images;
 }
