@@ -75,7 +75,7 @@ function verboseInfo(context: CriContext, { record, spec }: Container): object {
     pid: record.pid,
     removing: record.phase === "removing",
     snapshotKey: record.id,
-    snapshotter: "overlayfs",
+    snapshotter: context.images.snapshotter,
     cgroupPath: record.cgroupPath,
     stateDir: containerDir(context, record.id),
     config: toJson(cri.ContainerConfigSchema, record.config),
