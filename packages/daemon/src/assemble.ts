@@ -50,7 +50,7 @@ export async function assemble({ settings, version, log, onStep }: AssembleOptio
     root: settings.root,
     hand,
     serveSocket: `${settings.state}/serve.sock`,
-    hostsDir: settings.registry.hostsDirs[0] ?? "",
+    registries: settings.registry,
     snapshotter: settings.snapshotter,
     pinned: settings.pinned,
     database,

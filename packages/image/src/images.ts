@@ -3,6 +3,7 @@
  * instance per root directory; several with their own roots live side by side.
  */
 import type { Hand } from "@berth/kernel";
+import { formatReference } from "@berth/spec/oci";
 import { mkdir } from "node:fs/promises";
 import { Committer } from "./commit.ts";
 import { canceled, ImageError } from "./errors.ts";
@@ -10,8 +11,9 @@ import { importDirectory, importStream } from "./import.ts";
 import type { LayerLimits } from "./layers/apply.ts";
 import { WorkerPool } from "./layers/pool.ts";
 import { raceAbort, Unpacker } from "./layers/unpacker.ts";
-import { pullImage, type PullContext } from "./pull.ts";
-import type { RegistriesConfig } from "./registry/config.ts";
+import { namesFor, pullImage, type PullContext, referenceOf } from "./pull.ts";
+import { Remote } from "./remote.ts";
+import type { RegistrySettings } from "./registry/settings.ts";
 import type { RetryPolicy } from "./registry/retry.ts";
 import { chooseSnapshotter, type SnapshotterName } from "./snapshots/choose.ts";
 import type { Snapshotter } from "./snapshots/snapshotter.ts";
@@ -30,10 +32,8 @@ export interface ImagesOptions {
   readonly hand: Hand;
   /** bosun serve's socket: the workers that unpack layers connect to it themselves. */
   readonly serveSocket: string;
-  /** containerd's certs.d: a directory of <host>/hosts.toml, read at every pull. Short for `registries.config_path`. */
-  readonly hostsDir?: string;
-  /** Mirrors, certificates, credentials and proxies of registries, as a config.toml has them (`parseRegistries`). */
-  readonly registries?: RegistriesConfig;
+  /** Mirrors, certificates, credentials and proxies. Files that it names are read at every pull. */
+  readonly registries?: Partial<RegistrySettings>;
   /** The database opened on `root`, where it is shared; else Images opens and closes its own. */
   readonly database?: Database;
   /** References whose images are `pinned`; a trailing "*" matches any rest. */
@@ -63,6 +63,7 @@ interface Parts {
   readonly catalog: Catalog;
   readonly collector: Collector;
   readonly context: PullContext;
+  readonly remote: Remote;
 }
 
 export class Images {
@@ -97,11 +98,23 @@ export class Images {
       pool,
       content,
       committer,
-      registries: registriesOf(options),
+      registries: options.registries ?? {},
       retry: options.retry,
       known: (reference) => catalog.lookup(reference),
     };
-    const images = new Images({ options, database, content, pool, snapshotter, unpacker, catalog, collector, context });
+    const remote = new Remote({ ...context, catalog, database });
+    const images = new Images({
+      options,
+      database,
+      content,
+      pool,
+      snapshotter,
+      unpacker,
+      catalog,
+      collector,
+      context,
+      remote,
+    });
     images.#tell(await catalog.load(content, (chainId) => snapshotter.has(chainId)));
     return images;
   }
@@ -142,6 +155,31 @@ export class Images {
       async (signal, lease) => await importDirectory(directory, { ...options, signal }, lease, this.#parts.context),
     );
     return [...new Set(ids)].map((id) => this.#record(id));
+  }
+
+  /** Push, copy, tags, referrers. */
+  get remote(): Remote {
+    return this.#parts.remote;
+  }
+
+  /** Gives the image that is meant another name, which may have named another one before. Rejects with ImageError NotFound. */
+  async tag(referenceOrId: string, name: string): Promise<ImageRecord> {
+    const { database, catalog } = this.#parts;
+    const reference = referenceOf(name);
+    if (reference.digest !== undefined)
+      throw new ImageError("InvalidReference", `"${name}" is a digest: a name that is given is a tag`);
+    const record = this.#required(referenceOrId);
+    const names = [namesOf(referenceOrId), record.tags, record.digests, record.manifest.digest].flat();
+    const named = names
+      .map((each) => catalog.lookup(each))
+      .find((found) => found?.content.manifest.config.digest === record.id);
+    if (named === undefined) throw new ImageError("NotFound", `no such image: ${referenceOrId}`);
+    const { content, target } = named;
+    const targetType = target === content.manifestDigest ? content.manifestType : content.targetType;
+    database.transaction(() => catalog.put({ ...content, target, targetType }, [formatReference(reference)]));
+    catalog.refresh();
+    await database.sync();
+    return this.#required(record);
   }
 
   list(): ImageRecord[] {
@@ -312,6 +350,13 @@ export class Images {
   }
 }
 
-function registriesOf({ hostsDir, registries = {} }: ImagesOptions): RegistriesConfig {
-  return hostsDir === undefined ? registries : { config_path: hostsDir, ...registries };
+/** What a reference is called in the catalog; none where the text is an id's. */
+function namesOf(referenceOrId: string): string[] {
+  try {
+    const reference = referenceOf(referenceOrId);
+    return namesFor(reference, reference.digest ?? "").slice(0, 1);
+  } catch (error) {
+    if (error instanceof ImageError && error.code === "InvalidReference") return [];
+    throw error;
+  }
 }

@@ -1,6 +1,7 @@
 /** Images: registry client, content store, layers, snapshots. */
 export { Images, type ImagesOptions } from "./images.ts";
 export { Database, openDatabase, type Migration } from "./store/database.ts";
+export type { CopyOptions, PushOptions, Remote, RemoteOptions } from "./remote.ts";
 export { ImageError, type ImageErrorCode } from "./errors.ts";
 export type {
   Credentials,
@@ -15,7 +16,6 @@ export type {
   Usage,
   UserDatabase,
 } from "./types.ts";
-export { parseRegistries, type RegistriesConfig, type RegistryHostConfig } from "./registry/config.ts";
 export type { ProxySettings } from "./registry/proxy.ts";
 export type { RetryPolicy } from "./registry/retry.ts";
 export type { RegistryHostSettings, RegistrySettings } from "./registry/settings.ts";

@@ -14,7 +14,7 @@ import { ImageError } from "./errors.ts";
 import type { RemoteSource } from "./layers/jobs.ts";
 import type { WorkerPool } from "./layers/pool.ts";
 import { CONFIG_MAX, type FetchedManifest, type Session } from "./registry/client.ts";
-import type { RegistriesConfig } from "./registry/config.ts";
+import type { RegistrySettings } from "./registry/settings.ts";
 import type { RetryPolicy } from "./registry/retry.ts";
 import type { ImageContent } from "./store/catalog.ts";
 import type { Committer } from "./commit.ts";
@@ -26,7 +26,7 @@ export interface PullContext {
   readonly pool: WorkerPool;
   readonly content: ContentStore;
   readonly committer: Committer;
-  readonly registries: RegistriesConfig;
+  readonly registries: Partial<RegistrySettings>;
   readonly retry: RetryPolicy | undefined;
   /** What the reference means here already. */
   readonly known: (reference: string) => { readonly target: string; readonly content: ImageContent } | undefined;

@@ -37,7 +37,7 @@ export interface Credentials {
   readonly registryToken?: string;
 }
 
-export type ProgressStatus = "waiting" | "downloading" | "unpacking" | "exists" | "done";
+export type ProgressStatus = "waiting" | "downloading" | "unpacking" | "uploading" | "mounted" | "exists" | "done";
 
 export interface Progress {
   /** A layer's digest, or "manifest", or "config". */

@@ -433,7 +433,7 @@ test("mirrors: the first that has it answers; headers and ns are sent; a mirror 
     join(directory, "registry.example", "hosts.toml"),
     `server = "http://${upstream.host}"\n[host."http://127.0.0.1:1"]\n[host."http://${mirror.host}"]\n[host."http://${mirror.host}".header]\nx-berth = "yes"\n`,
   );
-  const options = { registries: { config_path: directory } };
+  const options = { registries: { hostsDirs: [directory] } };
   assert.equal((await clientFor(t, "registry.example/a/b:v1", options).manifest()).digest, built.manifestDigest);
   assert.deepEqual([asked, upstream.requests], [["registry.example yes"], []]);
   mirror.manifests.clear();

@@ -106,7 +106,7 @@ async function tokenServer(t: TestContext, methods: readonly string[], expires: 
 test("a token that has ended is renewed before it is used again", async (t) => {
   const registry = await registryFor(t);
   registry.push("a", "1", built);
-  const tokens = await tokenServer(t, ["GET"], 0.001);
+  const tokens = await tokenServer(t, ["GET"], 0.2);
   let refused = 0;
   registry.hook = (request, response) => {
     if (request.headers.authorization?.startsWith("Bearer t")) return false;
@@ -117,7 +117,7 @@ test("a token that has ended is renewed before it is used again", async (t) => {
   const client = clientFor(t, `${registry.host}/a:1`);
   for (let i = 0; i < 3; i++) {
     await client.manifest();
-    await new Promise((resolve) => setTimeout(resolve, 5));
+    await new Promise((resolve) => setTimeout(resolve, 200));
   }
   assert.equal(refused, 1);
   assert.deepEqual(tokens.asked, Array(3).fill("GET /token?service=s&scope=repository%3Aa%3Apull"));

@@ -4,7 +4,6 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import test, { type TestContext } from "node:test";
 import { ImageError } from "../src/errors.ts";
-import { parseRegistries } from "../src/registry/config.ts";
 import { credentialsFor } from "../src/registry/credentials.ts";
 import { hostsFor } from "../src/registry/hosts.ts";
 
@@ -47,7 +46,7 @@ test("mirrors in order, then the server", async (t) => {
           x-two = ["a", "b"]
     `,
   });
-  const hosts = await hostsFor("registry.k8s.io", { config_path: directory });
+  const hosts = await hostsFor("registry.k8s.io", { hostsDirs: [directory] });
   assert.deepEqual(
     hosts.map(({ base, mirror }) => [base, mirror]),
     [
@@ -72,13 +71,13 @@ test("directories by host, by host and port in both spellings, and the default",
     "_default/hosts.toml": file("default"),
   });
   const base = async (domain: string): Promise<string | undefined> =>
-    (await hostsFor(domain, { config_path: directory }))[0]?.base;
+    (await hostsFor(domain, { hostsDirs: [directory] }))[0]?.base;
   assert.equal(await base("a.example:5000"), "https://underscores.example/v2");
   assert.equal(await base("b.example:5000"), "https://colon.example/v2");
   assert.equal(await base("c.example"), "https://plain.example/v2");
   assert.equal(await base("d.example"), "https://default.example/v2");
   assert.equal(
-    (await hostsFor("d.example", { config_path: join(directory, "absent") }))[0]?.base,
+    (await hostsFor("d.example", { hostsDirs: [join(directory, "absent")] }))[0]?.base,
     "https://d.example/v2",
   );
 });
@@ -91,7 +90,7 @@ test("certificates are read beside the file, or by absolute path", async (t) => 
     "r.example/cert.pem": "CERT",
     "r.example/key.pem": "KEY",
   });
-  const [mirror, server] = await hostsFor("r.example", { config_path: directory });
+  const [mirror, server] = await hostsFor("r.example", { hostsDirs: [directory] });
   assert.deepEqual(mirror?.tls, { ca: ["CA"] });
   assert.deepEqual(server?.tls, { ca: ["CA"], clients: [{ cert: "CERT", key: "KEY" }] });
   assert.equal(server?.base, "https://r.example/v2");
@@ -106,11 +105,11 @@ test("a directory without a hosts.toml has certificates by Docker's names", asyn
     "r.example_5000_/both.cert": "BOTH",
     "_default/hosts.toml": 'server = "https://not-this.example"',
   });
-  const hosts = await hostsFor("r.example:5000", { config_path: directory });
+  const hosts = await hostsFor("r.example:5000", { hostsDirs: [directory] });
   assert.deepEqual(hosts, [
     {
       base: "https://r.example:5000/v2",
-      capabilities: ["pull", "resolve", "push"],
+      capabilities: ["pull", "resolve", "push", "referrers"],
       headers: {},
       tls: {
         ca: ["A", "B"],
@@ -131,7 +130,7 @@ test("several directories: the first that knows the registry counts", async (t) 
     "b.example/hosts.toml": 'server = "https://second.example"',
   });
   const base = async (domain: string): Promise<string | undefined> =>
-    (await hostsFor(domain, { config_path: `${first}:${second}` }))[0]?.base;
+    (await hostsFor(domain, { hostsDirs: [first, second] }))[0]?.base;
   assert.equal(await base("a.example"), "https://first.example/v2");
   assert.equal(await base("b.example"), "https://second.example/v2");
 });
@@ -149,16 +148,16 @@ test("without a server the registry itself can do all, with the file's certifica
     `,
     "docker.io/ca.pem": "CA",
   });
-  const hosts = await hostsFor("docker.io", { config_path: directory });
+  const hosts = await hostsFor("docker.io", { hostsDirs: [directory] });
   assert.deepEqual(hosts[1], {
     base: "https://registry-1.docker.io/v2",
-    capabilities: ["pull", "resolve", "push"],
+    capabilities: ["pull", "resolve", "push", "referrers"],
     headers: { "x-all": ["1"] },
     tls: { ca: ["CA"] },
     mirror: false,
     dialTimeoutMs: 90_000,
   });
-  assert.deepEqual(hosts[0]?.capabilities, ["pull", "resolve", "push"], "none named is all");
+  assert.deepEqual(hosts[0]?.capabilities, ["pull", "resolve", "push", "referrers"], "none named is all");
 });
 
 test("ns goes to every host that is not the registry", async (t) => {
@@ -167,7 +166,7 @@ test("ns goes to every host that is not the registry", async (t) => {
     "docker.io/hosts.toml": 'server = "https://registry-1.docker.io"',
   });
   const mirrors = async (domain: string): Promise<boolean[]> =>
-    (await hostsFor(domain, { config_path: directory })).map(({ mirror }) => mirror);
+    (await hostsFor(domain, { hostsDirs: [directory] })).map(({ mirror }) => mirror);
   assert.deepEqual(await mirrors("r.example"), [false, true]);
   assert.deepEqual(await mirrors("docker.io"), [false]);
 });
@@ -180,7 +179,7 @@ test("plain HTTP with TLS settings, and loopback without any: both schemes are t
     "b.example/ca": "CA",
   });
   const tried = async (domain: string): Promise<unknown[]> =>
-    (await hostsFor(domain, { config_path: directory })).map(({ base, other }) => [base, other?.base]);
+    (await hostsFor(domain, { hostsDirs: [directory] })).map(({ base, other }) => [base, other?.base]);
   assert.deepEqual((await tried("a.example")).slice(0, 2), [
     ["http://m.example:5000/v2", "https://m.example:5000/v2"],
     ["http://m.example/v2", undefined],
@@ -193,25 +192,26 @@ test("plain HTTP with TLS settings, and loopback without any: both schemes are t
 
 test("the older tables: endpoints in order, a wildcard, TLS and credentials by host", async (t) => {
   const directory = hostsDir(t, { ca: "CA", cert: "CERT", key: "KEY" });
-  const config = parseRegistries(
-    {
-      mirrors: {
-        "docker.io": { endpoint: ["https://one.example", "two.example/prefix", "http://127.0.0.1:5000"] },
-        "own.example": { endpoint: ["http://own.example"] },
-        "*": { endpoint: ["https://any.example"] },
-      },
-      configs: {
-        "one.example": {
-          tls: { ca_file: `${directory}/ca`, cert_file: `${directory}/cert`, key_file: `${directory}/key` },
-          auth: { username: "u", password: "p", identitytoken: "" },
-        },
-        "registry-1.docker.io": { tls: { insecure_skip_verify: true } },
-      },
-      auths: { "https://old.example/v1/": { auth: "dTpw" } },
-      headers: { "X-Meta-Source-Client": ["node"] },
+  const config = {
+    mirrors: {
+      "docker.io": ["https://one.example", "two.example/prefix", "http://127.0.0.1:5000"],
+      "own.example": ["http://own.example"],
+      "*": ["https://any.example"],
     },
-    "registry",
-  );
+    configs: {
+      "one.example": {
+        tls: {
+          skipVerify: false,
+          caFile: `${directory}/ca`,
+          certFile: `${directory}/cert`,
+          keyFile: `${directory}/key`,
+        },
+        auth: { username: "u", password: "p" },
+      },
+      "registry-1.docker.io": { tls: { skipVerify: true } },
+    },
+    headers: { "X-Meta-Source-Client": ["node"] },
+  };
   const bases = async (domain: string): Promise<string[]> => (await hostsFor(domain, config)).map(({ base }) => base);
   assert.deepEqual(await bases("docker.io"), [
     "https://one.example/v2",
@@ -227,28 +227,24 @@ test("the older tables: endpoints in order, a wildcard, TLS and credentials by h
   assert.deepEqual([one?.mirror, last?.mirror], [true, false]);
   assert.deepEqual(two?.headers, { "x-meta-source-client": ["node"] });
   assert.deepEqual(credentialsFor(one as { base: string }, { registries: config }), { username: "u", password: "p" });
-  assert.deepEqual(credentialsFor({ base: "https://old.example/v2" }, { registries: config }), { auth: "dTpw" });
   assert.equal(credentialsFor(two as { base: string }, { registries: config }), undefined);
 });
 
-for (const [name, table, message] of [
-  [
-    "mirrors beside config_path",
-    { config_path: "/x", mirrors: { a: {} } },
-    /mirrors cannot be set when config_path is/,
-  ],
-  ["tls beside config_path", { config_path: "/x", configs: { a: { tls: {} } } }, /configs\.tls cannot be set/],
-  ["an unknown key", { mirror: {} }, /registry: unknown key "mirror"/],
-  ["an endpoint that is none", { mirrors: { a: { endpoint: "x" } } }, /mirrors\."a"\.endpoint must be a list/],
-  ["k3s's rewrite", { mirrors: { a: { rewrite: {} } } }, /rewrite is a patch of k3s/],
-] as const) {
-  test(`a registry table with ${name} is told`, () => {
-    assert.throws(
-      () => parseRegistries(table, "registry"),
+test("older tables that are wrong are told", async () => {
+  const refused = async (
+    domain: string,
+    mirrors: Record<string, string[]>,
+    tls: object,
+    message: RegExp,
+  ): Promise<void> =>
+    await assert.rejects(
+      hostsFor(domain, { mirrors, configs: { [domain]: { tls: { skipVerify: false, ...tls } } } }),
       (error) => error instanceof ImageError && error.code === "InvalidConfiguration" && message.test(error.message),
     );
-  });
-}
+  await refused("r.example", {}, { certFile: "/x" }, /configs\."r\.example"\.tls: cert_file and key_file go together/);
+  await refused("r.example", {}, { caFile: "/none" }, /configs\."r\.example"\.tls: cannot read \/none/);
+  await refused("r.example", { "r.example": ["ftp://x"] }, {}, /endpoint: "ftp:\/\/x" is no host or http/);
+});
 
 const WRONG: readonly (readonly [name: string, text: string, message: RegExp])[] = [
   ["no TOML", "server = ", /hosts\.toml: /],
@@ -257,7 +253,7 @@ const WRONG: readonly (readonly [name: string, text: string, message: RegExp])[]
   [
     "an unknown capability",
     '[host."https://x"]\ncapabilities = ["fetch"]',
-    /capabilities must be a list of "pull", "resolve", "push"/,
+    /capabilities must be a list of "pull", "resolve", "push", "referrers"/,
   ],
   ["a flag that is none", '[host."https://x"]\nskip_verify = "yes"', /skip_verify must be true or false/],
   ["a duration that is none", '[host."https://x"]\ndial_timeout = 5', /dial_timeout must be a duration/],
@@ -270,7 +266,7 @@ for (const [name, text, message] of WRONG) {
   test(`${name} is told`, async (t) => {
     const directory = hostsDir(t, { "r.example/hosts.toml": text });
     await assert.rejects(
-      hostsFor("r.example", { config_path: directory }),
+      hostsFor("r.example", { hostsDirs: [directory] }),
       (error) =>
         error instanceof ImageError &&
         error.code === "InvalidConfiguration" &&

@@ -2,7 +2,9 @@
 import assert from "node:assert/strict";
 import { createServer, type IncomingMessage, request as httpRequest, type ServerResponse } from "node:http";
 import { createServer as createSecureServer } from "node:https";
-import { type AddressInfo, connect, type Server } from "node:net";
+import { mkdirSync, writeFileSync } from "node:fs";
+import { type AddressInfo, connect, createServer as createTcpServer, type Server } from "node:net";
+import { join } from "node:path";
 import test, { type TestContext } from "node:test";
 import { parseReference, withDefaultTag } from "@berth/spec/oci";
 import { RegistryClient } from "../src/registry/client.ts";
@@ -33,8 +35,8 @@ test("a proxy by scheme; none for this machine itself", () => {
     assert.equal(through(own), undefined);
   assert.equal(proxyFor(new URL("https://r.example/"), { http: "http://plain:3128" }), undefined);
   assert.throws(
-    () => proxyFor(new URL("https://r.example/"), { https: "socks5://u:secret@s:1080" }),
-    isError("InvalidConfiguration", /HTTPS_PROXY: a proxy of type socks5 is not supported/),
+    () => proxyFor(new URL("https://r.example/"), { https: "socks4://u:secret@s:1080" }),
+    isError("InvalidConfiguration", /HTTPS_PROXY: a proxy of type socks4 is not supported/),
   );
   assert.throws(
     () => proxyFor(new URL("https://r.example/"), { https: "http://u:secret@:x" }),
@@ -136,7 +138,7 @@ test("plain HTTP through a proxy that wants a login", async (t) => {
   t.after(() => registry.close());
   registry.push("a", "1", built);
   const proxy = await proxyTo(t, registry.host);
-  const mirrors = { "r.example:5000": { endpoint: ["http://r.example:5000"] } };
+  const mirrors = { "r.example:5000": ["http://r.example:5000"] };
   const settings = { http: `http://user:p%40ss@${proxy.host}` };
   assert.equal(await pull(t, "r.example:5000/a:1", settings, { mirrors }), built.manifestDigest);
   const login = `Basic ${Buffer.from("user:p@ss").toString("base64")}`;
@@ -164,7 +166,7 @@ test("HTTPS through one tunnel, with the registry's own certificate", async (t) 
     registry.answer(request, response, new URL(request.url ?? "/", "https://x"));
   });
   const proxy = await proxyTo(t, await listen(t, server));
-  const configs = { configs: { "r.example": { tls: { ca_file: `${directory}/server.pem` } } } };
+  const configs = { configs: { "r.example": { tls: { skipVerify: false, caFile: `${directory}/server.pem` } } } };
   assert.equal(await pull(t, "r.example/a:1", { https: proxy.host }, configs), built.manifestDigest);
   assert.deepEqual(proxy.asked, ["CONNECT r.example:443 -"], "one tunnel for all");
   assert.deepEqual(names, ["r.example", "r.example"]);
@@ -180,6 +182,55 @@ test("HTTPS through one tunnel, with the registry's own certificate", async (t) 
   return undefined;
 });
 
+/** SOCKS 5 with a login, to `target` whatever is asked for; what was asked for in `asked`. */
+async function socksTo(t: TestContext, target: string, password: string): Promise<TestProxy> {
+  const [address = "", port = ""] = target.split(":");
+  const asked: string[] = [];
+  const server = createTcpServer((socket) => {
+    const answers: ((bytes: Buffer) => Buffer)[] = [
+      () => Buffer.from([5, 2]),
+      (bytes) => Buffer.from([1, bytes.subarray(3 + (bytes[1] ?? 0)).toString() === password ? 0 : 1]),
+      (bytes) => {
+        const host = bytes[3] === 3 ? bytes.subarray(5, -2).toString() : bytes.subarray(4, -2).toString("hex");
+        asked.push(`${bytes[3]} ${host}:${bytes.readUInt16BE(bytes.length - 2)}`);
+        if (host === "refused.example") return Buffer.from([5, 5, 0, 1, 0, 0, 0, 0, 0, 0]);
+        const onward = connect(Number(port), address, () => onward.pipe(socket).pipe(onward));
+        onward.on("error", () => socket.destroy());
+        return Buffer.from([5, 0, 0, 1, 127, 0, 0, 1, 0, 80]);
+      },
+    ];
+    const answer = (bytes: Buffer): void => {
+      const next = answers.shift();
+      if (answers.length === 0) socket.off("data", answer);
+      if (next !== undefined) socket.write(next(bytes));
+    };
+    socket.on("data", answer).on("error", () => socket.destroy());
+  });
+  return { host: await listen(t, server), asked };
+}
+
+test("a SOCKS 5 proxy with a login, which looks names up itself, for all that hosts.toml names it for", async (t) => {
+  const registry = await FakeRegistry.start();
+  t.after(() => registry.close());
+  registry.push("a", "1", built);
+  const proxy = await socksTo(t, registry.host, "p@ss");
+  const directory = scratch(t);
+  const through = async (login: string, host: string): Promise<string> => {
+    mkdirSync(join(directory, "r.example"), { recursive: true });
+    const toml = `server = "http://${host}"\nproxy = "socks5h://${login}@${proxy.host}"\n`;
+    writeFileSync(join(directory, "r.example", "hosts.toml"), toml);
+    return await pull(t, "r.example/a:1", { no: "*" }, { hostsDirs: [directory] });
+  };
+  assert.equal(await through("user:p%40ss", "r.example:5000"), built.manifestDigest);
+  assert.equal(await through("user:p%40ss", "[fd00::1]"), built.manifestDigest);
+  assert.deepEqual(proxy.asked, ["3 r.example:5000", `4 fd00${"0".repeat(27)}1:80`]);
+  await assert.rejects(through("user:wrong", "r.example"), isError("Unavailable", /it refuses the user and password/));
+  await assert.rejects(
+    through("user:p%40ss", "refused.example"),
+    isError("Unavailable", /it says "connection refused" of the connection to refused\.example:80/),
+  );
+});
+
 test("a proxy that is not there is told as the proxy", async (t) => {
   const registry = await FakeRegistry.start();
   const { host } = registry;
@@ -188,7 +239,7 @@ test("a proxy that is not there is told as the proxy", async (t) => {
     pull(t, "r.example/a:1", { https: host }),
     isError("Unavailable", /the proxy 127\.0\.0\.1:\d+ cannot be used: .*ECONNREFUSED/),
   );
-  const mirrors = { "r.example": { endpoint: ["http://r.example"] } };
+  const mirrors = { "r.example": ["http://r.example"] };
   await assert.rejects(
     pull(t, "r.example/a:1", { http: host }, { mirrors }),
     isError("Unavailable", /the proxy 127\.0\.0\.1:\d+ cannot be used: .*ECONNREFUSED/),

@@ -59,7 +59,7 @@ async function secureRegistry(t: TestContext): Promise<Secure | undefined> {
     return (
       await new RegistryClient(http, {
         reference: parseReference("registry.example/a:1"),
-        registries: { config_path: hostsDir },
+        registries: { hostsDirs: [hostsDir] },
         retry: QUICK,
       }).manifest()
     ).digest;

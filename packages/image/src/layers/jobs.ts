@@ -1,8 +1,9 @@
 /** What workers are asked to do: data only, as it crosses threads. worker.ts does it, pool.ts asks. */
 import type { image, Reference } from "@berth/spec";
 import type { FetchedManifest, Session } from "../registry/client.ts";
-import type { RegistriesConfig } from "../registry/config.ts";
+import type { RegistrySettings } from "../registry/settings.ts";
 import type { HostCredentials } from "../registry/credentials.ts";
+import type { Pushed } from "../registry/push.ts";
 import type { RetryPolicy } from "../registry/retry.ts";
 import type { Credentials, Usage } from "../types.ts";
 import type { LayerRef } from "../snapshots/layer-files.ts";
@@ -24,7 +25,7 @@ export interface RemoteSource {
   readonly reference: Reference;
   readonly credentials?: Credentials | undefined;
   readonly hostCredentials?: HostCredentials | undefined;
-  readonly registries?: RegistriesConfig | undefined;
+  readonly registries?: Partial<RegistrySettings> | undefined;
   readonly session?: Session | undefined;
   readonly retry?: RetryPolicy | undefined;
 }
@@ -75,6 +76,32 @@ export interface Jobs {
   archive: { request: { directory: string; limits?: LayerLimits | undefined }; result: ArchiveMember[] };
   /** Copies a file into `ingest` and verifies it. */
   copy: { request: { path: string; descriptor: image.Descriptor; ingest: string }; result: { size: number } };
+  /** Whatever a reference or digest names in a repository: a manifest, an index. */
+  document: {
+    request: { source: RemoteSource; digest?: string | undefined };
+    result: { document: FetchedManifest; session: Session };
+  };
+  /** Sends a blob to `target`, unless it is there: a file, or one of another repository. */
+  pushBlob: {
+    request: {
+      target: RemoteSource;
+      descriptor: image.Descriptor;
+      source: FileSource | RemoteSource;
+      /** A repository of the target's registry that has the blob. */
+      mountFrom?: string | undefined;
+    };
+    result: { pushed: Pushed; session: Session };
+  };
+  /** Sends a manifest or index. */
+  pushManifest: {
+    request: { target: RemoteSource; bytes: Uint8Array; mediaType: string; tag?: string | undefined };
+    result: { digest: string; session: Session };
+  };
+  tags: { request: { source: RemoteSource }; result: string[] };
+  referrers: {
+    request: { source: RemoteSource; digest: string; artifactType?: string | undefined };
+    result: image.Descriptor[];
+  };
   /** What a directory tree takes on disk, hard links once, other file systems not. */
   usage: { request: { directory: string }; result: Usage };
 }

@@ -3,12 +3,14 @@ import { parentPort } from "node:worker_threads";
 import { fromPlain, toPlain } from "../errors.ts";
 import { HttpClient } from "../registry/http.ts";
 import { RegistryClient } from "../registry/client.ts";
+import { listReferrers, listTags } from "../registry/referrers.ts";
 import { mergeLayers } from "../snapshots/merge.ts";
 import { takeApart } from "./archive-job.ts";
 import { completeLayer } from "./complete-job.ts";
 import type { JobName, JobProgress, Jobs, RemoteSource } from "./jobs.ts";
 import { copyBlob, unpackLayer } from "./layer-job.ts";
 import type { FromWorker, ToWorker } from "./pool.ts";
+import { pushBlob, pushManifest } from "./push-job.ts";
 import { resolveImage } from "./resolve-job.ts";
 import { openTarget } from "./targets.ts";
 import { diskUsage } from "./usage-job.ts";
@@ -38,6 +40,15 @@ const JOBS: { readonly [N in JobName]: Job<N> } = {
   },
   archive: takeApart,
   copy: copyBlob,
+  document: async ({ source, digest }, { registry }) => {
+    const client = registry(source);
+    return { document: await client.manifest(digest), session: client.session };
+  },
+  pushBlob: async (request, context) => await pushBlob(request, context, http),
+  pushManifest: async (request, context) => await pushManifest(request, context, http),
+  tags: async ({ source }, { registry }) => await listTags(registry(source)),
+  referrers: async ({ source, digest, artifactType }, { registry }) =>
+    await listReferrers(registry(source), digest, artifactType),
   usage: async ({ directory }) => diskUsage(directory),
 };
 

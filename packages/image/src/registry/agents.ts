@@ -1,6 +1,6 @@
 /** Connections, kept alive and shared by everything that one client asks: direct, or through a proxy's tunnel. */
-import { Agent as HttpAgent, request as httpRequest } from "node:http";
-import { Agent as HttpsAgent, request as httpsRequest } from "node:https";
+import { Agent as HttpAgent } from "node:http";
+import { Agent as HttpsAgent } from "node:https";
 import type { Duplex } from "node:stream";
 import {
   connect,
@@ -9,7 +9,7 @@ import {
   type SecureContext,
   setDefaultCACertificates,
 } from "node:tls";
-import { proxyAuthorization } from "./proxy.ts";
+import { openTunnel } from "./tunnel.ts";
 
 /** How to speak TLS to one host. Contents, not paths. */
 export interface TlsOptions {
@@ -24,7 +24,7 @@ const COMMON = { keepAlive: true, maxSockets: 16 } as const;
 export class Agents {
   readonly #agents = new Map<string, HttpAgent | HttpsAgent>();
 
-  /** `tunnel`: the proxy that an https URL is asked through. */
+  /** `tunnel`: the proxy that connections go through. */
   agent(
     secure: boolean,
     tls: TlsOptions | undefined,
@@ -34,11 +34,13 @@ export class Agents {
     const key = JSON.stringify([secure, secure ? (tls ?? {}) : {}, tunnel?.href]);
     const known = this.#agents.get(key);
     if (known !== undefined) return known;
-    const agent = !secure
-      ? new HttpAgent(COMMON)
-      : tunnel === undefined
+    const agent = secure
+      ? tunnel === undefined
         ? new HttpsAgent({ ...COMMON, ...tlsSettings(tls) })
-        : new TunnelAgent(tunnel, tlsSettings(tls), dialTimeoutMs);
+        : new SecureTunnels(tunnel, tlsSettings(tls), dialTimeoutMs)
+      : tunnel === undefined
+        ? new HttpAgent(COMMON)
+        : new PlainTunnels(tunnel, dialTimeoutMs);
     this.#agents.set(key, agent);
     return agent;
   }
@@ -55,8 +57,8 @@ interface TlsSettings {
   readonly secureContext?: SecureContext;
 }
 
-/** Each connection is a CONNECT of the proxy's, with TLS to the host inside. */
-class TunnelAgent extends HttpsAgent {
+/** Each connection is a tunnel of the proxy's, with TLS to the host inside. */
+class SecureTunnels extends HttpsAgent {
   readonly #proxy: URL;
   readonly #settings: TlsSettings;
   readonly #timeoutMs: number;
@@ -68,16 +70,13 @@ class TunnelAgent extends HttpsAgent {
     this.#timeoutMs = timeoutMs;
   }
 
-  override createConnection(
-    options: { host?: string | null; port?: number | string | null; servername?: string },
-    callback?: (error: Error | null, stream: Duplex) => void,
-  ): undefined {
+  override createConnection(options: Target & { servername?: string }, callback?: Connected): undefined {
     const done = callback as (error: Error | null, stream?: Duplex) => void;
-    const host = options.host ?? "";
-    this.#tunnel(host.includes(":") ? `[${host}]` : host, Number(options.port ?? 443)).then(
+    openTunnel(this.#proxy, hostOf(options), Number(options.port ?? 443), this.#timeoutMs).then(
       (socket) => {
         // A name only: an address has no server name (RFC 6066, section 3).
         const servername = options.servername === undefined ? {} : { servername: options.servername };
+        const host = hostOf(options);
         const secure = connect({ ...this.#settings, socket, ...servername, host, ALPNProtocols: ["http/1.1"] });
         secure.once("error", done);
         secure.once("secureConnect", () => {
@@ -88,53 +87,35 @@ class TunnelAgent extends HttpsAgent {
       (error: Error) => done(error),
     );
   }
+}
 
-  #tunnel(host: string, port: number): Promise<Duplex> {
-    const proxy = this.#proxy;
-    const target = `${host}:${port}`;
-    const authorization = proxyAuthorization(proxy);
-    return new Promise((resolve, reject) => {
-      const asked = (proxy.protocol === "https:" ? httpsRequest : httpRequest)({
-        host: proxy.hostname.replace(/^\[|\]$/g, ""),
-        port: proxy.port || (proxy.protocol === "https:" ? 443 : 80),
-        method: "CONNECT",
-        path: target,
-        headers: {
-          host: target,
-          "user-agent": "berth",
-          ...(authorization === undefined ? {} : { "proxy-authorization": authorization }),
-        },
-        agent: false,
-        timeout: this.#timeoutMs,
-      });
-      asked.once("connect", (response, socket) => {
-        if (response.statusCode === 200) return resolve(socket);
-        socket.destroy();
-        return reject(refusedBy(proxy, target, response.statusCode ?? 0));
-      });
-      // A proxy that knows no CONNECT answers as to any other request.
-      asked.once("response", (response) => {
-        response.destroy();
-        reject(refusedBy(proxy, target, response.statusCode ?? 0));
-      });
-      asked.once("timeout", () => asked.destroy(new Error(`the proxy ${proxy.host} does not answer`)));
-      asked.once("error", (error: NodeJS.ErrnoException) => reject(proxyError(proxy, error)));
-      asked.end();
-    });
+/** Through a SOCKS proxy, which knows nothing of HTTP. */
+class PlainTunnels extends HttpAgent {
+  readonly #proxy: URL;
+  readonly #timeoutMs: number;
+
+  constructor(proxy: URL, timeoutMs: number) {
+    super(COMMON);
+    this.#proxy = proxy;
+    this.#timeoutMs = timeoutMs;
+  }
+
+  override createConnection(options: Target, callback?: Connected): undefined {
+    const done = callback as (error: Error | null, stream?: Duplex) => void;
+    openTunnel(this.#proxy, hostOf(options), Number(options.port ?? 80), this.#timeoutMs).then(
+      (socket) => done(null, socket),
+      (error: Error) => done(error),
+    );
   }
 }
 
-function refusedBy(proxy: URL, target: string, status: number): Error {
-  const advice = status === 407 ? ": it wants a user and password, as in http://user:password@proxy:3128" : "";
-  return new Error(`the proxy ${proxy.host} answered ${status} to CONNECT ${target}${advice}`);
+interface Target {
+  readonly host?: string | null;
+  readonly port?: number | string | null;
 }
+type Connected = (error: Error | null, stream: Duplex) => void;
 
-/** As the failure of the proxy, which is somebody else's than the registry's. */
-export function proxyError(proxy: URL, error: NodeJS.ErrnoException): Error {
-  return new Error(`the proxy ${proxy.host} cannot be used: ${error.message === "" ? error.code : error.message}`, {
-    cause: error,
-  });
-}
+const hostOf = ({ host }: Target): string => host ?? "";
 
 let systemTrusted = false;
 

@@ -77,6 +77,25 @@ export class RegistryClient {
     );
   }
 
+  /** The document that `tag` names in the repository; undefined: there is none. */
+  async tagged(tag: string): Promise<FetchedManifest | undefined> {
+    const { signal } = this.exchange.options;
+    const what = `${this.exchange.name}:${tag}`;
+    try {
+      return await this.exchange.ask(
+        "resolve",
+        { method: "GET", path: `manifests/${tag}`, headers: { accept: ACCEPT }, what },
+        async (response) => {
+          const bytes = await readBody(response, MANIFEST_MAX, `manifest ${what}`, signal).catch(asTransient);
+          return checkedManifest(bytes, response, undefined, what);
+        },
+      );
+    } catch (error) {
+      if (error instanceof ImageError && error.code === "NotFound") return undefined;
+      throw error;
+    }
+  }
+
   /** A small blob, whole. */
   async small(descriptor: image.Descriptor, limit: number = CONFIG_MAX): Promise<Uint8Array> {
     if (descriptor.size > limit)
@@ -96,14 +115,14 @@ export class RegistryClient {
   }
 
   /**
-   * A blob's bytes, exactly `descriptor.size` of them. A connection that breaks is taken up again where it broke. The
+   * A blob's bytes from `offset` on, exactly as many as `descriptor.size` says. A connection that breaks is taken up again where it broke. The
    * caller verifies the digest, as it sees all bytes.
    */
-  async *blob(descriptor: image.Descriptor): AsyncGenerator<Uint8Array, void, undefined> {
+  async *blob(descriptor: image.Descriptor, offset = 0): AsyncGenerator<Uint8Array, void, undefined> {
     parseDigest(descriptor.digest);
     const what = `blob ${this.exchange.name}@${descriptor.digest}`;
     const { retry, options } = this.exchange;
-    let done = 0;
+    let done = offset;
     for (let broken = 0, breaks = 1; ; breaks++) {
       const before = done;
       try {

@@ -1,6 +1,6 @@
 /** Whose credentials a host gets: those of the request, else the node's own for that host. */
 import type { Credentials } from "../types.ts";
-import type { RegistriesConfig } from "./config.ts";
+import type { RegistrySettings } from "./settings.ts";
 import type { RegistryHost } from "./host.ts";
 
 /** By host as in URLs ("registry.example:5000", "docker.io"). */
@@ -9,7 +9,7 @@ export type HostCredentials = Readonly<Record<string, Credentials>>;
 interface Sources {
   readonly credentials?: Credentials | undefined;
   readonly hostCredentials?: HostCredentials | undefined;
-  readonly registries?: RegistriesConfig | undefined;
+  readonly registries?: Partial<RegistrySettings> | undefined;
 }
 
 /**
@@ -20,12 +20,7 @@ export function credentialsFor({ base }: Pick<RegistryHost, "base">, sources: So
   const host = new URL(base).host;
   const { credentials, hostCredentials = {}, registries = {} } = sources;
   if (credentials !== undefined && isFor(credentials, host)) return credentials;
-  const auth = registries.configs?.[host]?.auth;
-  if (auth !== undefined) {
-    const { identitytoken, ...rest } = auth;
-    return { ...rest, ...(identitytoken === undefined ? {} : { identityToken: identitytoken }) };
-  }
-  return hostCredentials[credentialHost(host)];
+  return registries.configs?.[host]?.auth ?? hostCredentials[credentialHost(host)];
 }
 
 function isFor({ serverAddress = "" }: Credentials, host: string): boolean {

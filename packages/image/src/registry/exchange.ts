@@ -6,11 +6,12 @@ import { formatReference, type Reference, repositoryOf } from "@berth/spec/oci";
 import { ImageError } from "../errors.ts";
 import type { Credentials } from "../types.ts";
 import { type Authorization, authorize, type Challenge, detailOf, parseChallenges } from "./auth.ts";
-import type { RegistriesConfig } from "./config.ts";
+import type { RegistrySettings } from "./settings.ts";
 import { credentialsFor, type HostCredentials } from "./credentials.ts";
 import type { Capability, RegistryHost } from "./host.ts";
 import { hostsFor } from "./hosts.ts";
 import { type Body, type HttpClient, type HttpRequest, type HttpResponse, printableUrl, readBody } from "./http.ts";
+import type { ProxySettings } from "./proxy.ts";
 import { DEFAULT_RETRY, isTransientStatus, parseRetryAfter, type RetryPolicy, retrying, Transient } from "./retry.ts";
 
 const ERROR_BODY_MAX = 64 * 1024;
@@ -28,7 +29,7 @@ export interface RegistryOptions {
   readonly credentials?: Credentials | undefined;
   /** Of the node, by host; `credentials` count before them. */
   readonly hostCredentials?: HostCredentials | undefined;
-  readonly registries?: RegistriesConfig | undefined;
+  readonly registries?: Partial<RegistrySettings> | undefined;
   readonly session?: Session | undefined;
   readonly signal?: AbortSignal | undefined;
   readonly retry?: RetryPolicy | undefined;
@@ -82,7 +83,8 @@ export class Exchange {
   async hosts(capability: Capability): Promise<readonly RegistryHost[]> {
     const { reference, registries } = this.options;
     this.#hosts ??= hostsFor(reference.domain, registries);
-    const able = (await this.#hosts).filter((host) => host.capabilities.includes(capability));
+    const hosts = await this.#hosts;
+    const able = hosts.filter((host) => host.capabilities.includes(capability));
     if (able.length > 0) return able;
     throw new ImageError(
       "InvalidConfiguration",
@@ -157,7 +159,7 @@ export class Exchange {
         headers,
         body: call.body,
         tls: own ? host.tls : {},
-        proxy: registries?.proxy,
+        proxy: proxyOf(host, registries),
         dialTimeoutMs: host.dialTimeoutMs,
         signal,
       })
@@ -219,7 +221,7 @@ export class Exchange {
       http,
       credentials: credentialsFor(host, options),
       tls: host.tls,
-      proxy: options.registries?.proxy,
+      proxy: proxyOf(host, options.registries),
       signal: options.signal,
     }).catch(asTransient);
     if (authorization === undefined) return false;
@@ -264,6 +266,13 @@ export class Exchange {
       return error("RegistryError", `${what}: ${url} speaks TLS: name it with https:// in hosts.toml`);
     return error("RegistryError", `${what}: ${url} answered ${status}${detail}`);
   }
+}
+
+function proxyOf(
+  { proxy }: RegistryHost,
+  registries: Partial<RegistrySettings> | undefined,
+): ProxySettings | undefined {
+  return proxy === undefined ? registries?.proxy : { always: proxy };
 }
 
 /** Go's servers and nginx answer a plain request so where TLS is spoken. */

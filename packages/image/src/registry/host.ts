@@ -1,7 +1,7 @@
 /** One host that is asked for what a registry has, and which one that is where nothing is configured. */
 import { isLoopback, type TlsOptions } from "./http.ts";
 
-export type Capability = "pull" | "resolve" | "push";
+export type Capability = "pull" | "resolve" | "push" | "referrers";
 
 export interface RegistryHost {
   /** "https://registry-1.docker.io/v2", without a slash at the end. */
@@ -10,13 +10,15 @@ export interface RegistryHost {
   readonly headers: Readonly<Record<string, readonly string[]>>;
   readonly tls: TlsOptions;
   readonly dialTimeoutMs?: number;
+  /** The proxy for this host alone, instead of the node's. */
+  readonly proxy?: string;
   /** Not the registry itself: gets "?ns=<domain>", so that one mirror can stand in for several. */
   readonly mirror: boolean;
   /** The same host with the other scheme, for where only trying tells which one it speaks. */
   readonly other?: { readonly base: string; readonly tls: TlsOptions };
 }
 
-export const ALL: readonly Capability[] = ["pull", "resolve", "push"];
+export const ALL: readonly Capability[] = ["pull", "resolve", "push", "referrers"];
 
 /** The registry itself. On loopback, where ports say nothing of TLS, both are tried; nobody vouches for a certificate there. */
 export function defaultHost(domain: string, tls: TlsOptions = {}): RegistryHost {

@@ -7,8 +7,9 @@ import { join, resolve as resolvePath } from "node:path";
 import { ImageError } from "../errors.ts";
 import { ALL, type Capability, defaultHost, type RegistryHost, standsIn } from "./host.ts";
 import type { TlsOptions } from "./http.ts";
+import { parseProxy } from "./proxy.ts";
 
-const HOST_KEYS = ["capabilities", "ca", "client", "skip_verify", "header", "override_path", "dial_timeout"];
+const HOST_KEYS = ["capabilities", "ca", "client", "skip_verify", "header", "override_path", "dial_timeout", "proxy"];
 const ROOT_KEYS = ["server", "host", ...HOST_KEYS];
 
 type Table = Record<string, unknown>;
@@ -93,13 +94,8 @@ async function parseHosts(text: string, path: string, directory: string, domain:
 
 /** The registry itself, where no `server` says otherwise: its path and capabilities are what they always are. */
 async function upstream(root: Table, path: string, directory: string, domain: string): Promise<RegistryHost> {
-  const dial = dialTimeout(root["dial_timeout"], path);
   capabilitiesOf(root["capabilities"], path);
-  return {
-    ...defaultHost(domain, await tlsOf(root, path, directory)),
-    headers: headersOf(root["header"], path),
-    ...(dial === undefined ? {} : { dialTimeoutMs: dial }),
-  };
+  return { ...defaultHost(domain, await tlsOf(root, path, directory)), ...connectionOf(root, path) };
 }
 
 async function readHost(
@@ -111,16 +107,34 @@ async function readHost(
 ): Promise<RegistryHost> {
   const url = URL.parse(/^https?:\/\//.test(server) ? server : `https://${server}`);
   if (url === null || url.hostname === "") throw wrong(path, `"${server}"`, "a host or an http(s) URL");
-  const dial = dialTimeout(table["dial_timeout"], path);
   const tls = await tlsOf(table, path, directory);
   const below = basePath(url.pathname, booleanOf(table, "override_path", path) === true);
   return {
     ...schemesFor(url, below, tls),
     capabilities: capabilitiesOf(table["capabilities"], path),
-    headers: headersOf(table["header"], path),
-    ...(dial === undefined ? {} : { dialTimeoutMs: dial }),
+    ...connectionOf(table, path),
     mirror: standsIn(url, domain),
   };
+}
+
+function connectionOf(table: Table, path: string): Pick<RegistryHost, "headers" | "dialTimeoutMs" | "proxy"> {
+  const dial = dialTimeout(table["dial_timeout"], path);
+  const proxy = proxyOf(table["proxy"], path);
+  return {
+    headers: headersOf(table["header"], path),
+    ...(dial === undefined ? {} : { dialTimeoutMs: dial }),
+    ...(proxy === undefined ? {} : { proxy }),
+  };
+}
+
+function proxyOf(value: unknown, path: string): string | undefined {
+  if (value === undefined || value === "") return undefined;
+  if (typeof value !== "string" || !value.includes("://"))
+    throw wrong(path, "proxy", 'a URL such as "http://proxy:3128"');
+  const url = parseProxy(value, `${path}: proxy`);
+  if (url.search !== "" || url.hash !== "" || url.pathname.length > 1)
+    throw wrong(path, "proxy", "a URL without a path, query or fragment");
+  return value;
 }
 
 /**

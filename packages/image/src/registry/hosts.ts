@@ -1,12 +1,12 @@
 /** Which hosts are asked for what a registry has, in order: by hosts.toml, by the older tables, or the registry itself. */
-import type { RegistriesConfig } from "./config.ts";
+import type { RegistrySettings } from "./settings.ts";
 import { defaultHost, type RegistryHost } from "./host.ts";
 import { readHostsDirectory } from "./hosts-toml.ts";
 import { mirrorHosts } from "./mirrors.ts";
 
 /** The hosts to ask for `domain`, in order; the registry itself comes last. Throws InvalidConfiguration. */
-export async function hostsFor(domain: string, config: RegistriesConfig = {}): Promise<RegistryHost[]> {
-  const directories = (config.config_path ?? "").split(":").filter((path) => path !== "");
+export async function hostsFor(domain: string, config: Partial<RegistrySettings> = {}): Promise<RegistryHost[]> {
+  const directories = (config.hostsDirs ?? []).filter((path) => path !== "");
   const hosts =
     directories.length > 0
       ? ((await readHostsDirectory(directories, domain)) ?? [defaultHost(domain)])

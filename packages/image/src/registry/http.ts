@@ -6,8 +6,16 @@
 import { type ClientRequest, type IncomingMessage, request as httpRequest } from "node:http";
 import { request as httpsRequest } from "node:https";
 import { canceled, ImageError } from "../errors.ts";
-import { Agents, proxyError, type TlsOptions } from "./agents.ts";
-import { isLoopback, proxyAuthorization, proxyFor, proxyFromEnvironment, type ProxySettings } from "./proxy.ts";
+import { Agents, type TlsOptions } from "./agents.ts";
+import {
+  isLoopback,
+  isSocks,
+  proxyAuthorization,
+  proxyFor,
+  proxyFromEnvironment,
+  type ProxySettings,
+} from "./proxy.ts";
+import { proxyError } from "./tunnel.ts";
 
 export type { TlsOptions } from "./agents.ts";
 export { isLoopback } from "./proxy.ts";
@@ -101,7 +109,8 @@ export class HttpClient {
         // Of the stream that is sent, not of the connection.
         if (error instanceof ImageError) return error;
         if (!fresh && outgoing.reusedSocket && error.code === "ECONNRESET") return new StaleConnection();
-        const told = proxy !== undefined && url.protocol === "http:" ? proxyError(proxy, error) : error;
+        const plain = proxy !== undefined && url.protocol === "http:" && !isSocks(proxy);
+        const told = plain ? proxyError(proxy, error) : error;
         return new ImageError("Unavailable", `${method} ${where}: ${reasonOf(told)}`, { url: where, cause: error });
       };
       const dialTimeout = request.dialTimeoutMs ?? DIAL_TIMEOUT;
@@ -129,7 +138,7 @@ export class HttpClient {
     const headers = { ...request.headers, ...(length === undefined ? {} : { "content-length": String(length) }) };
     const options = { method, ...(signal === undefined ? {} : { signal }) };
     const dialTimeout = request.dialTimeoutMs ?? DIAL_TIMEOUT;
-    if (proxy === undefined || secure) {
+    if (proxy === undefined || secure || isSocks(proxy)) {
       const agent = this.#agents.agent(secure, tls, proxy, dialTimeout);
       return (secure ? httpsRequest : httpRequest)(url, { ...options, headers, agent });
     }

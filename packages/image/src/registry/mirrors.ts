@@ -1,16 +1,16 @@
 /** containerd's older way of naming mirrors: the tables `registry.mirrors` and `registry.configs`. */
 import { readFile } from "node:fs/promises";
 import { ImageError } from "../errors.ts";
-import type { RegistriesConfig, RegistryHostConfig } from "./config.ts";
+import type { RegistrySettings, RegistryHostSettings } from "./settings.ts";
 import { defaultHost, defaultServer, type RegistryHost, standsIn } from "./host.ts";
 import { isLoopback, type TlsOptions } from "./http.ts";
 
 /** Endpoints in order, then the registry itself unless it is among them. Throws InvalidConfiguration. */
 export async function mirrorHosts(
   domain: string,
-  { mirrors = {}, configs = {} }: RegistriesConfig,
+  { mirrors = {}, configs = {} }: Partial<RegistrySettings>,
 ): Promise<RegistryHost[]> {
-  const endpoints = (Object.hasOwn(mirrors, domain) ? mirrors[domain] : mirrors["*"])?.endpoint ?? [];
+  const endpoints = (Object.hasOwn(mirrors, domain) ? mirrors[domain] : mirrors["*"]) ?? [];
   const urls = endpoints.map((endpoint) => endpointUrl(endpoint, domain));
   const hosts: RegistryHost[] = [];
   for (const url of urls) {
@@ -42,8 +42,8 @@ function endpointUrl(endpoint: string, domain: string): URL {
 const schemeFor = (endpoint: string): string =>
   isLoopback(endpoint.replace(/(:\d+)?(\/.*)?$/, "")) ? "http" : "https";
 
-async function readTls(tls: RegistryHostConfig["tls"], host: string): Promise<TlsOptions> {
-  const { insecure_skip_verify: skip = false, ca_file: ca, cert_file: cert, key_file: key } = tls ?? {};
+async function readTls(tls: RegistryHostSettings["tls"], host: string): Promise<TlsOptions> {
+  const { skipVerify: skip = false, caFile: ca, certFile: cert, keyFile: key } = tls ?? {};
   if ((cert === undefined) !== (key === undefined))
     throw new ImageError(
       "InvalidConfiguration",

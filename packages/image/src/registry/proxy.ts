@@ -12,6 +12,8 @@ export interface ProxySettings {
   readonly https?: string | undefined;
   /** Comma-separated. */
   readonly no?: string | undefined;
+  /** For everything, whatever the others say. */
+  readonly always?: string | undefined;
 }
 
 type Environment = Readonly<Record<string, string | undefined>>;
@@ -23,20 +25,24 @@ export function proxyFromEnvironment(env: Environment): ProxySettings {
 
 /** The proxy for `url`; undefined: none. Throws InvalidConfiguration. */
 export function proxyFor(url: URL, settings: ProxySettings): URL | undefined {
+  if (settings.always !== undefined) return parseProxy(settings.always, "proxy");
   const secure = url.protocol === "https:";
   const text = secure ? settings.https : settings.http;
   if (text === undefined || text === "" || !usesProxy(url, settings.no ?? "")) return undefined;
   return parseProxy(text, secure ? "HTTPS_PROXY" : "HTTP_PROXY");
 }
 
-function parseProxy(text: string, name: string): URL {
+const SCHEMES = ["http:", "https:", "socks5:", "socks5h:"];
+
+/** `name` is for messages. Throws InvalidConfiguration. */
+export function parseProxy(text: string, name: string): URL {
   const url = URL.parse(/^[a-z0-9+.-]+:\/\//i.test(text) ? text : `http://${text}`);
   if (url === null || url.hostname === "")
     throw new ImageError("InvalidConfiguration", `${name} "${withoutSecrets(text)}" is not a URL`);
-  if (url.protocol !== "http:" && url.protocol !== "https:")
+  if (!SCHEMES.includes(url.protocol))
     throw new ImageError(
       "InvalidConfiguration",
-      `${name}: a proxy of type ${url.protocol.slice(0, -1)} is not supported (http and https are)`,
+      `${name}: a proxy of type ${url.protocol.slice(0, -1)} is not supported (http, https, socks5 and socks5h are)`,
     );
   return url;
 }
@@ -86,9 +92,19 @@ function splitPort(part: string): { name: string; port: string | undefined } {
   return name === undefined ? { name: part, port: undefined } : { name, port };
 }
 
-/** What identifies berth to the proxy, from the user and password in its URL. */
-export function proxyAuthorization(proxy: URL): string | undefined {
+/** Of a proxy that carries any connection, whatever is said on it. */
+export function isSocks(proxy: URL): boolean {
+  return proxy.protocol.startsWith("socks5");
+}
+
+/** User and password in a proxy's URL. */
+export function proxyLogin(proxy: URL): { readonly username: string; readonly password: string } | undefined {
   if (proxy.username === "" && proxy.password === "") return undefined;
-  const login = `${decodeURIComponent(proxy.username)}:${decodeURIComponent(proxy.password)}`;
-  return `Basic ${Buffer.from(login, "utf8").toString("base64")}`;
+  return { username: decodeURIComponent(proxy.username), password: decodeURIComponent(proxy.password) };
+}
+
+export function proxyAuthorization(proxy: URL): string | undefined {
+  const login = proxyLogin(proxy);
+  if (login === undefined) return undefined;
+  return `Basic ${Buffer.from(`${login.username}:${login.password}`, "utf8").toString("base64")}`;
 }

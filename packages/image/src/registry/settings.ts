@@ -1,8 +1,9 @@
-/** What a node's configuration says about registries, as containerd's registry table has it. */
+/** How a node reaches registries, as containerd's registry table has it: data that threads pass on. */
 import type { Credentials } from "../types.ts";
+import type { ProxySettings } from "./proxy.ts";
 
 export interface RegistrySettings {
-  /** Directories of <host>/hosts.toml; the first that has one for a registry counts. */
+  /** Directories of <host>/hosts.toml; the first that has one for a registry counts. With any, `mirrors` and `tls` do not count. */
   readonly hostsDirs: readonly string[];
   /** containerd 1.x: by registry ("*": any other), the URLs to ask first, in order. */
   readonly mirrors: Readonly<Record<string, readonly string[]>>;
@@ -10,6 +11,8 @@ export interface RegistrySettings {
   readonly configs: Readonly<Record<string, RegistryHostSettings>>;
   /** Sent to every registry. */
   readonly headers: Readonly<Record<string, readonly string[]>>;
+  /** Default: the environment's HTTP_PROXY, HTTPS_PROXY and NO_PROXY. */
+  readonly proxy?: ProxySettings;
 }
 
 export interface RegistryHostSettings {

@@ -57,6 +57,8 @@ export type Hook = (request: IncomingMessage, response: ServerResponse, url: URL
 export class FakeRegistry {
   readonly blobs = new Map<string, Buffer>();
   readonly manifests = new Map<string, { bytes: Buffer; type: string }>();
+  /** Under way, by number. */
+  readonly uploads = new Map<string, Buffer>();
   /** "METHOD /path" of every request, in order. */
   readonly requests: string[] = [];
   hook: Hook | undefined;
@@ -105,7 +107,42 @@ export class FakeRegistry {
     const url = new URL(request.url ?? "/", `http://${this.host}`);
     this.requests.push(`${request.method} ${url.pathname}`);
     if (this.hook !== undefined && (await this.hook(request, response, url))) return;
+    if (request.method !== "GET" && request.method !== "HEAD") return await this.#store(request, response, url);
     this.answer(request, response, url);
+  }
+
+  async #store(request: IncomingMessage, response: ServerResponse, url: URL): Promise<void> {
+    const chunks: Buffer[] = [];
+    for await (const chunk of request) chunks.push(chunk as Buffer);
+    const body = Buffer.concat(chunks);
+    const [, name = "", id] = /^\/v2\/(.+)\/blobs\/uploads\/(\d*)$/.exec(url.pathname) ?? [];
+    const [, repository = "", tag = ""] = /^\/v2\/(.+)\/manifests\/([^/]+)$/.exec(url.pathname) ?? [];
+    if (request.method === "PUT" && repository !== "") {
+      this.document(repository, tag, body, request.headers["content-type"] ?? "");
+      response.writeHead(201, { "docker-content-digest": digest(body) }).end();
+    } else if (request.method === "POST" && name !== "") {
+      const mount = url.searchParams.get("mount");
+      if (mount !== null && this.blobs.has(mount)) return void response.writeHead(201).end();
+      const upload = String(this.uploads.size + 1);
+      this.uploads.set(upload, Buffer.alloc(0));
+      response.writeHead(202, { location: `/v2/${name}/blobs/uploads/${upload}` }).end();
+    } else if (id !== undefined) {
+      this.#append(request, response, url, id, body);
+    } else response.writeHead(405).end();
+  }
+
+  #append(request: IncomingMessage, response: ServerResponse, url: URL, id: string, body: Buffer): void {
+    const before = this.uploads.get(id) ?? Buffer.alloc(0);
+    const start = Number(/^(\d+)-/.exec(request.headers["content-range"] ?? "")?.[1] ?? before.length);
+    if (start !== before.length) return void response.writeHead(416).end();
+    const bytes = Buffer.concat([before, body]);
+    this.uploads.set(id, bytes);
+    const wanted = url.searchParams.get("digest");
+    if (request.method === "PATCH")
+      return void response.writeHead(202, { location: url.pathname, range: `0-${bytes.length - 1}` }).end();
+    if (wanted !== digest(bytes)) return void response.writeHead(400).end('{"errors":[{"code":"DIGEST_INVALID"}]}');
+    this.blobs.set(wanted, bytes);
+    return void response.writeHead(201).end();
   }
 
   /** What an honest registry answers. */
@@ -113,6 +150,16 @@ export class FakeRegistry {
     const manifest = /^\/v2\/(.+)\/manifests\/([^/]+)$/.exec(url.pathname);
     const blob = /^\/v2\/(.+)\/blobs\/([^/]+)$/.exec(url.pathname);
     const found = manifest === null ? undefined : this.manifests.get(`${manifest[1]}/${manifest[2]}`);
+    const upload = this.uploads.get(/\/blobs\/uploads\/(\d+)$/.exec(url.pathname)?.[1] ?? "");
+    if (upload !== undefined)
+      return void response
+        .writeHead(204, { location: url.pathname, range: `0-${Math.max(0, upload.length - 1)}` })
+        .end();
+    const list = /^\/v2\/(.+)\/tags\/list$/.exec(url.pathname)?.[1];
+    if (list !== undefined) {
+      const names = [...this.manifests.keys()].filter((name) => name.startsWith(`${list}/`) && !name.includes(":"));
+      return void response.end(JSON.stringify({ name: list, tags: names.map((name) => name.slice(list.length + 1)) }));
+    }
     const bytes = blob === null ? found?.bytes : this.blobs.get(blob[2] as string);
     if (bytes === undefined) {
       response
