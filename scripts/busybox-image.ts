@@ -27,7 +27,7 @@ export async function busyboxArchive(dir: string, reference: string = QUICKSTART
 }
 
 async function busyboxImage(reference: string): Promise<Buffer> {
-  return imageArchive(reference, await rootfs(), { Cmd: ["sh"] });
+  return imageArchive(reference, await busyboxFiles(), { Cmd: ["sh"] });
 }
 
 /** An OCI layout of one layer with these files, in a tar file; `config` is the image's own (image-spec config.md). */
@@ -80,7 +80,8 @@ export function imageArchive(reference: string, files: readonly TarEntry[], run:
   ]);
 }
 
-async function rootfs(): Promise<TarEntry[]> {
+/** The files of the image, to which others can be added. */
+export async function busyboxFiles(): Promise<TarEntry[]> {
   const run = promisify(execFile);
   const { stdout: where } = await run("sh", ["-c", "command -v busybox"]);
   const { stdout: applets } = await run(where.trim(), ["--list"]);

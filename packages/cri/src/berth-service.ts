@@ -4,9 +4,9 @@ import { create } from "@bufbuild/protobuf";
 import type { ImageRecord } from "@berth/image";
 import { describePlan, planContainer } from "@berth/runtime";
 import { berth } from "@berth/spec";
+import { rootfsOf } from "./container/rootfs.ts";
 import { specOf } from "./container/running.ts";
 import type { CriContext } from "./context.ts";
-import { precondition } from "./errors.ts";
 import type { Handlers, Send } from "./server/grpc.ts";
 
 export function berthHandlers(context: CriContext): Handlers<typeof berth.Berth> {
@@ -98,11 +98,9 @@ async function plan(context: CriContext, request: berth.PlanRequest): Promise<be
   const container = context.containers.get(request.containerId);
   const { record } = container;
   const spec = await specOf(context, container);
-  const rootfs = container.rootfs ?? context.images.rootfs(record.id);
-  if (!rootfs) throw precondition(`container "${record.id}" has no root file system any more`);
   const { plan: orders } = planContainer(spec, {
     id: record.id,
-    rootfs,
+    rootfs: rootfsOf(context, container),
     cgroup: { path: record.cgroupPath },
     host: context.host,
     terminal: record.config.tty,

@@ -8,6 +8,7 @@ import { cgroupRemoval } from "@berth/runtime";
 import type { cri } from "@berth/spec";
 import { containerDir, type CriContext } from "./context.ts";
 import { applyExit, applyUnknown, watchExit } from "./container/exit.ts";
+import { ownerOfKey, releaseImageVolumes } from "./container/image-volumes.ts";
 import { deleteContainer } from "./container/remove.ts";
 import { initDir } from "./sandbox/init.ts";
 import { releaseSandbox } from "./sandbox/release.ts";
@@ -94,6 +95,7 @@ async function takeBack(context: CriContext, container: Container): Promise<void
   }
   await killCgroup(record.cgroupPath, context.host);
   await context.hand.run(cgroupRemoval(record.cgroupPath, context.host));
+  await releaseImageVolumes(context, record.id, record.config);
   await context.images.removeRootfs(record.id);
   await rm(dir, { recursive: true, force: true });
   context.containers.delete(container);
@@ -145,7 +147,7 @@ async function exists(path: string): Promise<boolean> {
 async function removeOrphans(context: CriContext): Promise<string[]> {
   const done: string[] = [];
   for (const key of context.images.rootfsKeys()) {
-    if (context.containers.find(key)) continue;
+    if (context.containers.find(ownerOfKey(key))) continue;
     await context.images.removeRootfs(key);
     done.push(`removed the writable layer of unknown container ${key}`);
   }

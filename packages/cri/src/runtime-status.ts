@@ -2,6 +2,7 @@
 import { create } from "@bufbuild/protobuf";
 import { cri } from "@berth/spec";
 import type { CriContext } from "./context.ts";
+import { supportsUserns } from "./sandbox/userns.ts";
 
 export function version(context: CriContext): Promise<cri.VersionResponse> {
   return Promise.resolve(
@@ -16,7 +17,10 @@ export function version(context: CriContext): Promise<cri.VersionResponse> {
 
 export function runtimeStatus(context: CriContext, request: cri.StatusRequest): Promise<cri.StatusResponse> {
   const network = context.cni.status();
-  const features = { recursiveReadOnlyMounts: context.host.features.mountSetattr, userNamespaces: false };
+  const features = {
+    recursiveReadOnlyMounts: context.host.features.mountSetattr,
+    userNamespaces: supportsUserns(context),
+  };
   const response = create(cri.StatusResponseSchema, {
     status: {
       conditions: [
@@ -31,7 +35,7 @@ export function runtimeStatus(context: CriContext, request: cri.StatusRequest): 
     },
     // The kubelet looks for what pods without a handler get under the empty name.
     runtimeHandlers: ["", ...context.runtimes.handlers.keys()].map((name) => ({ name, features })),
-    features: { supplementalGroupsPolicy: true, userNamespacesHostNetwork: false },
+    features: { supplementalGroupsPolicy: true, userNamespacesHostNetwork: supportsUserns(context) },
     info: request.verbose ? { config: JSON.stringify(verboseConfig(context)) } : {},
   });
   return Promise.resolve(response);

@@ -112,8 +112,8 @@ export function planContainer(spec: oci.Spec, context: ContainerContext): Planne
 function stageMounts(plan: PlanBuilder, spec: oci.Spec, context: ContainerContext, namespaces: Namespaces) {
   const { host } = context;
   const inUserns = namespaces.all.has("user");
-  const rootfs = openRootfs(plan, context.rootfs, host);
   const slots = openNamespaces(plan, namespaces, spec);
+  const rootfs = openRootfs(plan, context.rootfs, host, slots.get("user"));
   const mounts = prepareMounts(plan, spec, {
     host,
     namespaces,

@@ -10,7 +10,12 @@ export interface CompiledFilter {
 
 export type Rootfs =
   /** A directory (or mount) of the host. */
-  | { readonly kind: "path"; readonly path: string }
+  | {
+      readonly kind: "path";
+      readonly path: string;
+      /** Its owners are ids of the user namespace that the container joins by path. */
+      readonly idmap?: boolean | undefined;
+    }
   /** An overlay made for this container; topmost layer first. Without `upper` it is read-only. */
   | {
       readonly kind: "overlay";
@@ -19,6 +24,8 @@ export type Rootfs =
       readonly work?: string | undefined;
       /** Skip syncs: the upper must be discarded after an unclean shutdown. */
       readonly volatile?: boolean | undefined;
+      /** The layers' owners are ids of the user namespace that the container joins by path; `upper` belongs to its root already. */
+      readonly idmap?: boolean | undefined;
     };
 
 export interface ContainerContext {

@@ -10,6 +10,7 @@ export {
 } from "./context.ts";
 export { planContainer } from "./container.ts";
 export { intelRdtRemoval } from "./rdt.ts";
+export { planRootfsMount } from "./rootfs.ts";
 export { planExec } from "./exec.ts";
 export { readBundle, type Bundle } from "./bundle.ts";
 export {

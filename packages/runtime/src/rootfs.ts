@@ -1,7 +1,7 @@
 /** The root file system: as a detached mount made in the stage, from a directory or as an overlay. */
-import { CLONE, MNT_DETACH, MOUNT_ATTR, MS, NO_SLOT, O, type HostFacts } from "@berth/kernel";
+import { CLONE, MNT_DETACH, MOUNT_ATTR, MS, NO_SLOT, O, type HostFacts, type Plan } from "@berth/kernel";
 import type { oci } from "@berth/spec";
-import type { PlanBuilder } from "./builder.ts";
+import { PlanBuilder } from "./builder.ts";
 import { PlanError, type Rootfs } from "./context.ts";
 
 const BECAUSE = "root.path";
@@ -14,12 +14,26 @@ const MOST_LAYERS = 500;
 
 type Overlay = Extract<Rootfs, { kind: "overlay" }>;
 
-/** Makes the detached mount in a slot. Throws PlanError. */
-export function openRootfs(plan: PlanBuilder, rootfs: Rootfs, host: HostFacts): number {
+/** Makes the detached mount in a slot. `usernsSlot`: of the user namespace that is joined. Throws PlanError. */
+export function openRootfs(plan: PlanBuilder, rootfs: Rootfs, host: HostFacts, usernsSlot?: number): number {
   const slot = plan.slot(BECAUSE);
-  if (rootfs.kind === "path") openTree(plan, slot, rootfs.path, 1);
+  if (rootfs.kind === "path") {
+    openTree(plan, slot, rootfs.path, 1);
+    if (rootfs.idmap) mapOwners(plan, slot, idmapSlot(host, usernsSlot));
+  } else if (rootfs.idmap) overlayByDescriptor(plan, slot, rootfs, host, idmapSlot(host, usernsSlot));
   else openOverlay(plan, slot, rootfs, host);
   return slot;
+}
+
+/** Overlayfs itself cannot be id-mapped (EINVAL); its layers can, as detached mounts that are given by descriptor. */
+function idmapSlot(host: HostFacts, usernsSlot: number | undefined): number {
+  if (!host.features.lowerdirFd || !host.features.mountSetattr) {
+    const why = `overlayfs takes id-mapped layers by descriptor since Linux 6.13, and this is ${host.kernel.release}`;
+    throw new PlanError(BECAUSE, `an id-mapped root file system: ${why}`);
+  }
+  if (usernsSlot === undefined)
+    throw new PlanError(BECAUSE, "an id-mapped root file system needs a user namespace that is joined by path");
+  return usernsSlot;
 }
 
 /** As a slave: what the host mounts below it later arrives, what the container mounts does not get out. */
@@ -78,7 +92,13 @@ function overlayByPath(plan: PlanBuilder, slot: number, overlay: Overlay, host: 
   );
 }
 
-function overlayByDescriptor(plan: PlanBuilder, slot: number, overlay: Overlay, host: HostFacts): void {
+function overlayByDescriptor(
+  plan: PlanBuilder,
+  slot: number,
+  overlay: Overlay,
+  host: HostFacts,
+  usernsSlot?: number,
+): void {
   const fdKeys: string[] = [];
   const fdSlots: number[] = [];
   const give = (key: string, path: string) => {
@@ -87,7 +107,14 @@ function overlayByDescriptor(plan: PlanBuilder, slot: number, overlay: Overlay, 
     fdKeys.push(key);
     fdSlots.push(directory);
   };
-  for (const path of overlay.lowers) give("lowerdir+", path);
+  for (const path of overlay.lowers) {
+    if (usernsSlot === undefined) {
+      give("lowerdir+", path);
+      continue;
+    }
+    fdKeys.push("lowerdir+");
+    fdSlots.push(mappedLayer(plan, path, usernsSlot));
+  }
   if (overlay.upper !== undefined) {
     give("upperdir", overlay.upper);
     give("workdir", workOf(overlay));
@@ -99,6 +126,42 @@ function overlayByDescriptor(plan: PlanBuilder, slot: number, overlay: Overlay, 
   );
   for (const directory of fdSlots) plan.add("close", { slot: directory }, BECAUSE);
 }
+
+function mappedLayer(plan: PlanBuilder, path: string, usernsSlot: number): number {
+  const layer = plan.slot(BECAUSE);
+  plan.add("open_tree", { slot: layer, path, recursive: 0 }, BECAUSE);
+  mapOwners(plan, layer, usernsSlot);
+  return layer;
+}
+
+function mapOwners(plan: PlanBuilder, slot: number, usernsSlot: number): void {
+  plan.add(
+    "mount_attr",
+    { slot, set: MOUNT_ATTR.IDMAP, clear: 0n, propagation: 0n, recursive: 0, usernsSlot },
+    BECAUSE,
+  );
+}
+
+/**
+ * A plan that mounts a root file system at a directory of the host, read-only and without what could harm: an image as a
+ * volume. `userns`: the path of the user namespace that its owners are ids of. Throws PlanError.
+ */
+export function planRootfsMount(rootfs: Rootfs, target: string, host: HostFacts, userns?: string): Plan {
+  const plan = new PlanBuilder();
+  const slot = userns === undefined ? undefined : plan.slot(BECAUSE);
+  if (slot !== undefined && userns !== undefined)
+    plan.add("open", { slot, path: userns, flags: BigInt(O.RDONLY) }, BECAUSE);
+  const mount = openRootfs(plan, rootfs, host, slot);
+  plan.add(
+    "mount_attr",
+    { slot: mount, set: VOLUME_ATTRS, clear: 0n, propagation: 0n, recursive: 0, usernsSlot: NO_SLOT },
+    BECAUSE,
+  );
+  plan.add("attach_host", { slot: mount, target }, BECAUSE);
+  return plan.plan();
+}
+
+const VOLUME_ATTRS = MOUNT_ATTR.RDONLY | MOUNT_ATTR.NOSUID | MOUNT_ATTR.NODEV | MOUNT_ATTR.NOEXEC;
 
 /**
  * Before Linux 6.7 the layers are one text, which fsconfig does not take: mount(2) does, in a mount namespace of the

@@ -9,15 +9,20 @@ import { cri } from "@berth/spec";
 import { cgroupParentOf } from "../cgroup-parent.ts";
 import { now } from "../clock.ts";
 import { containerDir, type CriContext } from "../context.ts";
-import { invalid, notFound, precondition, unimplemented } from "../errors.ts";
+import { invalid, notFound, precondition } from "../errors.ts";
 import { CREATED, emitContainerEvent } from "../events.ts";
 import { type Progress, withProgress } from "../progress.ts";
 import { ensurePodInit } from "../sandbox/init.ts";
+import { podNamespaces, usernsPath } from "../sandbox/namespaces.ts";
+import { checkContainerUserns } from "../sandbox/userns.ts";
 import type { Container, ContainerRecord, Sandbox } from "../store/records.ts";
 import { injectDevices } from "./cdi.ts";
 import { endContainer } from "./end.ts";
 import { watchExit } from "./exit.ts";
+import { mountImageVolumes, unmountImageVolumes } from "./image-volumes.ts";
 import { sharesPodPid } from "./namespaces.ts";
+import { prepareRootfs } from "./rootfs.ts";
+import { refuseRelabel, refuseSelinux } from "./selinux.ts";
 import { signalName } from "./signals.ts";
 import { ociSpec } from "./spec.ts";
 import { type ResolvedUser, resolveUser } from "./user.ts";
@@ -27,10 +32,12 @@ export async function createContainer(
   request: cri.CreateContainerRequest,
   signal: AbortSignal,
 ): Promise<cri.CreateContainerResponse> {
-  const config = checkedConfig(request);
+  const config = checkedConfig(context, request);
   const sandbox = context.sandboxes.get(request.podSandboxId);
   const id = randomBytes(32).toString("hex");
   await context.locks.with(sandbox.record.id, signal, async () => {
+    checkContainerUserns(sandbox.record.config, config);
+    checkPrivileged(sandbox.record.config, config);
     if (sandbox.record.phase !== "ready")
       throw precondition(`pod sandbox "${sandbox.record.id}" is not ready (it is ${sandbox.record.phase})`);
     const options = { operation: "CreateContainer", signal, log: context.log, onStep: context.onStep };
@@ -39,27 +46,27 @@ export async function createContainer(
   return create(cri.CreateContainerResponseSchema, { containerId: id });
 }
 
-function checkedConfig(request: cri.CreateContainerRequest): cri.ContainerConfig {
+/** A pod says at its start whether it may hold a privileged container (api.proto). */
+function checkPrivileged(pod: cri.PodSandboxConfig, container: cri.ContainerConfig): void {
+  if (!container.linux?.securityContext?.privileged || pod.linux?.securityContext?.privileged) return;
+  throw invalid(
+    "config.linux.security_context.privileged: the pod is not privileged, and so none of its containers can be; set it in the pod's security context too",
+  );
+}
+
+function checkedConfig(context: CriContext, request: cri.CreateContainerRequest): cri.ContainerConfig {
   const { config } = request;
   if (!config) throw invalid("config: missing from the request");
   if (!config.metadata) throw invalid("config.metadata: missing from the request");
   if (config.windows) throw invalid("config.windows: this node runs Linux; use config.linux");
   if (config.metadata.name === "") throw invalid("config.metadata.name: must not be empty");
   if (!config.image?.image) throw invalid("config.image.image: missing from the request");
-  const { selinuxOptions, apparmor, apparmorProfile } = config.linux?.securityContext ?? {};
-  if (
-    apparmor?.profileType === cri.SecurityProfile_ProfileType.Localhost ||
-    apparmorProfile?.startsWith("localhost/")
-  ) {
-    throw unimplemented(
-      "config.linux.security_context.apparmor: AppArmor profiles are not supported by this version of berth",
-    );
-  }
-  if (selinuxOptions?.type || selinuxOptions?.level) {
-    throw unimplemented(
-      "config.linux.security_context.selinux_options: SELinux labels are not supported by this version of berth",
-    );
-  }
+  refuseSelinux(
+    context,
+    config.linux?.securityContext?.selinuxOptions,
+    "config.linux.security_context.selinux_options",
+  );
+  refuseRelabel(context, config.mounts);
   return config;
 }
 
@@ -87,13 +94,24 @@ async function make(
     progress.step("start the pod's init");
     await ensurePodInit(context, sandbox, signal);
   }
-  const plain = await ociSpec(context, { id, sandbox, config, image, user, cgroupPath: record.cgroupPath });
+  const { userns } = podNamespaces(sandbox.record.config);
+  const usernsPin = userns && usernsPath(context, sandbox.record.id);
+  const imageSources = await mountImageVolumes(context, progress, id, config, usernsPin);
+  const plain = await ociSpec(context, {
+    id,
+    sandbox,
+    config,
+    image,
+    user,
+    cgroupPath: record.cgroupPath,
+    imageSources,
+  });
   progress.step("inject CDI devices");
   const spec = await injectDevices(context, config, plain);
   const seccomp = await compileSeccomp(spec.linux?.seccomp, `${context.paths.root}/seccomp`);
   progress.step("prepare the root file system");
   progress.onFailure("remove the root file system", () => context.images.removeRootfs(id));
-  const rootfs = await context.images.prepareRootfs(id, image);
+  const rootfs = await prepareRootfs(context, id, image, userns);
   container.spec = spec;
   container.rootfs = rootfs;
 
@@ -131,6 +149,7 @@ async function make(
     { signal },
   );
   record.pid = created.pid;
+  await unmountImageVolumes(context, id);
   progress.step("connect to its monitor");
   progress.onFailure("end the process", async () => {
     if (!container.link) watchExit(context, container, (container.link = await connectMonitor(dir)));

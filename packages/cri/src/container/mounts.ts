@@ -1,11 +1,14 @@
 /** A container's mounts: the file systems every container has, the pod's files, and the volumes that were asked for. */
-import { realpath, stat } from "node:fs/promises";
+import { readFile, realpath, stat } from "node:fs/promises";
+import { type MountInfo, isMountpoint, parseMountInfo } from "@berth/kernel";
 import { cri, type oci } from "@berth/spec";
 import type { CriContext } from "../context.ts";
-import { invalid, unimplemented } from "../errors.ts";
+import { invalid } from "../errors.ts";
 import { podFile } from "../sandbox/files.ts";
 import { podNamespaces, shmPath } from "../sandbox/namespaces.ts";
+import { ociMapping } from "../sandbox/userns.ts";
 import type { SandboxRecord } from "../store/records.ts";
+import type { ImageSources } from "./image-volumes.ts";
 
 const PROPAGATION: Readonly<Record<cri.MountPropagation, string>> = {
   [cri.MountPropagation.PROPAGATION_PRIVATE]: "rprivate",
@@ -18,12 +21,16 @@ export async function mountsOf(
   sandbox: SandboxRecord,
   config: cri.ContainerConfig,
   cgroupWritable: boolean,
+  images: ImageSources,
 ): Promise<oci.Mount[]> {
   const security = config.linux?.securityContext;
-  const wanted = await Promise.all(config.mounts.map((mount, index) => volume(mount, `mounts[${index}]`)));
+  const wanted = await Promise.all(
+    config.mounts.map((mount, index) => volume(mount, `mounts[${index}]`, images.get(index))),
+  );
   const taken = new Set(wanted.map((mount) => mount.destination));
   const own = [
     ...standardMounts(security?.privileged === true, cgroupWritable),
+    ...(await messageQueues(sandbox.config)),
     ...podMounts(context, sandbox, security?.readonlyRootfs === true),
   ];
   // Parents before children: a volume at /data must not hide one at /data/cache, whatever the order in which they were named.
@@ -50,7 +57,6 @@ function standardMounts(privileged: boolean, cgroupWritable: boolean): oci.Mount
       source: "devpts",
       options: ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
     },
-    { destination: "/dev/mqueue", type: "mqueue", source: "mqueue", options: ["nosuid", "noexec", "nodev"] },
     { destination: "/sys", type: "sysfs", source: "sysfs", options: ["nosuid", "noexec", "nodev", access] },
     {
       destination: "/sys/fs/cgroup",
@@ -59,6 +65,16 @@ function standardMounts(privileged: boolean, cgroupWritable: boolean): oci.Mount
       options: ["nosuid", "noexec", "nodev", "relatime", privileged || cgroupWritable ? "rw" : "ro"],
     },
   ];
+}
+
+/** The IPC namespace's owner alone may mount its queues: with the host's, a pod in a user namespace sees the host's mount, if there is one. */
+async function messageQueues(config: cri.PodSandboxConfig): Promise<oci.Mount[]> {
+  const destination = "/dev/mqueue";
+  const options = ["nosuid", "noexec", "nodev"];
+  const { hostIpc, userns } = podNamespaces(config);
+  if (!hostIpc || !userns) return [{ destination, type: "mqueue", source: "mqueue", options }];
+  if (!(await isMountpoint(destination))) return [];
+  return [{ destination, type: "bind", source: destination, options: ["bind", "rprivate", ...options] }];
 }
 
 function podMounts(context: CriContext, sandbox: SandboxRecord, readonlyRootfs: boolean): oci.Mount[] {
@@ -78,24 +94,56 @@ function podMounts(context: CriContext, sandbox: SandboxRecord, readonlyRootfs: 
   ];
 }
 
-async function volume(mount: cri.Mount, field: string): Promise<oci.Mount> {
-  if (mount.image?.image)
-    throw unimplemented(`config.${field}.image: image volumes are not supported by this version of berth`);
-  if (mount.uidMappings.length > 0 || mount.gidMappings.length > 0) {
-    throw unimplemented(`config.${field}.uid_mappings: id-mapped mounts are not supported by this version of berth`);
-  }
+/** `image`: where the image that is to be mounted is. */
+async function volume(mount: cri.Mount, field: string, image: string | undefined): Promise<oci.Mount> {
   if (!mount.containerPath.startsWith("/"))
     throw invalid(`config.${field}.container_path: "${mount.containerPath}" is not an absolute path`);
   if (mount.recursiveReadOnly && !mount.readonly) throw invalid(`config.${field}.recursive_read_only: needs readonly`);
   if (mount.recursiveReadOnly && mount.propagation !== cri.MountPropagation.PROPAGATION_PRIVATE) {
     throw invalid(`config.${field}.recursive_read_only: needs private propagation`);
   }
+  if (image !== undefined) return imageMount(mount, image);
+  if (mount.imageSubPath !== "") throw invalid(`config.${field}.image_sub_path: needs an image`);
   const source = await resolveSource(mount.hostPath, field);
   const propagation = PROPAGATION[mount.propagation];
   if (propagation === undefined)
     throw invalid(`config.${field}.propagation: ${mount.propagation} is not a propagation`);
-  const options = ["rbind", propagation, mount.recursiveReadOnly ? "rro" : mount.readonly ? "ro" : "rw"];
-  return { destination: mount.containerPath, type: "bind", source, options };
+  await checkPropagation(mount, source, field);
+  const idmap = idmapOf(mount, field);
+  const access = mount.recursiveReadOnly ? "rro" : mount.readonly ? "ro" : "rw";
+  const options = ["rbind", propagation, access, ...("uidMappings" in idmap ? ["idmap"] : [])];
+  return { destination: mount.containerPath, type: "bind", source, options, ...idmap };
+}
+
+/** KEP-4639: read-only, and nothing in it is executed. */
+const imageMount = (mount: cri.Mount, source: string): oci.Mount => ({
+  destination: mount.containerPath,
+  type: "bind",
+  source,
+  options: ["bind", "rprivate", "ro", "nosuid", "nodev", "noexec"],
+});
+
+/** What the host's mount does not pass on cannot arrive (mount_namespaces(7)): silence about it would be a volume that never fills. */
+async function checkPropagation({ propagation }: cri.Mount, source: string, field: string): Promise<void> {
+  const { PROPAGATION_BIDIRECTIONAL, PROPAGATION_HOST_TO_CONTAINER } = cri.MountPropagation;
+  if (propagation !== PROPAGATION_BIDIRECTIONAL && propagation !== PROPAGATION_HOST_TO_CONTAINER) return;
+  const mounts = parseMountInfo(await readFile("/proc/self/mountinfo", "utf8"));
+  const holds = ({ target }: MountInfo): boolean => target === "/" || `${source}/`.startsWith(`${target}/`);
+  // Of several at one place the last covers the others.
+  const [over] = mounts.filter(holds).sort((a, b) => b.target.length - a.target.length || b.id - a.id);
+  const kinds = propagation === PROPAGATION_BIDIRECTIONAL ? ["shared:"] : ["shared:", "master:"];
+  if (over?.propagation.some((one) => kinds.some((kind) => one.startsWith(kind)))) return;
+  throw invalid(
+    `config.${field}.propagation: "${source}" is on the mount ${over?.target ?? "/"}, which is not a shared mount; mount --make-rshared ${over?.target ?? "/"}`,
+  );
+}
+
+/** Which of the source's owners are whose inside (mount_setattr(2), MOUNT_ATTR_IDMAP); not of what is mounted below it. */
+function idmapOf({ uidMappings, gidMappings }: cri.Mount, field: string): Partial<oci.Mount> {
+  if (uidMappings.length === 0 && gidMappings.length === 0) return {};
+  if (uidMappings.length === 0 || gidMappings.length === 0)
+    throw invalid(`config.${field}.uidMappings: a mount's uids and gids are mapped together; give gidMappings too`);
+  return { uidMappings: uidMappings.map(ociMapping), gidMappings: gidMappings.map(ociMapping) };
 }
 
 /** The CRI: a link's target is what is mounted, and a path that does not exist is an error. */

@@ -2,7 +2,7 @@
 import { cri, type oci } from "@berth/spec";
 import type { CriContext } from "../context.ts";
 import { invalid, precondition } from "../errors.ts";
-import { ipcPath, netnsPath, podNamespaces, utsPath } from "../sandbox/namespaces.ts";
+import { ipcPath, netnsPath, podNamespaces, usernsPath, utsPath } from "../sandbox/namespaces.ts";
 import type { Sandbox } from "../store/records.ts";
 
 const { NamespaceMode } = cri;
@@ -18,6 +18,7 @@ export function namespacesOf(context: CriContext, sandbox: Sandbox, config: cri.
   if (!pod.hostIpc) namespaces.push({ type: "ipc", path: ipcPath(context, id) });
   const pid = pidNamespace(context, sandbox, security?.namespaceOptions);
   if (pid) namespaces.push(pid);
+  if (pod.userns) namespaces.push({ type: "user", path: usernsPath(context, id) });
   if (!security?.privileged) namespaces.push({ type: "cgroup" });
   return namespaces;
 }

@@ -11,7 +11,7 @@ const { RuntimeDefault, Unconfined, Localhost } = cri.SecurityProfile_ProfileTyp
  * configuration says otherwise; the kubelet's SeccompDefault says RuntimeDefault.
  */
 export async function seccompOf(
-  security: cri.LinuxContainerSecurityContext | undefined,
+  security: Pick<cri.LinuxContainerSecurityContext, "privileged" | "seccomp" | "seccompProfilePath"> | undefined,
   capabilities: readonly string[],
   unset: string,
 ): Promise<oci.LinuxSeccomp | undefined> {

@@ -6,9 +6,11 @@ import type { CriContext } from "../context.ts";
 import { handlerOf } from "../handlers.ts";
 import { hostnameOf, podNamespaces } from "../sandbox/namespaces.ts";
 import type { Sandbox } from "../store/records.ts";
+import { apparmorOf } from "./apparmor.ts";
 import { capabilitiesOf } from "./capabilities.ts";
 import { devicesOf } from "./devices.ts";
 import { baseSpecOf, onBase, passedThrough } from "./handler-spec.ts";
+import type { ImageSources } from "./image-volumes.ts";
 import { mountsOf } from "./mounts.ts";
 import { namespacesOf } from "./namespaces.ts";
 import { argvOf, cwdOf, environmentOf } from "./process.ts";
@@ -23,6 +25,7 @@ export interface SpecInput {
   readonly image: ImageRecord;
   readonly user: ResolvedUser;
   readonly cgroupPath: string;
+  readonly imageSources: ImageSources;
 }
 
 export async function ociSpec(context: CriContext, input: SpecInput): Promise<oci.Spec> {
@@ -31,14 +34,15 @@ export async function ociSpec(context: CriContext, input: SpecInput): Promise<oc
   const handler = handlerOf(context, sandbox.record.handler);
   const base = await baseSpecOf(handler);
   const capabilities = capabilitiesOf(security, base?.process?.capabilities?.bounding);
-  const [mounts, { devices, rules }, seccomp] = await Promise.all([
-    mountsOf(context, sandbox.record, config, handler.cgroupWritable),
+  const [mounts, { devices, rules }, seccomp, apparmorProfile] = await Promise.all([
+    mountsOf(context, sandbox.record, config, handler.cgroupWritable, input.imageSources),
     devicesOf(config, handler, context.config.deviceOwnershipFromSecurityContext ? ownerOf(security) : undefined),
     seccompOf(security, capabilities.bounding ?? [], context.config.unsetSeccompProfile),
+    apparmorOf(context, security),
   ]);
   return onBase(base, {
     ociVersion: "1.3.0",
-    process: processOf(context, input, capabilities),
+    process: { ...processOf(context, input, capabilities), ...(apparmorProfile !== undefined && { apparmorProfile }) },
     root: { path: "rootfs", readonly: security?.readonlyRootfs === true },
     mounts,
     annotations: {

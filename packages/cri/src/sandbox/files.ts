@@ -1,10 +1,11 @@
 /** The files that a pod's containers share: /etc/hosts, /etc/hostname and /etc/resolv.conf. */
-import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { chown, mkdir, readFile, writeFile } from "node:fs/promises";
 import type { cri } from "@berth/spec";
 import type { CriContext } from "../context.ts";
 import { sandboxDir } from "../context.ts";
 import type { SandboxRecord } from "../store/records.ts";
 import { hostnameOf, podNamespaces } from "./namespaces.ts";
+import { rootOnHost } from "./userns.ts";
 
 export const podFile = (context: CriContext, id: string, name: "hosts" | "hostname" | "resolv.conf"): string =>
   `${sandboxDir(context, id)}/${name}`;
@@ -15,8 +16,11 @@ export async function writePodFiles(context: CriContext, record: SandboxRecord):
   const hostname = hostNetwork ? await ownFile("/etc/hostname", "") : `${hostnameOf(record.config)}\n`;
   const hosts = await ownFile("/etc/hosts", "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
   const files = { hostname, hosts, "resolv.conf": await resolvConf(record.config.dnsConfig) } as const;
+  const { uid, gid } = rootOnHost(podNamespaces(record.config).userns);
   for (const [name, text] of Object.entries(files)) {
-    await writeFile(`${sandboxDir(context, record.id)}/${name}`, text, { mode: 0o644 });
+    const path = `${sandboxDir(context, record.id)}/${name}`;
+    await writeFile(path, text, { mode: 0o644 });
+    if (uid + gid > 0) await chown(path, uid, gid);
   }
 }
 

@@ -4,11 +4,12 @@ import type { CriContext } from "../context.ts";
 import { sandboxDir } from "../context.ts";
 import type { Sandbox } from "../store/records.ts";
 import { stopPodInit } from "./init.ts";
-import { namespaceRemoval } from "./namespaces.ts";
+import { namespaceRemoval, stopMaker } from "./namespaces.ts";
 import { attachmentOf } from "./network.ts";
 
 export async function releaseSandbox(context: CriContext, sandbox: Sandbox): Promise<void> {
   await stopPodInit(context, sandbox);
+  await stopMaker(context, sandbox.record.id);
   await detachNetwork(context, sandbox);
   await context.hand.run(namespaceRemoval(context, sandbox.record.id));
   await rm(sandboxDir(context, sandbox.record.id), { recursive: true, force: true });

@@ -7,13 +7,16 @@ import { now } from "../clock.ts";
 import type { CriContext } from "../context.ts";
 import { invalid } from "../errors.ts";
 import { CREATED, STARTED, emitEvent } from "../events.ts";
+import { apparmorOf } from "../container/apparmor.ts";
+import { refuseSelinux } from "../container/selinux.ts";
 import { handlerOf } from "../handlers.ts";
 import { withProgress } from "../progress.ts";
 import type { Sandbox, SandboxRecord } from "../store/records.ts";
 import { writePodFiles } from "./files.ts";
-import { namespacePlan, netnsPath, podNamespaces } from "./namespaces.ts";
+import { makeNamespaces, netnsPath, podNamespaces } from "./namespaces.ts";
 import { attachmentOf, portMappings, preferred } from "./network.ts";
 import { releaseSandbox } from "./release.ts";
+import { checkUsernsSupport } from "./userns.ts";
 
 export async function runPodSandbox(
   context: CriContext,
@@ -22,6 +25,10 @@ export async function runPodSandbox(
 ): Promise<cri.RunPodSandboxResponse> {
   const record = newRecord(context, request);
   const ns = podNamespaces(record.config);
+  if (ns.userns) checkUsernsSupport(context);
+  const security = record.config.linux?.securityContext;
+  refuseSelinux(context, security?.selinuxOptions, "config.linux.security_context.selinux_options");
+  await apparmorOf(context, { privileged: false, apparmorProfile: "", ...security });
   portMappings(record.config);
   cgroupParentOf(context, record.config);
   const sandbox: Sandbox = { record };
@@ -38,7 +45,7 @@ export async function runPodSandbox(
         context.sandboxes.save(sandbox);
       }
       progress.step("make the namespaces");
-      await context.hand.run(namespacePlan(context, record), { signal });
+      await makeNamespaces(context, record, signal);
       progress.step("write the pod's files and attach the network");
       await allDone([
         writePodFiles(context, record),
