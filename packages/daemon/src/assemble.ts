@@ -51,6 +51,7 @@ export async function assemble({ settings, version, log, onStep }: AssembleOptio
     hand,
     serveSocket: `${settings.state}/serve.sock`,
     registries: settings.registry,
+    verification: settings.verification,
     snapshotter: settings.snapshotter,
     pinned: settings.pinned,
     database,

@@ -13,6 +13,7 @@ export interface Flags {
   readonly cniBinDir?: readonly string[];
   readonly cniCacheDir?: string;
   readonly hostsDir?: string;
+  readonly signaturePolicy?: string;
   readonly snapshotter?: SnapshotterName;
   readonly logLevel?: string;
   readonly streamAddress?: string;
@@ -97,6 +98,10 @@ function daemonCommand(version: string): Command {
       .option(
         "--hosts-dir <dir>",
         "registry mirrors and certificates: <dir>/<host>/hosts.toml, as containerd's certs.d (default: /etc/berth/certs.d)",
+      )
+      .option(
+        "--signature-policy <file>",
+        "which images may be pulled, as containers-policy.json(5) says it (default: all)",
       )
       .addOption(
         new Option(

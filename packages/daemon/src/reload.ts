@@ -14,6 +14,7 @@ const FIXED = [
   "netnsDir",
   "cni",
   "registry",
+  "verification",
   "pinned",
   "oomScore",
   "metricsAddress",

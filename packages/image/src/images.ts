@@ -24,6 +24,7 @@ import { ContentStore } from "./store/content.ts";
 import { type Database, openDatabase } from "./store/database.ts";
 import { dropTemporaryLeases, Lease } from "./store/leases.ts";
 import { IMAGE_SCHEMA } from "./store/schema.ts";
+import { type VerificationOptions, Verifier } from "./verify/verifier.ts";
 import type { ImageRecord, ImportOptions, Log, PullOptions, Rootfs, StoreUsage, Usage, UserDatabase } from "./types.ts";
 
 export interface ImagesOptions {
@@ -42,6 +43,8 @@ export interface ImagesOptions {
   /** Default: the first of erofs, overlayfs and native that works on `root`. */
   readonly snapshotter?: SnapshotterName | undefined;
   readonly retry?: RetryPolicy;
+  /** What images must be for pulling them. Default: any will do. */
+  readonly verification?: VerificationOptions;
   /** URL or name of a module with `openTree(socket, directory)`, for workers. Default: @berth/kernel. */
   readonly treeModule?: string;
   readonly log?: Log;
@@ -100,6 +103,7 @@ export class Images {
       committer,
       registries: options.registries ?? {},
       retry: options.retry,
+      verifier: new Verifier(options.verification ?? {}, hand, options.log ?? (() => undefined)),
       known: (reference) => catalog.lookup(reference),
     };
     const remote = new Remote({ ...context, catalog, database });

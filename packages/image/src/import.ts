@@ -87,6 +87,7 @@ async function importFrom(
       "InvalidImage",
       `${where} is neither an OCI layout (no index.json) nor a docker archive (no manifest.json)`,
     );
+  await context.verifier.checkArchive(index === undefined ? "docker-archive" : copy ? "oci" : "oci-archive");
   const found =
     index !== undefined
       ? await readLayout(source, index, platform, dockerManifest)

@@ -2,6 +2,8 @@
 export { Images, type ImagesOptions } from "./images.ts";
 export { Database, openDatabase, type Migration } from "./store/database.ts";
 export type { CopyOptions, PushOptions, Remote, RemoteOptions } from "./remote.ts";
+export type { VerificationOptions } from "./verify/verifier.ts";
+export type { BinDirOptions } from "./verify/bindir.ts";
 export { ImageError, type ImageErrorCode } from "./errors.ts";
 export type {
   Credentials,

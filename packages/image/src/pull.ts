@@ -20,6 +20,7 @@ import type { ImageContent } from "./store/catalog.ts";
 import type { Committer } from "./commit.ts";
 import type { ContentStore } from "./store/content.ts";
 import type { Lease } from "./store/leases.ts";
+import type { Verifier } from "./verify/verifier.ts";
 import type { Progress, PullOptions } from "./types.ts";
 
 export interface PullContext {
@@ -28,6 +29,7 @@ export interface PullContext {
   readonly committer: Committer;
   readonly registries: Partial<RegistrySettings>;
   readonly retry: RetryPolicy | undefined;
+  readonly verifier: Verifier;
   /** What the reference means here already. */
   readonly known: (reference: string) => { readonly target: string; readonly content: ImageContent } | undefined;
 }
@@ -81,6 +83,19 @@ export async function pullImage(
   );
   progress({ id: "manifest", status: "done", doneBytes: 0, totalBytes: 0 });
   lease.content(target, ...documents.map((document) => document.digest));
+  const [first] = documents;
+  await context.verifier.check({
+    reference,
+    target: {
+      mediaType: first?.mediaType ?? usable?.content.targetType ?? "",
+      digest: target,
+      size: first?.bytes.length ?? context.content.size(target) ?? 0,
+    },
+    manifest: documents.at(-1)?.digest ?? usable?.content.manifestDigest ?? target,
+    signatures: async (digest) =>
+      await context.pool.run("signatures", { source: { ...source, session }, digest }, { signal }),
+    signal,
+  });
   const content =
     documents.length === 0 && usable !== undefined
       ? { ...usable.content, target: usable.target }

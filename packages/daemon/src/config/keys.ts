@@ -292,6 +292,15 @@ const OTHER_PLUGINS: readonly (readonly [string, readonly Row[]])[] = [
       ["gid", "int", none(undefined, "there is no debug socket")],
     ],
   ],
+  [
+    "io.containerd.image-verifier.v1.bindir",
+    [
+      ["bin_dir", "string", works("/opt/containerd/image-verifier/bin")],
+      ["max_verifiers", "int", works(10)],
+      ["per_verifier_timeout", "duration", works("10s")],
+      ["verify_on_run", "bool", refusedUnless([false], "images are verified when they are pulled")],
+    ],
+  ],
   ["io.containerd.server.v1.metrics", [["address", "string", refused("", "this version of berth serves no metrics")]]],
   [
     "io.containerd.metrics.v1.grpc-prometheus",
@@ -307,7 +316,6 @@ export const QUIET_PLUGINS: ReadonlySet<string> = new Set([
   "io.containerd.gc.v1.scheduler",
   "io.containerd.grpc.v1.healthcheck",
   "io.containerd.grpc.v1.images",
-  "io.containerd.image-verifier.v1.bindir",
   "io.containerd.internal.v1.opt",
   "io.containerd.internal.v1.restart",
   "io.containerd.internal.v1.tracing",

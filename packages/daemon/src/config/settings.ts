@@ -1,6 +1,6 @@
 /** berthd's settings: the command line's, else the configuration file's, else berth's own defaults. */
 import type { CriSettings } from "@berth/cri";
-import type { RegistrySettings, SnapshotterName } from "@berth/image";
+import type { RegistrySettings, SnapshotterName, VerificationOptions } from "@berth/image";
 import type { Flags } from "../options.ts";
 import { checkDocument, describe, type Problem } from "./check.ts";
 import { ConfigError, type Document } from "./document.ts";
@@ -19,6 +19,7 @@ export interface Settings {
   readonly netnsDir: string;
   readonly cni: CniSettings;
   readonly registry: RegistrySettings;
+  readonly verification: VerificationOptions;
   /** Undefined: what works on the root directory. */
   readonly snapshotter: SnapshotterName | undefined;
   /** References of images that no garbage collection removes. */
@@ -68,6 +69,7 @@ export function settingsOf(document: Document, flags: Flags, bosun: string): Giv
     netnsDir: flags.netnsDir ?? (inState ? `${state}/netns` : "/run/netns"),
     cni: cniOf(runtime.below("cni"), flags),
     registry: registryOf(images.below("registry"), flags.hostsDir),
+    verification: verificationOf(file.below("plugins", "io.containerd.image-verifier.v1.bindir"), flags),
     snapshotter: flags.snapshotter,
     pinned: pinnedOf(images.below("pinned_images")),
     logLevel: flags.logLevel ?? levelOf(file),
@@ -115,6 +117,18 @@ function cniOf(table: Reader, flags: Flags): CniSettings {
     cacheDir: flags.cniCacheDir ?? "/var/lib/cni",
     maxNetworks: table.int("max_conf_num") ?? 1,
     template: table.string("conf_template"),
+  };
+}
+
+function verificationOf(table: Reader, flags: Flags): VerificationOptions {
+  const { signaturePolicy } = flags;
+  return {
+    verifiers: {
+      binDir: table.string("bin_dir") ?? "/opt/containerd/image-verifier/bin",
+      maxVerifiers: table.int("max_verifiers") ?? 10,
+      perVerifierTimeoutMs: table.milliseconds("per_verifier_timeout") ?? 10_000,
+    },
+    ...(signaturePolicy !== undefined && { policyPath: signaturePolicy }),
   };
 }
 

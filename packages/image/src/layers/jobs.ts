@@ -5,6 +5,7 @@ import type { RegistrySettings } from "../registry/settings.ts";
 import type { HostCredentials } from "../registry/credentials.ts";
 import type { Pushed } from "../registry/push.ts";
 import type { RetryPolicy } from "../registry/retry.ts";
+import type { Signature } from "../verify/signature.ts";
 import type { Credentials, Usage } from "../types.ts";
 import type { LayerRef } from "../snapshots/layer-files.ts";
 import type { AppliedLayer, LayerLimits } from "./apply.ts";
@@ -97,6 +98,8 @@ export interface Jobs {
     request: { target: RemoteSource; bytes: Uint8Array; mediaType: string; tag?: string | undefined };
     result: { digest: string; session: Session };
   };
+  /** Signatures of `digest` beside it in its repository, unchecked. */
+  signatures: { request: { source: RemoteSource; digest: string }; result: Signature[] };
   tags: { request: { source: RemoteSource }; result: string[] };
   referrers: {
     request: { source: RemoteSource; digest: string; artifactType?: string | undefined };

@@ -5,6 +5,7 @@ import { HttpClient } from "../registry/http.ts";
 import { RegistryClient } from "../registry/client.ts";
 import { listReferrers, listTags } from "../registry/referrers.ts";
 import { mergeLayers } from "../snapshots/merge.ts";
+import { fetchSignatures } from "../verify/signature.ts";
 import { takeApart } from "./archive-job.ts";
 import { completeLayer } from "./complete-job.ts";
 import type { JobName, JobProgress, Jobs, RemoteSource } from "./jobs.ts";
@@ -46,6 +47,7 @@ const JOBS: { readonly [N in JobName]: Job<N> } = {
   },
   pushBlob: async (request, context) => await pushBlob(request, context, http),
   pushManifest: async (request, context) => await pushManifest(request, context, http),
+  signatures: async ({ source, digest }, { registry }) => await fetchSignatures(registry(source), digest),
   tags: async ({ source }, { registry }) => await listTags(registry(source)),
   referrers: async ({ source, digest, artifactType }, { registry }) =>
     await listReferrers(registry(source), digest, artifactType),
