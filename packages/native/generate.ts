@@ -26,7 +26,7 @@ const C_TYPES: Readonly<Record<FieldType, string>> = {
 };
 
 /** Messages that bosun sends, and so the ones it can encode. */
-const SENT = new Set(["report", "welcome", "spawned", "created", "state", "execed", "session"]);
+const SENT = new Set(["report", "welcome", "spawned", "created", "state", "execed", "session", "launched"]);
 /** What the C library's headers define as macros. */
 const MACROS = new Set(["errno", "stdin", "stdout", "stderr"]);
 

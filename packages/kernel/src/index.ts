@@ -25,6 +25,7 @@ export type {
 } from "./bosun/hand.ts";
 export { HandLost, MonitorLost, OrderError } from "./bosun/errors.ts";
 export { startHand, type HandOptions } from "./bosun/serve.ts";
+export { Front, type Launched, type LaunchOptions } from "./bosun/front.ts";
 export { openTree } from "./bosun/opentree.ts";
 export { connectMonitor, readRecord, type MonitorRecord } from "./bosun/monitor.ts";
 export { RecordingHand, type Recorded, type RecordedEntry, type Script } from "./bosun/recording.ts";

@@ -27,6 +27,7 @@ struct buffer {
   size_t size, room;
 };
 void buffer_append(struct buffer *b, const void *data, size_t size);
+void buffer_room(struct buffer *b, size_t more); /* so that `more` bytes fit */
 void buffer_u16(struct buffer *b, uint16_t v);
 void buffer_u32(struct buffer *b, uint32_t v);
 void buffer_u64(struct buffer *b, uint64_t v);
@@ -89,6 +90,7 @@ struct run {
   int empty_mounts; /* serve's near-empty mount namespace, or -1 */
   uint32_t stage;   /* 0 before clone, 1 after */
   uint32_t index;   /* of the order under way */
+  bool let_go;      /* wait_fifo has closed sync_fd: failures go to standard error */
   struct bytes filter; /* a seccomp filter that waits for exec (plan.c); data NULL = none */
   uint64_t filter_flags;
   uint32_t filter_index;

@@ -15,19 +15,18 @@
 
 #define KEEP_MAX 8
 
-static void close_all_but(const int *keep, size_t count)
+static void close_all_but(unsigned first, const int *keep, size_t count)
 {
   int sorted[KEEP_MAX];
   size_t n = 0;
   for (size_t i = 0; i < count && n < KEEP_MAX; i++) {
-    if (keep[i] < 3)
+    if (keep[i] < (int)first)
       continue;
     size_t at = n++;
     for (; at > 0 && sorted[at - 1] > keep[i]; at--)
       sorted[at] = sorted[at - 1];
     sorted[at] = keep[i];
   }
-  unsigned first = 3;
   for (size_t i = 0; i < n; i++) {
     if ((unsigned)sorted[i] > first)
       syscall(SYS_close_range, first, (unsigned)sorted[i] - 1, 0);
@@ -36,7 +35,9 @@ static void close_all_but(const int *keep, size_t count)
   syscall(SYS_close_range, first, ~0u, 0);
 }
 
-void child_clean(const char *name, const int *keep, size_t count)
+void child_clean(const char *name, const int *keep, size_t count) { child_clean_from(3, name, keep, count); }
+
+void child_clean_from(unsigned first, const char *name, const int *keep, size_t count)
 {
   for (int signal = 1; signal < _NSIG; signal++) {
     struct sigaction standard = {.sa_handler = SIG_DFL};
@@ -45,7 +46,7 @@ void child_clean(const char *name, const int *keep, size_t count)
   sigset_t none;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, NULL);
-  close_all_but(keep, count);
+  close_all_but(first, keep, count);
   if (name)
     prctl(PR_SET_NAME, name);
 }

@@ -1,4 +1,4 @@
-/* The command line: bosun serve SOCKET | run | --version. */
+/* The command line: bosun serve SOCKET | run | runc DECIDER ARGUMENT... | --version. */
 #include <string.h>
 #include <unistd.h>
 
@@ -37,6 +37,8 @@ int main(int count, char **arguments, char **environment)
     return sealed(arguments, environment) < 0 ? 1 : serve_main(arguments[2]);
   if (count == 2 && strcmp(arguments[1], "run") == 0)
     return sealed(arguments, environment) < 0 ? 1 : run_main();
-  say(2, "usage: bosun serve SOCKET | bosun run <PLAN | bosun --version\n");
+  if (count >= 3 && strcmp(arguments[1], "runc") == 0)
+    return sealed(arguments, environment) < 0 ? 1 : runc_main(arguments + 2);
+  say(2, "usage: bosun serve SOCKET | bosun run <PLAN | bosun runc DECIDER ARGUMENT... | bosun --version\n");
   return USAGE_STATUS;
 }

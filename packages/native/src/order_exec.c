@@ -143,6 +143,17 @@ static int judge(const char *path)
   return faccessat(AT_FDCWD, path, X_OK, 0) < 0 ? errno : 0;
 }
 
+/* As other runtimes, and those who read their messages, spell it. */
+static const char *go_error(int err)
+{
+  switch (err) {
+  case ENOENT: return "no such file or directory";
+  case ENOTDIR: return "not a directory";
+  case ELOOP: return "too many levels of symbolic links";
+  default: return strerror(err);
+  }
+}
+
 static int search(struct run *run, const char *name, const char *path, char found[PATH_MAX])
 {
   bool denied = false;
@@ -162,6 +173,36 @@ static int search(struct run *run, const char *name, const char *path, char foun
   if (denied)
     return fail(&run->report, EACCES, "exec %s: permission denied", name);
   return fail(&run->report, ENOENT, "exec %s: executable file not found in $PATH", name);
+}
+
+/* In the words of runc, which callers tell failures apart by. */
+int order_check_program(struct run *run, const struct order_check_program *o)
+{
+  char found[PATH_MAX];
+  bool denied = false;
+  const char *path = path_variable(o->env);
+  if (strchr(o->name, '/')) {
+    int err = judge(o->name);
+    if (err == EACCES)
+      return fail(&run->report, err, "exec: \"%s\": permission denied", o->name);
+    errno = err;
+    return err == 0 ? 0 : fail(&run->report, err, "exec: \"%s\": stat %s: %s", o->name, o->name, go_error(err));
+  }
+  for (const char *at = path; *o->name && *path;) {
+    size_t size = strcspn(at, ":");
+    int written = snprintf(found, sizeof found, "%.*s/%s", size ? (int)size : 1, size ? at : ".", o->name);
+    int err = written >= PATH_MAX ? ENAMETOOLONG : judge(found);
+    if (err == 0)
+      return 0;
+    denied = denied || err == EACCES;
+    at += size;
+    if (*at == 0)
+      break;
+    at++;
+  }
+  if (denied)
+    return fail(&run->report, EACCES, "exec: \"%s\": permission denied", o->name);
+  return fail(&run->report, ENOENT, "exec: \"%s\": executable file not found in $PATH", o->name);
 }
 
 static int exec_failed(struct run *run, const char *path)
@@ -184,7 +225,7 @@ int order_exec(struct run *run, const struct order_exec *o)
   struct strs argv = o->argv;
   const char *path = strs_next(&argv);
   char **arguments = vector(o->argv), **environment = environment_of(run, o->env), found[PATH_MAX];
-  if (run->sync_fd < 0)
+  if (run->sync_fd < 0 && !run->let_go)
     return fail(&run->report, EINVAL, "no monitor to exec under");
   if (!path)
     return fail(&run->report, EINVAL, "argv is empty");

@@ -48,6 +48,7 @@ void conn_report(struct conn *c, uint32_t id, int err, const char *format, ...) 
 /* --- child.c: what every fork must do, and what passes between parent and child. */
 /* Default signals, nothing blocked, comm `name`, no descriptors but 0-2 and `keep`. */
 void child_clean(const char *name, const int *keep, size_t count);
+void child_clean_from(unsigned first, const char *name, const int *keep, size_t count); /* and leaves those below `first` alone */
 void child_null_stdio(void);
 /* The child dies with its parent (not inherited by its own children). Must follow fork at once; `parent` as before it. */
 void child_follow(pid_t parent);

@@ -34,7 +34,7 @@ static bool read_stdin(struct buffer *plan)
   }
 }
 
-static bool has_order(const struct buffer *plan, const uint16_t *codes, size_t count)
+bool plan_has(const struct buffer *plan, const uint16_t *codes, size_t count)
 {
   struct report ignored = {0};
   struct reader orders, body;
@@ -107,7 +107,7 @@ static void show_terminal(int terminal)
       write_all(2, chunk, (size_t)size);
 }
 
-static int exit_status(int status) { return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status); }
+int exit_status(int status) { return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status); }
 
 /* The process's exit status; with `report` filled in where it was never reached. */
 static int run_monitored(struct run *run)
@@ -150,10 +150,10 @@ int run_main(void)
   else if (plan_check(plan.data, plan.size, &run.report) == 0) {
     run.plan = plan.data;
     run.size = plan.size;
-    if (has_order(&plan, empty_mounts, 1))
+    if (plan_has(&plan, empty_mounts, 1))
       run.empty_mounts = empty_mounts_make(&run.report);
     if (run.report.err == 0)
-      status = has_order(&plan, ends_in_process, 5) ? run_monitored(&run) : plan_run(&run);
+      status = plan_has(&plan, ends_in_process, 5) ? run_monitored(&run) : plan_run(&run);
   }
   report_encode(&run.report, 0, &answer);
   bool written = write_all(1, answer.data, answer.size);

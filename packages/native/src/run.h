@@ -1,7 +1,16 @@
 #ifndef RUN_H
 #define RUN_H
 
+#include "bosun.h"
+
 /* `bosun run`; the exit status. */
 int run_main(void);
+/* Whether an encoded plan has one of these orders. */
+bool plan_has(const struct buffer *plan, const uint16_t *codes, size_t count);
+/* As a shell counts: 128+signal for one that was killed. */
+int exit_status(int status);
+
+/* `bosun runc`: arguments are the decider's command line (runc.c). The exit status. */
+int runc_main(char **arguments);
 
 #endif

@@ -14,7 +14,7 @@
 
 #define NO_MEMORY_STATUS 70
 
-static void buffer_reserve(struct buffer *b, size_t more)
+void buffer_room(struct buffer *b, size_t more)
 {
   if (more > SIZE_MAX / 4 - b->size)
     _exit(NO_MEMORY_STATUS);
@@ -34,7 +34,7 @@ void buffer_append(struct buffer *b, const void *data, size_t size)
 {
   if (size == 0)
     return;
-  buffer_reserve(b, size);
+  buffer_room(b, size);
   memcpy(b->data + b->size, data, size);
   b->size += size;
 }

@@ -2,6 +2,7 @@
  * An OCI configuration as a plan: every system call that makes the container, in order. Pure: the same arguments give the
  * same plan. The order of things is what runc, crun and their CVEs taught.
  */
+import { join } from "node:path";
 import {
   cgroupCreation,
   cgroupDirectories,
@@ -19,7 +20,7 @@ import {
 } from "@berth/kernel";
 import { oci } from "@berth/spec/oci";
 import { PlanBuilder } from "./builder.ts";
-import { PlanError, type ContainerContext, type Planned } from "./context.ts";
+import { PlanError, type ContainerContext, type Planned, type WaitAt } from "./context.ts";
 import { makeDevices, prepareDevices } from "./devices.ts";
 import { addHooks, has, type StateSource } from "./hooks.ts";
 import { addFilter, checkListener, listens } from "./listener.ts";
@@ -42,6 +43,7 @@ import {
   needsSelinux,
   securityLabels,
   stageProcess,
+  type Fifo,
   type ProcessContext,
 } from "./process.ts";
 import { intelRdt } from "./rdt.ts";
@@ -76,6 +78,7 @@ export function planContainer(spec: oci.Spec, context: ContainerContext): Planne
   };
   stageProcess(plan, process, processContext);
   const made = stageMounts(plan, spec, context, namespaces);
+  const fifo = prepareFifo(plan, context.waitAt);
   timeNamespace(plan, spec, namespaces);
   moveNetDevices(plan, spec, namespaces, made.slots);
   const at = rootfsPlace(plan, spec, context, namespaces);
@@ -104,7 +107,7 @@ export function planContainer(spec: oci.Spec, context: ContainerContext): Planne
   hidePaths(plan, spec, root);
   if (spec.root?.readonly) readOnly(plan, root, "root.readonly");
   lookUpHome(plan, process, root);
-  becomeProcess(plan, process, processContext, source);
+  becomeProcess(plan, process, { ...processContext, fifo, checksProgram: context.checksProgram }, source);
   return { plan: plan.plan(), warnings: plan.warnings };
 }
 
@@ -148,6 +151,16 @@ function rootfsPlace(plan: PlanBuilder, spec: oci.Spec, context: ContainerContex
 function needsAside(spec: oci.Spec, context: ContainerContext): boolean {
   const heard = context.seccomp !== undefined && listens(spec.linux?.seccomp);
   return heard || has(spec, "prestart") || has(spec, "createRuntime");
+}
+
+/** The state directory comes along as a mount of its own, so that ".." leads nowhere. */
+function prepareFifo(plan: PlanBuilder, waitAt: WaitAt | undefined): Fifo | undefined {
+  if (waitAt === undefined) return undefined;
+  const { directory, fifo: name, uid, gid } = waitAt;
+  const slot = plan.slot("start");
+  plan.add("make_fifo", { path: join(directory, name), mode: 0o622, uid, gid }, "start");
+  plan.add("open_tree", { slot, path: directory, recursive: 0 }, "start");
+  return { slot, name };
 }
 
 function checkedProcess(spec: oci.Spec): oci.Process {

@@ -47,6 +47,17 @@ export interface ContainerContext {
   readonly noNewKeyring?: boolean | undefined;
   /** Descriptors from 3 on that the process is to inherit. */
   readonly preserveFds?: number | undefined;
+  readonly waitAt?: WaitAt | undefined;
+}
+
+/** Where a created container's process waits for its start when no monitor stands beside it (runc's exec.fifo). */
+export interface WaitAt {
+  /** The container's state directory; only an unconnected copy of it is held meanwhile. */
+  readonly directory: string;
+  readonly fifo: string;
+  /** Of the FIFO: the container's root, as the host counts. */
+  readonly uid: number;
+  readonly gid: number;
 }
 
 export interface ExecTarget {

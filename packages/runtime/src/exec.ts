@@ -66,7 +66,7 @@ export function planExec(target: ExecTarget, process: oci.Process, context: Exec
   if (!context.noNewKeyring) plan.add("keyring", { name: `_ses.exec.${target.pid}` }, "its own session keyring");
   labels(plan, process, context);
   if (context.terminal || needsHome(process)) useRoot(plan, process, context);
-  becomeProcess(plan, process, processContext, undefined);
+  becomeProcess(plan, process, { ...processContext, checksProgram: context.checksProgram }, undefined);
   return { plan: plan.plan(), warnings: plan.warnings };
 }
 

@@ -27,6 +27,10 @@ export interface ProcessContext {
   readonly preserveFds: number;
   readonly personality: oci.LinuxPersonality | undefined;
   readonly memoryPolicy: oci.LinuxMemoryPolicy | undefined;
+  /** A missing program is found out before the process is released, and told as runc tells it. */
+  readonly checksProgram?: boolean | undefined;
+  /** Once released the process waits here for its start, alone. */
+  readonly fifo?: Fifo | undefined;
 }
 
 /** For `affinity`: whatever the cgroup allows. */
@@ -49,6 +53,12 @@ function oomScore(plan: PlanBuilder, process: oci.Process, host: HostFacts): voi
   if (given !== wanted)
     plan.warn(`${field}: ${wanted} needs CAP_SYS_RESOURCE, which this machine does not give: set to ${given}`);
   plan.add("write_file", { path: "/proc/self/oom_score_adj", data: Buffer.from(String(given)) }, field);
+}
+
+/** A slot with a directory, and the name of a FIFO in it. */
+export interface Fifo {
+  readonly slot: number;
+  readonly name: string;
 }
 
 /**
@@ -85,7 +95,9 @@ export function becomeProcess(
     { effective: sets.effective, permitted: sets.permitted, inheritable: sets.inheritable, ambient: sets.ambient },
     "process.capabilities",
   );
+  if (context.checksProgram) plan.add("check_program", { name: args[0] ?? "", env: process.env ?? [] }, "process.args");
   if (container !== undefined) plan.add("park", {}, "start");
+  if (context.fifo !== undefined) plan.add("wait_fifo", context.fifo, "start");
   // As the filter is for whatever the container runs, it holds for these hooks too; else only execve(2) has to pass it.
   const hooked = container !== undefined && has(container.spec, "startContainer");
   if (process.noNewPrivileges) context.addSeccomp();

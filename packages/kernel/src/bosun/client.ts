@@ -9,12 +9,9 @@ import {
   encodeMessage,
   HEADER_SIZE,
   type AnyMessage,
-  type Message,
   type MessageFields,
 } from "../orders/encode.ts";
-import { NO_ORDER, type MessageName } from "../orders/messages.ts";
-import type { Plan } from "../orders/plan.ts";
-import { orderWords } from "../orders/words.ts";
+import type { MessageName } from "../orders/messages.ts";
 import { OrderError } from "./errors.ts";
 import type { CallOptions } from "./hand.ts";
 
@@ -206,42 +203,6 @@ function connected(path: string): Promise<Socket> {
   return promise;
 }
 
-const ERRNO_NAMES: ReadonlyMap<number, string> = new Map(
-  Object.entries(osConstants.errno)
-    .filter(([name]) => name !== "EWOULDBLOCK" && name !== "EOPNOTSUPP")
-    .map(([name, number]) => [number, name]),
-);
-/** What node:os does not list. */
-const MORE_ERRNOS: ReadonlyMap<number, string> = new Map([
-  [40, "ELOOP"],
-  [95, "EOPNOTSUPP"],
-  [116, "ESTALE"],
-  [122, "EDQUOT"],
-  [15, "ENOTBLK"],
-  [117, "EUCLEAN"],
-]);
-
-export function errnoName(errno: number): string {
-  return ERRNO_NAMES.get(errno) ?? MORE_ERRNOS.get(errno) ?? `errno ${errno}`;
-}
-
-/** A failure report as an error: "clone mount tree /data (mounts[3]): ENOENT: open_tree /data". */
-export function reportError(report: Message<"report">, what: string, plan?: Plan): OrderError {
-  const code = errnoName(report.errno);
-  const order = report.order === NO_ORDER ? undefined : plan?.orders[report.order];
-  const because = order?.because === undefined ? "" : ` (${order.because})`;
-  const subject = order === undefined ? what : `${orderWords(order)}${because}`;
-  return new OrderError(`${subject}: ${code}${report.detail === "" ? "" : `: ${report.detail}`}`, {
-    code,
-    errno: report.errno,
-    order: report.order === NO_ORDER ? undefined : report.order,
-    orderName: order?.order,
-    because: order?.because,
-    where: report.stage === 0 ? "stage" : "container",
-    detail: report.detail,
-  });
-}
-
 function timedOut(what: string): OrderError {
   const errno = osConstants.errno.ETIMEDOUT;
   const detail = "bosun did not answer";
@@ -254,11 +215,4 @@ function timedOut(what: string): OrderError {
     where: "stage",
     detail,
   });
-}
-
-/** The answer if it is the expected message; throws OrderError for a failure report, Error for anything else. */
-export function expect<N extends MessageName>(answer: AnyMessage, name: N, what: string, plan?: Plan): Message<N> {
-  if (answer.name === "report" && answer.fields.errno !== 0) throw reportError(answer.fields, what, plan);
-  if (answer.name !== name) throw new Error(`${what}: bosun answered ${answer.name} where ${name} was expected`);
-  return answer.fields as unknown as Message<N>;
 }

@@ -3,7 +3,8 @@ import type { Socket } from "node:net";
 import { join } from "node:path";
 import { encodePlan, type AnyMessage, type Message } from "../orders/encode.ts";
 import { PHASE } from "../orders/messages.ts";
-import { Connection, expect, reportError } from "./client.ts";
+import { expect, reportError } from "./answers.ts";
+import { Connection } from "./client.ts";
 import { MonitorLost } from "./errors.ts";
 import type {
   CallOptions,

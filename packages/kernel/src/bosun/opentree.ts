@@ -1,6 +1,7 @@
 /** Connections to `bosun serve` by its socket alone: what a worker thread has, where the Hand is the main thread's. */
 import { PLAN_VERSION } from "../orders/table.ts";
-import { Connection, expect } from "./client.ts";
+import { expect } from "./answers.ts";
+import { Connection } from "./client.ts";
 import { HandLost } from "./errors.ts";
 import type { CallOptions, TreeWriter } from "./hand.ts";
 import { TreeClient } from "./tree.ts";

@@ -9,7 +9,8 @@ import { createInterface } from "node:readline";
 import { decodeOutputs, encodePlan, type AnyMessage, type MessageFields } from "../orders/encode.ts";
 import type { MessageName } from "../orders/messages.ts";
 import type { Plan } from "../orders/plan.ts";
-import { type Connection, expect } from "./client.ts";
+import { expect } from "./answers.ts";
+import type { Connection } from "./client.ts";
 import { HandLost } from "./errors.ts";
 import type {
   CallOptions,

@@ -9,7 +9,7 @@ import {
   type TreeEntryName,
   type TreeFields,
 } from "../orders/encode.ts";
-import { expect } from "./client.ts";
+import { expect } from "./answers.ts";
 import { HandLost } from "./errors.ts";
 import type { TreeMeta, TreeWriter } from "./hand.ts";
 

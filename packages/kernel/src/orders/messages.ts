@@ -145,6 +145,38 @@ export const MESSAGES = {
    * or stderr: process to client, end of file at the end). With a terminal, stdout is both directions' output.
    */
   attach: { type: 41, fields: { session: "u32", stream: "u32" } },
+
+  // --- berth-runc: `bosun runc`, the process that a caller of the OCI command line starts, and the TypeScript that decides for it ------
+  /**
+   * Makes a process by `plan`, as a child of `bosun runc` itself: there is no monitor, and whoever is the caller's subreaper gets
+   * it. Answered by `launched` once it is parked (or, without `park`, runs), or by `report`, with nothing left. stdio 0: the
+   * caller's own; 1: pipes, which `attend` relays. A terminal goes to `consoleSocket` (unix stream, SCM_RIGHTS), or without one
+   * stays for `attend`. The process's pidfd goes to `pidfdSocket` ("": nowhere) with the text `pidfdName`. keep: descriptors from 3
+   * on that the process gets. subreaper 1: bosun becomes one, so that `attend` reaps what the process leaves.
+   */
+  launch: {
+    type: 50,
+    fields: {
+      plan: "bytes",
+      terminal: "u32",
+      stdio: "u32",
+      consoleSocket: "str",
+      pidfdSocket: "str",
+      pidfdName: "str",
+      keep: "u32",
+      subreaper: "u32",
+    },
+  },
+  launched: { type: 51, fields: { pid: "u32", pidStart: "u64", outputs: "bytes" } },
+  /** Releases the parked process. Answered by `report` once it has exec'd, failed, or waits at the FIFO (order wait_fifo). */
+  release: { type: 52, fields: {} },
+  /**
+   * Stays as the process's foreground: relays its stdio or terminal and the signals that come, waits for its end, carries out
+   * `undo` (empty: nothing) and exits as the process did. Answered by `report`; the decider then ends.
+   */
+  attend: { type: 53, fields: { undo: "bytes" } },
+  /** Kills the launched process and waits for its end; answered by `report`. */
+  abandon: { type: 54, fields: {} },
 } as const satisfies Record<string, MessageSpec>;
 
 export type MessageName = keyof typeof MESSAGES;

@@ -317,6 +317,15 @@ export const ORDERS = {
     fields: { path: "str", state: "strs" },
     words: "send the seccomp listener to {path}",
   },
+  /** mkfifo(3) of a host path, owned by uid:gid. */
+  make_fifo: { code: 112, fields: { path: "str", mode: "u32", uid: "u32", gid: "u32" }, words: "make FIFO {path}" },
+  /** Fails as `exec` of this name would for want of a program, so that creating a container fails and not its start. */
+  check_program: { code: 110, fields: { name: "str", env: "strs" }, words: "look for program {name}" },
+  /**
+   * Lets go of whoever carries out the plan, and waits until somebody opens the FIFO `name` of the directory in the slot for
+   * reading; writes "0" to it. What fails after it is said on standard error.
+   */
+  wait_fifo: { code: 111, fields: { slot: "u32", name: "str" }, words: "wait to be started at {name}" },
 } as const satisfies Record<string, OrderSpec>;
 
 export type OrderName = keyof typeof ORDERS;

@@ -1,0 +1,33 @@
+/* What `bosun runc` holds of the one process that it makes. */
+#ifndef LAUNCH_H
+#define LAUNCH_H
+
+#include "procs.h"
+
+enum launch_step { LAUNCH_NONE, LAUNCH_SETUP, LAUNCH_PARKED, LAUNCH_RUNNING, LAUNCH_FAILED };
+
+struct launch {
+  enum launch_step step;
+  struct report report;   /* LAUNCH_FAILED: why. Parked: the outputs */
+  pid_t stage, pid;       /* 0: none, or reaped */
+  bool dead;              /* `pid` has been reaped, `status` is valid */
+  int status;
+  int sync_fd;
+  int terminal;           /* the master, where nobody else was to have it; else -1 */
+  int relay[3];           /* our ends of the process's stdio pipes, or -1 */
+  const char *console_socket;
+};
+
+/* Forks the stage and follows it until the process is parked, runs, or has failed. */
+void launch_make(struct launch *l, const struct message_launch *m);
+/* Lets the parked process go; returns when it has exec'd, waits at its FIFO, or has failed. */
+void launch_release(struct launch *l);
+/* SIGKILL to what is left, and its end. */
+void launch_abandon(struct launch *l);
+/* Relays stdio, terminal and signals until the process has ended; its exit status. */
+int launch_attend(struct launch *l);
+
+/* console_socket.c: one descriptor with a name over a unix stream socket. -1 with errno. */
+int send_descriptor(const char *socket_path, int fd, const char *name);
+
+#endif

@@ -1,0 +1,44 @@
+/* How a container's process waits without anybody beside it: at a FIFO, as it is created, for whoever starts it. */
+#include <errno.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "orders.h"
+
+int order_wait_fifo(struct run *run, const struct order_wait_fifo *o)
+{
+  int directory = slot_get(run, o->slot), fd;
+  ssize_t size = -1;
+  if (directory < 0)
+    return -1;
+  drop(run->sync_fd);
+  run->sync_fd = -1;
+  run->let_go = true;
+  /* What was set aside has nothing more to do, unless the filter's listener is still to come. */
+  if (run->listener_index == NO_ORDER) {
+    drop(run->aside_fd);
+    run->aside_fd = -1;
+  }
+  do
+    fd = openat(directory, o->name, O_WRONLY | O_NOFOLLOW | O_CLOEXEC);
+  while (fd < 0 && errno == EINTR);
+  if (fd < 0)
+    return failed(&run->report, "open %s", o->name);
+  do
+    size = write(fd, "0", 1);
+  while (size < 0 && errno == EINTR);
+  drop(fd);
+  return size == 1 ? 0 : failed(&run->report, "write %s", o->name);
+}
+
+int order_make_fifo(struct run *run, const struct order_make_fifo *o)
+{
+  if (mkfifo(o->path, 0) < 0)
+    return failed(&run->report, "mkfifo %s", o->path);
+  if (lchown(o->path, o->uid, o->gid) < 0)
+    return failed(&run->report, "chown %s", o->path);
+  /* Not by the umask, and after the owner, who may not keep what was given to somebody else. */
+  if (chmod(o->path, o->mode) < 0)
+    return failed(&run->report, "chmod %s", o->path);
+  return 0;
+}

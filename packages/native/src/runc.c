@@ -1,0 +1,250 @@
+/*
+ * `bosun runc DECIDER ARGUMENT...`: the process that a caller of the OCI command line starts. The decider (TypeScript) is its child,
+ * which reads configuration and state, and either answers the command by itself, with its own exit status, or asks for what needs
+ * this process: a plan to be carried out, a container's process to be made as a child of this one, its foreground to be kept.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "launch.h"
+#include "orders.h"
+#include "run.h"
+
+#define CHANNEL_FD 3
+#define CHANNEL_VARIABLE "BERTH_RUNC_CHANNEL"
+
+static struct launch launch = {.sync_fd = -1, .terminal = -1, .relay = {-1, -1, -1}, .report.order = NO_ORDER};
+static struct buffer launch_request; /* its texts are in use until the end */
+static struct buffer undo;
+static bool attended;
+
+static pid_t start_decider(char **arguments, int *channel)
+{
+  int pair[2];
+  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+    return -1;
+  pid_t parent = getpid(), pid = fork();
+  if (pid == 0) {
+    char number[16];
+    child_follow(parent);
+    if (dup2(pair[1], CHANNEL_FD) < 0)
+      _exit(126);
+    if (pair[1] == CHANNEL_FD)
+      fcntl(CHANNEL_FD, F_SETFD, 0);
+    syscall(SYS_close_range, CHANNEL_FD + 1, ~0u, 0);
+    snprintf(number, sizeof number, "%d", CHANNEL_FD);
+    setenv(CHANNEL_VARIABLE, number, 1);
+    execv(arguments[0], arguments);
+    fprintf(stderr, "bosun: exec %s: %s\n", arguments[0], strerror(errno));
+    _exit(127);
+  }
+  close(pair[1]);
+  *channel = pair[0];
+  return pid;
+}
+
+/* Until there is a process whose they are to be, signals are the decider's. */
+static pid_t decider;
+static const int forwarded[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2};
+#define FORWARDED (sizeof forwarded / sizeof *forwarded)
+
+static void forward(int signal_number) { kill(decider, signal_number); }
+
+static void forward_signals(void)
+{
+  struct sigaction action = {.sa_handler = forward, .sa_flags = SA_RESTART};
+  for (size_t i = 0; i < FORWARDED; i++)
+    sigaction(forwarded[i], &action, NULL);
+}
+
+/* From here on they wait for `attend`, which hands them on. */
+static void hold_signals(void)
+{
+  sigset_t set;
+  sigemptyset(&set);
+  for (size_t i = 0; i < FORWARDED; i++)
+    sigaddset(&set, forwarded[i]);
+  sigprocmask(SIG_BLOCK, &set, NULL);
+}
+
+/* --- requests ----------------------------------------------------------------------------------------------------------- */
+
+static void answer_report(struct buffer *out, uint32_t id, const struct report *report) { report_encode(report, id, out); }
+
+/* In a child: the orders may change what this process is. */
+static void run_plan(struct buffer *out, uint32_t id, struct bytes plan)
+{
+  int ends[2], status;
+  struct report report = {.order = NO_ORDER};
+  if (pipe2(ends, O_CLOEXEC) < 0) {
+    failed(&report, "pipe");
+    answer_report(out, id, &report);
+    return;
+  }
+  pid_t pid = fork();
+  if (pid == 0) {
+    struct buffer answer = {0};
+    struct run run;
+    child_clean("bosun-run", &ends[1], 1);
+    run_init(&run);
+    run.plan = plan.data;
+    run.size = plan.size;
+    plan_run(&run);
+    report_encode(&run.report, id, &answer);
+    _exit(write_all(ends[1], answer.data, answer.size) ? 0 : 1);
+  }
+  close(ends[1]);
+  uint8_t chunk[4096];
+  size_t before = out->size;
+  ssize_t size;
+  while ((size = read(ends[0], chunk, sizeof chunk)) > 0 || (size < 0 && errno == EINTR))
+    if (size > 0)
+      buffer_append(out, chunk, (size_t)size);
+  close(ends[0]);
+  if (pid > 0)
+    waitpid(pid, &status, 0);
+  if (out->size == before) {
+    fail(&report, EIO, pid < 0 ? "fork" : "the worker of the plan ended");
+    answer_report(out, id, &report);
+  }
+}
+
+static void answer_launch(struct buffer *out, uint32_t id)
+{
+  if (launch.step == LAUNCH_FAILED) {
+    answer_report(out, id, &launch.report);
+    return;
+  }
+  struct message_launched m = {
+    .pid = (uint32_t)launch.pid,
+    .pid_start = process_start(launch.pid),
+    .outputs = {launch.report.outputs.data, (uint32_t)launch.report.outputs.size},
+  };
+  message_launched_encode(out, id, &m);
+}
+
+static bool carry_out(struct buffer *out, const struct frame_header *header, struct buffer *body)
+{
+  static const struct report done = {.order = NO_ORDER};
+  struct message_run run;
+  struct message_launch l;
+  struct message_attend a;
+  switch (header->type) {
+  case MESSAGE_RUN:
+    if (!message_run_decode(body->data, body->size, &run))
+      return false;
+    run_plan(out, header->id, run.plan);
+    return true;
+  case MESSAGE_LAUNCH:
+    launch_request = *body;
+    *body = (struct buffer){0};
+    if (launch.step != LAUNCH_NONE || !message_launch_decode(launch_request.data, launch_request.size, &l))
+      return false;
+    hold_signals();
+    launch_make(&launch, &l);
+    answer_launch(out, header->id);
+    return true;
+  case MESSAGE_RELEASE:
+    launch_release(&launch);
+    answer_report(out, header->id, launch.step == LAUNCH_FAILED ? &launch.report : &done);
+    return true;
+  case MESSAGE_ABANDON:
+    launch_abandon(&launch);
+    answer_report(out, header->id, &done);
+    return true;
+  case MESSAGE_ATTEND:
+    if (!message_attend_decode(body->data, body->size, &a) || launch.step != LAUNCH_RUNNING)
+      return false;
+    buffer_append(&undo, a.undo.data, a.undo.size);
+    attended = true;
+    answer_report(out, header->id, &done);
+    return true;
+  }
+  return false;
+}
+
+static bool read_all(int fd, void *data, size_t size)
+{
+  uint8_t *at = data;
+  while (size) {
+    ssize_t n = read(fd, at, size);
+    if (n < 0 && errno == EINTR)
+      continue;
+    if (n <= 0)
+      return false;
+    at += n;
+    size -= (size_t)n;
+  }
+  return true;
+}
+
+/* Until the decider ends. False: it said what nobody understands. */
+static bool serve_decider(int channel)
+{
+  struct frame_header header;
+  while (read_all(channel, &header, sizeof header)) {
+    struct buffer body = {0}, out = {0};
+    if (header.size > FRAME_MAX)
+      return false;
+    buffer_room(&body, header.size);
+    if (!read_all(channel, body.data, header.size))
+      return true;
+    body.size = header.size;
+    bool understood = carry_out(&out, &header, &body);
+    buffer_free(&body);
+    if (understood)
+      write_all(channel, out.data, out.size);
+    buffer_free(&out);
+    if (!understood)
+      return false;
+  }
+  return true;
+}
+
+/* --- the end ------------------------------------------------------------------------------------------------------------ */
+
+static int attend(void)
+{
+  int status = launch_attend(&launch);
+  if (undo.size) {
+    struct buffer out = {0};
+    run_plan(&out, 0, (struct bytes){undo.data, (uint32_t)undo.size});
+    struct message_report r;
+    if (out.size < FRAME_HEADER || !message_report_decode(out.data + FRAME_HEADER, out.size - FRAME_HEADER, &r) || r.errno_)
+      fprintf(stderr, "berth-runc: clean up: %s\n", out.size < FRAME_HEADER ? "no answer" : r.detail);
+    buffer_free(&out);
+  }
+  return status;
+}
+
+int runc_main(char **arguments)
+{
+  int channel = -1, status = 0;
+  prctl(PR_SET_NAME, "berth-runc");
+  signal(SIGPIPE, SIG_IGN);
+  decider = start_decider(arguments, &channel);
+  if (decider < 0) {
+    fprintf(stderr, "bosun: start %s: %s\n", arguments[0], strerror(errno));
+    return 1;
+  }
+  forward_signals();
+  bool understood = serve_decider(channel);
+  if (attended || !understood)
+    kill(decider, SIGKILL); /* it has nothing more to say: its own winding up would only take time */
+  close(channel);
+  while (waitpid(decider, &status, 0) < 0 && errno == EINTR)
+    ;
+  if (attended)
+    return attend();
+  status = understood ? exit_status(status) : 1;
+  if (status != 0 && launch.step != LAUNCH_NONE && !launch.dead)
+    launch_abandon(&launch);
+  return status;
+}

@@ -1,0 +1,70 @@
+/** The log as containerd, CRI-O and podman read it: logrus's text and JSON, to a file or to standard error. */
+import { appendFileSync, writeSync } from "node:fs";
+import { isatty } from "node:tty";
+
+export type Level = "debug" | "info" | "warning" | "error";
+
+const COLOURS: Readonly<Record<Level, string>> = { debug: "37", info: "36", warning: "33", error: "31" };
+const STDERR = 2;
+
+export class Log {
+  readonly #file: string | undefined;
+  readonly #format: "text" | "json";
+  readonly #debug: boolean;
+  readonly #began = Date.now();
+
+  /** `file` undefined: standard error. */
+  constructor(file: string | undefined, format: "text" | "json", debug: boolean) {
+    this.#file = file;
+    this.#format = format;
+    this.#debug = debug;
+  }
+
+  get toStderr(): boolean {
+    return this.#file === undefined;
+  }
+
+  debug(message: string): void {
+    if (this.#debug) this.#write("debug", message);
+  }
+
+  warning(message: string): void {
+    this.#write("warning", message);
+  }
+
+  error(message: string): void {
+    this.#write("error", message);
+  }
+
+  #write(level: Level, message: string): void {
+    const line = `${this.#line(level, message)}\n`;
+    if (this.#file === undefined) writeAll(STDERR, line);
+    else appendFileSync(this.#file, line, { mode: 0o644 });
+  }
+
+  #line(level: Level, message: string): string {
+    const time = new Date().toISOString().replace(/\.\d+Z$/, "Z");
+    if (this.#format === "json") return JSON.stringify({ level, msg: message, time });
+    if (this.#file === undefined && isatty(STDERR)) {
+      const seconds = String(Math.floor((Date.now() - this.#began) / 1000)).padStart(4, "0");
+      return `\u001b[${COLOURS[level]}m${level.slice(0, 4).toUpperCase()}\u001b[0m[${seconds}] ${message}`;
+    }
+    return `time=${JSON.stringify(time)} level=${level} msg=${quoted(message)}`;
+  }
+}
+
+function quoted(text: string): string {
+  return /^[\w./@^+-]+$/.test(text) ? text : JSON.stringify(text);
+}
+
+/** Standard output and error may be pipes that take only a part at a time. */
+export function writeAll(fd: number, text: string): void {
+  const bytes = Buffer.from(text);
+  for (let sent = 0; sent < bytes.length; ) {
+    try {
+      sent += writeSync(fd, bytes, sent);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "EAGAIN") throw error;
+    }
+  }
+}

@@ -1,0 +1,118 @@
+/** One command line: which command is meant, its flags, and what becomes of its failure. */
+import { resolve } from "node:path";
+import type { Front } from "@berth/kernel";
+import { StateDirectory } from "../state/record.ts";
+import { COMMANDS, GLOBAL_FLAGS, type CommandSpec } from "./commands.ts";
+import { CommandError, UsageError } from "./failure.ts";
+import { Flags, parseFlags } from "./flags.ts";
+import { Log, writeAll } from "./log.ts";
+
+const DEFAULT_ROOT = "/run/runc";
+const STDOUT = 1;
+const STDERR = 2;
+/** What runc exits with for a command that it does not know. */
+const UNKNOWN_COMMAND = 3;
+const HELP_FLAGS = [{ name: "help", short: "h", kind: "boolean", usage: "show help" }] as const;
+const VERSION_FLAG = { name: "version", short: "v", kind: "boolean", usage: "print the version" } as const;
+
+/** Runs a command line (without program names) and returns the exit status. */
+export async function run(argv: readonly string[]): Promise<number> {
+  let log = new Log(undefined, "text", false);
+  try {
+    const { flags: global, args } = parseFlags(argv, [...GLOBAL_FLAGS, ...HELP_FLAGS, VERSION_FLAG], true);
+    log = openLog(global);
+    const [name, ...rest] = args;
+    if (global.boolean("version")) return await showVersion();
+    if (name === undefined || name === "help" || name === "h" || global.boolean("help")) return await showHelp(rest[0]);
+    const command = COMMANDS.find((one) => one.name === name);
+    if (command === undefined)
+      throw new CommandError(`No help topic for '${name}'`, { exitCode: UNKNOWN_COMMAND });
+    return await runCommand(command, rest, global, log);
+  } catch (error) {
+    return await report(error, log, undefined);
+  }
+}
+
+async function runCommand(spec: CommandSpec, argv: readonly string[], global: Flags, log: Log): Promise<number> {
+  try {
+    const { flags, args } = parseFlags(argv, [...spec.flags, ...HELP_FLAGS], spec.stopAtFirst === true);
+    if (flags.boolean("help")) return await showHelp(spec.name);
+    checkArguments(spec, args);
+    const states = new StateDirectory(stateRoot(global));
+    const { command } = await spec.load();
+    const out = (text: string) => writeAll(STDOUT, text);
+    const status = await command.run({ flags, args, global, states, log, front, out });
+    return status ?? 0;
+  } catch (error) {
+    return await report(error, log, spec);
+  }
+}
+
+/** Loaded when it is needed: half of the commands do without. */
+async function front(): Promise<Front> {
+  const fd = process.env.BERTH_RUNC_CHANNEL;
+  if (fd === undefined) throw new CommandError("this program is started by bin/berth-runc");
+  const kernel = await import("@berth/kernel");
+  return new kernel.Front(Number(fd));
+}
+
+function openLog(global: Flags): Log {
+  const format = global.text("log-format") || "text";
+  if (format !== "text" && format !== "json") throw new CommandError(`invalid log-format: ${format}`);
+  return new Log(global.text("log") || undefined, format, global.boolean("debug"));
+}
+
+/** Absolute; of an ordinary user below XDG_RUNTIME_DIR. Throws CommandError for "/". */
+function stateRoot(global: Flags): string {
+  const given = global.text("root");
+  const { XDG_RUNTIME_DIR: runtime } = process.env;
+  const root = resolve(
+    given !== "" ? given : process.geteuid?.() !== 0 && runtime !== undefined ? `${runtime}/runc` : DEFAULT_ROOT,
+  );
+  if (root === "/") throw new CommandError("Option --root argument should not be set to /");
+  return root;
+}
+
+function checkArguments({ name, args: { least, most } }: CommandSpec, args: readonly string[]): void {
+  const subject = `${process.env.BERTH_RUNC_NAME ?? "berth-runc"}: ${JSON.stringify(name)} requires`;
+  if (most === least && args.length !== least) throw new UsageError(`${subject} exactly ${least} argument(s)`);
+  if (args.length < least) throw new UsageError(`${subject} a minimum of ${least} argument(s)`);
+  if (most !== undefined && args.length > most) throw new UsageError(`${subject} a maximum of ${most} argument(s)`);
+}
+
+async function showHelp(name: string | undefined): Promise<number> {
+  const { commandHelp, globalHelp } = await import("./help.ts");
+  const { versionText } = await import("./version.ts");
+  const spec = COMMANDS.find((one) => one.name === name);
+  if (name !== undefined && spec === undefined)
+    throw new CommandError(`No help topic for '${name}'`, { exitCode: UNKNOWN_COMMAND });
+  writeAll(STDOUT, spec === undefined ? globalHelp(await versionText(), COMMANDS, GLOBAL_FLAGS) : commandHelp(spec));
+  return 0;
+}
+
+async function showVersion(): Promise<number> {
+  const { versionText } = await import("./version.ts");
+  writeAll(STDOUT, `berth-runc version ${await versionText()}`);
+  return 0;
+}
+
+/** To the log, and where that is a file to standard error too. */
+async function report(error: unknown, log: Log, spec: CommandSpec | undefined): Promise<number> {
+  if (error instanceof UsageError && spec !== undefined) {
+    const { commandHelp } = await import("./help.ts");
+    writeAll(STDOUT, `Incorrect Usage${error.detail === "" ? "." : `: ${error.detail}`}\n\n${commandHelp(spec)}`);
+  }
+  const known = error instanceof Error && isExpected(error);
+  const text = !(error instanceof Error) ? String(error) : known ? error.message : (error.stack ?? error.message);
+  const message = `${spec?.failure ?? ""}${text}`;
+  log.error(message);
+  if (!log.toStderr) writeAll(STDERR, `${message}\n`);
+  return error instanceof CommandError && error.exitCode !== 1 ? error.exitCode : (spec?.failureStatus ?? 1);
+}
+
+/** What a configuration, the machine or the caller is to blame for; anything else is a fault of berth's and comes with its stack. */
+function isExpected(error: Error): boolean {
+  return error instanceof CommandError || EXPECTED.has(error.name) || "code" in error;
+}
+
+const EXPECTED = new Set(["PlanError", "OrderError", "ResourceError", "SeccompError"]);

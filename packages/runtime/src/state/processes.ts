@@ -1,0 +1,25 @@
+/** The processes of a container, by its cgroup. */
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { isMissing, type ContainerRecord } from "./record.ts";
+
+/** In the PID namespace of whoever asks, those of cgroups below it too; zombies are not listed by the kernel. */
+export function processesOf(record: ContainerRecord): number[] {
+  const { freezer, pids, devices, "": unified } = record.cgroup_paths;
+  const directory = freezer ?? pids ?? devices ?? unified ?? Object.values(record.cgroup_paths)[0];
+  return directory === undefined ? [] : below(directory);
+}
+
+function below(directory: string): number[] {
+  try {
+    const own = readFileSync(join(directory, "cgroup.procs"), "utf8")
+      .split("\n")
+      .filter((line) => line !== "" && line !== "0")
+      .map(Number);
+    const children = readdirSync(directory, { withFileTypes: true }).filter((entry) => entry.isDirectory());
+    return [...own, ...children.flatMap(({ name }) => below(join(directory, name)))];
+  } catch (error) {
+    if (isMissing(error) || (error as NodeJS.ErrnoException).code === "ENODEV") return [];
+    throw error;
+  }
+}
