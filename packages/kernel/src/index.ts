@@ -56,6 +56,7 @@ export { readCgroupDetail, type CgroupDetail } from "./cgroups/detail.ts";
 export type { CgroupPressure, Pressure, Stall } from "./cgroups/pressure.ts";
 export { readInterfaces, type InterfaceUsage } from "./netdev.ts";
 
+export { findSeccomp } from "./seccomp/here.ts";
 export { compileSeccomp } from "./seccomp/compile.ts";
 export type { BuiltFilter } from "./seccomp/build.ts";
 export { SeccompError } from "./seccomp/constants.ts";
@@ -85,7 +86,14 @@ export {
 } from "./rlimits.ts";
 export { parseSignal, SIGNAL_MAX, signalName } from "./signals.ts";
 export { sysctlFile, sysctlNamespace, type SysctlFile } from "./sysctl.ts";
-export { fileSystemData, MOUNT_ATTR, MS, parseMountOptions, type MountOptions } from "./mountoptions.ts";
+export {
+  fileSystemData,
+  MOUNT_ATTR,
+  mountOptionNames,
+  MS,
+  parseMountOptions,
+  type MountOptions,
+} from "./mountoptions.ts";
 export { isMountpoint, parseMountInfo, type MountInfo } from "./mountinfo.ts";
 export { CLONE, NAMESPACE_FILES, NAMESPACE_FLAGS } from "./namespaces.ts";
 export { hostId, idMapText, overlap } from "./idmap.ts";

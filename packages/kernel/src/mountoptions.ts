@@ -163,3 +163,19 @@ class Attributes {
     if (change.set & MOUNT_ATTR.ATIME) this.clear |= MOUNT_ATTR.ATIME;
   }
 }
+
+/** Every option that means something by itself (what a file system understands comes on top), sorted. */
+export function mountOptionNames(): string[] {
+  const attributes = Object.keys(ATTRIBUTES);
+  return [
+    ...attributes,
+    ...attributes.map((name) => `r${name}`),
+    ...SUPERBLOCK_FLAGS,
+    ...Object.keys(PROPAGATION),
+    "bind",
+    "rbind",
+    "defaults",
+    "remount",
+    "tmpcopyup",
+  ].sort();
+}

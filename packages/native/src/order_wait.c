@@ -4,9 +4,12 @@
 #include <unistd.h>
 
 #include "orders.h"
+#include "run.h"
 
 int order_wait_fifo(struct run *run, const struct order_wait_fifo *o)
 {
+  static const uint16_t listener[] = {ORDER_SECCOMP_LISTENER};
+  const struct buffer plan = {.data = (uint8_t *)(uintptr_t)run->plan, .size = run->size};
   int directory = slot_get(run, o->slot), fd;
   ssize_t size = -1;
   if (directory < 0)
@@ -14,8 +17,8 @@ int order_wait_fifo(struct run *run, const struct order_wait_fifo *o)
   drop(run->sync_fd);
   run->sync_fd = -1;
   run->let_go = true;
-  /* What was set aside has nothing more to do, unless the filter's listener is still to come. */
-  if (run->listener_index == NO_ORDER) {
+  /* What was set aside has nothing more to do, unless a filter's listener is to come. */
+  if (!plan_has(&plan, listener, 1)) {
     drop(run->aside_fd);
     run->aside_fd = -1;
   }

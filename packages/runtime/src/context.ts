@@ -47,6 +47,8 @@ export interface ContainerContext {
   readonly noNewKeyring?: boolean | undefined;
   /** Descriptors from 3 on that the process is to inherit. */
   readonly preserveFds?: number | undefined;
+  /** A missing program is found out before the process is released, and told as runc tells it. */
+  readonly checksProgram?: boolean | undefined;
   readonly waitAt?: WaitAt | undefined;
 }
 
@@ -77,6 +79,8 @@ export interface ExecContext {
   readonly bundle?: string | undefined;
   readonly noNewKeyring?: boolean | undefined;
   readonly preserveFds?: number | undefined;
+  /** A missing program is found out before the process is released, and told as runc tells it. */
+  readonly checksProgram?: boolean | undefined;
 }
 
 /** A plan, and what had to give way to what this machine allows. */

@@ -65,7 +65,11 @@ export class Front {
 
   /** bosun stays as the foreground, carries out `undo` at the end, and exits as the process did: nothing is to follow this call. */
   attend(undo: Plan): void {
-    expect(this.#request("attend", { undo: undo.orders.length > 0 ? encodePlan(undo) : new Uint8Array() }), "report", "attend");
+    expect(
+      this.#request("attend", { undo: undo.orders.length > 0 ? encodePlan(undo) : new Uint8Array() }),
+      "report",
+      "attend",
+    );
   }
 
   /** Kills the process and waits for its end. */
@@ -76,7 +80,7 @@ export class Front {
   #request<N extends MessageName>(name: N, fields: MessageFields<N>): AnyMessage {
     const id = this.#nextId++;
     const frame = encodeMessage(name, id, 0, fields);
-    for (let sent = 0; sent < frame.length; ) sent += writeSync(this.#fd, frame, sent);
+    for (let sent = 0; sent < frame.length;) sent += writeSync(this.#fd, frame, sent);
     const header = decodeHeader(this.#read(HEADER_SIZE, name));
     if (header.id !== id) throw new Error(`bosun answered request ${header.id} where ${id} (${name}) was asked`);
     return decodeMessage(header.type, this.#read(header.size, name));
@@ -84,7 +88,7 @@ export class Front {
 
   #read(size: number, what: string): Buffer {
     const bytes = Buffer.alloc(size);
-    for (let got = 0; got < size; ) {
+    for (let got = 0; got < size;) {
       const more = readSync(this.#fd, bytes, got, size - got, null);
       if (more === 0) throw new Error(`bosun ended before it answered ${what}`);
       got += more;

@@ -21,25 +21,58 @@ export interface CommandSpec {
 }
 
 const text = (name: string, usage: string, more: Partial<Flag> = {}): Flag => ({ name, kind: "text", usage, ...more });
-const number = (name: string, usage: string, more: Partial<Flag> = {}): Flag => ({ name, kind: "number", usage, ...more });
-const texts = (name: string, usage: string, more: Partial<Flag> = {}): Flag => ({ name, kind: "texts", usage, ...more });
-const boolean = (name: string, usage: string, more: Partial<Flag> = {}): Flag => ({ name, kind: "boolean", usage, ...more });
+const number = (name: string, usage: string, more: Partial<Flag> = {}): Flag => ({
+  name,
+  kind: "number",
+  usage,
+  ...more,
+});
+const texts = (name: string, usage: string, more: Partial<Flag> = {}): Flag => ({
+  name,
+  kind: "texts",
+  usage,
+  ...more,
+});
+const boolean = (name: string, usage: string, more: Partial<Flag> = {}): Flag => ({
+  name,
+  kind: "boolean",
+  usage,
+  ...more,
+});
 
-const BUNDLE = text("bundle", "path to the root of the bundle directory, defaults to the current directory", { short: "b" });
-const CONSOLE = text("console-socket", "path to an AF_UNIX socket which will receive a file descriptor referencing the master end of the console's pseudoterminal");
-const PIDFD = text("pidfd-socket", "path to an AF_UNIX socket which will receive a file descriptor referencing the init process");
+const BUNDLE = text("bundle", "path to the root of the bundle directory, defaults to the current directory", {
+  short: "b",
+});
+const CONSOLE = text(
+  "console-socket",
+  "path to an AF_UNIX socket which will receive a file descriptor referencing the master end of the console's pseudoterminal",
+);
+const PIDFD = text(
+  "pidfd-socket",
+  "path to an AF_UNIX socket which will receive a file descriptor referencing the init process",
+);
 const PID_FILE = text("pid-file", "specify the file to write the process id to");
 const DETACH = boolean("detach", "detach from the container's process", { short: "d" });
-const NO_PIVOT = boolean("no-pivot", "do not use pivot root to jail process inside rootfs.  This should be used whenever the rootfs is on top of a ramdisk");
+const NO_PIVOT = boolean(
+  "no-pivot",
+  "do not use pivot root to jail process inside rootfs.  This should be used whenever the rootfs is on top of a ramdisk",
+);
 const NO_SUBREAPER = boolean("no-subreaper", "disable the use of the subreaper used to reap reparented processes");
-const PRESERVE = number("preserve-fds", "Pass N additional file descriptors to the container (stdio + $LISTEN_FDS + N in total)", { default: "0" });
+const PRESERVE = number(
+  "preserve-fds",
+  "Pass N additional file descriptors to the container (stdio + $LISTEN_FDS + N in total)",
+  { default: "0" },
+);
 const CREATION: readonly Flag[] = [
   BUNDLE,
   CONSOLE,
   PIDFD,
   PID_FILE,
   NO_PIVOT,
-  boolean("no-new-keyring", "do not create a new session keyring for the container.  This will cause the container to inherit the calling processes session key"),
+  boolean(
+    "no-new-keyring",
+    "do not create a new session keyring for the container.  This will cause the container to inherit the calling processes session key",
+  ),
   PRESERVE,
   boolean("plan", "print every order that would make the container, and do nothing"),
   boolean("json", "with --plan: as JSON"),
@@ -56,7 +89,7 @@ const IMAGE: readonly Flag[] = [
   texts("empty-ns", "create a namespace, but don't restore its properties"),
   boolean("auto-dedup", "enable auto deduplication of memory images"),
 ];
-const CONTAINER = '<container-id>';
+const CONTAINER = "<container-id>";
 const ONE = { least: 1, most: 1 } as const;
 
 export const COMMANDS: readonly CommandSpec[] = [
@@ -261,11 +294,16 @@ filesystem.`,
     usage: CONTAINER,
     args: ONE,
     flags: [
-      text("resources", 'path to the file containing the resources to update or "-" to read from the standard input', { short: "r" }),
+      text("resources", 'path to the file containing the resources to update or "-" to read from the standard input', {
+        short: "r",
+      }),
       number("blkio-weight", "Specifies per cgroup weight, range is from 10 to 1000"),
       text("cpu-period", "CPU CFS period to be used for hardcapping (in usecs). 0 to use system default"),
       text("cpu-quota", "CPU CFS hardcap limit (in usecs). Allowed cpu time in a given period"),
-      text("cpu-burst", "CPU CFS hardcap burst limit (in usecs). Allowed accumulated cpu time additionally for burst a given period"),
+      text(
+        "cpu-burst",
+        "CPU CFS hardcap burst limit (in usecs). Allowed accumulated cpu time additionally for burst a given period",
+      ),
       text("cpu-share", "CPU shares (relative weight vs. other containers)"),
       text("cpu-rt-period", "CPU realtime period to be used for hardcapping (in usecs). 0 to use system default"),
       text("cpu-rt-runtime", "CPU realtime hardcap limit (in usecs). Allowed cpu time in a given period"),
@@ -289,8 +327,13 @@ export const GLOBAL_FLAGS: readonly Flag[] = [
   boolean("debug", "enable debug logging"),
   text("log", "set the log file to write berth-runc logs to (default is '/dev/stderr')"),
   text("log-format", "set the log format ('text' (default), or 'json')", { default: "text" }),
-  text("root", "root directory for storage of container state (this should be located in tmpfs)", { default: "/run/runc" }),
+  text("root", "root directory for storage of container state (this should be located in tmpfs)", {
+    default: "/run/runc",
+  }),
   text("criu", "(obsoleted; do not use)", { hidden: true }),
-  boolean("systemd-cgroup", 'enable systemd cgroup support, expects cgroupsPath to be of form "slice:prefix:name" for e.g. "system.slice:runc:434234"'),
+  boolean(
+    "systemd-cgroup",
+    'enable systemd cgroup support, expects cgroupsPath to be of form "slice:prefix:name" for e.g. "system.slice:runc:434234"',
+  ),
   text("rootless", "ignore cgroup permission errors ('true', 'false', or 'auto')", { default: "auto" }),
 ];

@@ -111,7 +111,15 @@ function checked(flag: Flag, text: string, name: string): string {
   return text;
 }
 
-const UNITS: Readonly<Record<string, number>> = { ns: 1e-6, us: 1e-3, "µs": 1e-3, ms: 1, s: 1000, m: 60_000, h: 3_600_000 };
+const UNITS: Readonly<Record<string, number>> = {
+  ns: 1e-6,
+  us: 1e-3,
+  µs: 1e-3,
+  ms: 1,
+  s: 1000,
+  m: 60_000,
+  h: 3_600_000,
+};
 
 /** Go's durations ("5s", "1m30s", "250ms"); undefined for what is none. */
 export function milliseconds(text: string): number | undefined {

@@ -57,7 +57,10 @@ function flagLines(flags: readonly Flag[]): string {
 
 function names({ name, short, kind }: Flag): string {
   const value = kind === "boolean" ? "" : " value";
-  return [`--${name}${value}`, ...(short === undefined ? [] : [`${short.length > 1 ? "--" : "-"}${short}${value}`])].join(", ");
+  return [
+    `--${name}${value}`,
+    ...(short === undefined ? [] : [`${short.length > 1 ? "--" : "-"}${short}${value}`]),
+  ].join(", ");
 }
 
 function usageOf({ usage, default: value, kind }: Flag): string {

@@ -60,7 +60,7 @@ function quoted(text: string): string {
 /** Standard output and error may be pipes that take only a part at a time. */
 export function writeAll(fd: number, text: string): void {
   const bytes = Buffer.from(text);
-  for (let sent = 0; sent < bytes.length; ) {
+  for (let sent = 0; sent < bytes.length;) {
     try {
       sent += writeSync(fd, bytes, sent);
     } catch (error) {

@@ -4,7 +4,7 @@ import type { Front } from "@berth/kernel";
 import { StateDirectory } from "../state/record.ts";
 import { COMMANDS, GLOBAL_FLAGS, type CommandSpec } from "./commands.ts";
 import { CommandError, UsageError } from "./failure.ts";
-import { Flags, parseFlags } from "./flags.ts";
+import { parseFlags, type Flags } from "./flags.ts";
 import { Log, writeAll } from "./log.ts";
 
 const DEFAULT_ROOT = "/run/runc";
@@ -25,8 +25,7 @@ export async function run(argv: readonly string[]): Promise<number> {
     if (global.boolean("version")) return await showVersion();
     if (name === undefined || name === "help" || name === "h" || global.boolean("help")) return await showHelp(rest[0]);
     const command = COMMANDS.find((one) => one.name === name);
-    if (command === undefined)
-      throw new CommandError(`No help topic for '${name}'`, { exitCode: UNKNOWN_COMMAND });
+    if (command === undefined) throw new CommandError(`No help topic for '${name}'`, { exitCode: UNKNOWN_COMMAND });
     return await runCommand(command, rest, global, log);
   } catch (error) {
     return await report(error, log, undefined);

@@ -9,7 +9,7 @@ const TRIES = 1000;
 const THAW_EVERY = 50;
 const PAUSE_MS = 1;
 
-export function isFrozen(record: ContainerRecord): boolean {
+export function isFrozen(record: Pick<ContainerRecord, "cgroup_paths">): boolean {
   const v1 = record.cgroup_paths.freezer;
   if (v1 !== undefined) return read(join(v1, "freezer.state"))?.trim() === "FROZEN";
   const v2 = record.cgroup_paths[""];

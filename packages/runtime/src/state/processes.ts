@@ -7,17 +7,18 @@ import { isMissing, type ContainerRecord } from "./record.ts";
 export function processesOf(record: ContainerRecord): number[] {
   const { freezer, pids, devices, "": unified } = record.cgroup_paths;
   const directory = freezer ?? pids ?? devices ?? unified ?? Object.values(record.cgroup_paths)[0];
-  return directory === undefined ? [] : below(directory);
+  return directory === undefined ? [] : processesBelow(directory);
 }
 
-function below(directory: string): number[] {
+/** None where the cgroup is gone. */
+export function processesBelow(directory: string): number[] {
   try {
     const own = readFileSync(join(directory, "cgroup.procs"), "utf8")
       .split("\n")
       .filter((line) => line !== "" && line !== "0")
       .map(Number);
     const children = readdirSync(directory, { withFileTypes: true }).filter((entry) => entry.isDirectory());
-    return [...own, ...children.flatMap(({ name }) => below(join(directory, name)))];
+    return [...own, ...children.flatMap(({ name }) => processesBelow(join(directory, name)))];
   } catch (error) {
     if (isMissing(error) || (error as NodeJS.ErrnoException).code === "ENODEV") return [];
     throw error;

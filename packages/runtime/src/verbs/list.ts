@@ -29,7 +29,10 @@ function format(name: string, containers: readonly Record<string, unknown>[]): s
   // As Go encodes a list that was never made.
   if (name === "json") return `${containers.length === 0 ? "null" : JSON.stringify(containers)}\n`;
   if (name !== "table") throw new CommandError("invalid format option");
-  return table([COLUMNS.map((column) => column.toUpperCase()), ...containers.map((one) => COLUMNS.map((column) => String(one[column])))]);
+  return table([
+    COLUMNS.map((column) => column.toUpperCase()),
+    ...containers.map((one) => COLUMNS.map((column) => String(one[column]))),
+  ]);
 }
 
 /** Go's tabwriter with a minimal width of 12 and 3 of padding; the last column ends its line. */
@@ -38,7 +41,9 @@ function table(rows: readonly (readonly string[])[]): string {
     Math.max(MIN_WIDTH, ...rows.map((row) => (row[index] ?? "").length + PADDING)),
   );
   return rows
-    .map((row) => row.map((cell, index) => (index === COLUMNS.length - 1 ? cell : cell.padEnd(widths[index] ?? 0))).join(""))
+    .map((row) =>
+      row.map((cell, index) => (index === COLUMNS.length - 1 ? cell : cell.padEnd(widths[index] ?? 0))).join(""),
+    )
     .map((line) => `${line}\n`)
     .join("");
 }

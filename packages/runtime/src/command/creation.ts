@@ -1,0 +1,209 @@
+/** What `create` and `run` have in common: a bundle becomes a container that waits for its start. */
+import { existsSync, readlinkSync, renameSync, writeFileSync } from "node:fs";
+import { join, resolve } from "node:path";
+import {
+  cgroupDirectories,
+  cgroupRemoval,
+  hostId,
+  NAMESPACE_FILES,
+  probeHost,
+  type Front,
+  type HostFacts,
+  type Launched,
+  type Plan,
+} from "@berth/kernel";
+import type { oci } from "@berth/spec";
+import { readBundle, type Bundle } from "../bundle.ts";
+import { planContainer } from "../container.ts";
+import type { Planned } from "../context.ts";
+import { isFrozen } from "../state/freezer.ts";
+import { processesBelow } from "../state/processes.ts";
+import { FIFO, checkId, type ContainerRecord } from "../state/record.ts";
+import type { CommandContext } from "./context.ts";
+import { CommandError } from "./failure.ts";
+import { launchFailure } from "./order-failure.ts";
+import { seccompFilter } from "./seccomp.ts";
+
+export interface Creation {
+  readonly id: string;
+  readonly bundle: Bundle;
+  readonly host: HostFacts;
+  readonly planned: Planned;
+  readonly cgroup: string;
+  readonly detached: boolean;
+}
+
+/** Reads and decides everything; nothing is touched. */
+export async function decide(context: CommandContext, waits: boolean, detached: boolean): Promise<Creation> {
+  const { args, flags, states } = context;
+  const id = checkId(args[0] ?? "");
+  if (flags.has("bundle")) process.chdir(flags.text("bundle"));
+  const directory = process.cwd();
+  if (!existsSync(join(directory, "config.json")))
+    throw new CommandError("JSON specification file config.json not found");
+  const [bundle, host] = await Promise.all([readBundle(directory), probeHost()]);
+  const { spec, rootfs } = bundle;
+  checkTerminal(context, spec.process?.terminal === true, detached);
+  const cgroup = spec.linux?.cgroupsPath || `/${id}`;
+  const planned = planContainer(spec, {
+    id,
+    rootfs: { kind: "path", path: rootfs },
+    cgroup: { path: cgroup },
+    host,
+    seccomp: await seccompFilter(spec.linux?.seccomp, context.log),
+    terminal: spec.process?.terminal === true,
+    preserveFds: flags.number("preserve-fds") + listenFds(),
+    checksProgram: true,
+    waitAt: waits ? { directory: states.path(id), fifo: FIFO, ...containerRoot(spec) } : undefined,
+  });
+  return { id, bundle, host, planned, cgroup, detached };
+}
+
+/** A terminal of somebody who leaves must go somewhere, and of somebody who stays it must not. */
+export function checkTerminal({ flags }: CommandContext, terminal: boolean, detached: boolean): void {
+  const socket = flags.text("console-socket");
+  if (detached && terminal && socket === "")
+    throw new CommandError("cannot allocate tty if runc will detach without setting console socket");
+  if ((!detached || !terminal) && socket !== "")
+    throw new CommandError("cannot use console socket if runc will not detach or allocate tty");
+}
+
+/** Descriptors that were passed by the protocol of systemd (sd_listen_fds(3)). */
+export function listenFds(): number {
+  return Number(process.env.LISTEN_FDS ?? 0) || 0;
+}
+
+/** Whose the FIFO is: the container's root, as the host counts. */
+function containerRoot(spec: oci.Spec): { readonly uid: number; readonly gid: number } {
+  const { uidMappings, gidMappings, namespaces = [] } = spec.linux ?? {};
+  if (!namespaces.some(({ type }) => type === "user")) return { uid: 0, gid: 0 };
+  return { uid: hostId(uidMappings ?? [], 0) ?? 0, gid: hostId(gidMappings ?? [], 0) ?? 0 };
+}
+
+/** The state directory, the process up to its parking place, state.json. What fails is undone. */
+export function make(context: CommandContext, creation: Creation, front: Front): Launched {
+  const { states, flags, log } = context;
+  const { id, planned, detached } = creation;
+  const terminal = creation.bundle.spec.process?.terminal === true;
+  for (const warning of planned.warnings) log.warning(warning);
+  checkCgroup(creation);
+  states.make(id);
+  try {
+    const launched = front.launch({
+      plan: planned.plan,
+      terminal,
+      stdio: detached ? "inherit" : "relay",
+      consoleSocket: flags.text("console-socket") || undefined,
+      pidfdSocket: flags.has("pidfd-socket") ? { path: flags.text("pidfd-socket"), name: "standard" } : undefined,
+      keep: flags.number("preserve-fds") + listenFds(),
+      subreaper: !detached && !flags.boolean("no-subreaper"),
+    });
+    states.write(recordOf(context, creation, launched));
+    return launched;
+  } catch (error) {
+    undo(context, creation, front);
+    throw launchFailure(error);
+  }
+}
+
+/** Lets the process go on, to its FIFO or its program. What fails is undone. */
+export function release(context: CommandContext, creation: Creation, front: Front, launched: Launched): void {
+  try {
+    front.release(creation.planned.plan);
+    if (context.flags.has("pid-file")) writePidFile(context.flags.text("pid-file"), launched.pid);
+  } catch (error) {
+    undo(context, creation, front);
+    throw launchFailure(error);
+  }
+}
+
+function undo({ states }: CommandContext, { id, cgroup, host }: Creation, front: Front): void {
+  front.abandon();
+  front.run(cgroupRemoval(cgroup, host));
+  states.remove(id);
+}
+
+/** What is left to do at a container's end, for whoever attends it. */
+export function removal({ states }: CommandContext, { id, cgroup, host }: Creation): Plan {
+  return {
+    orders: [
+      ...cgroupRemoval(cgroup, host).orders,
+      { order: "remove_tree", args: { path: states.path(id) }, because: "delete" },
+    ],
+  };
+}
+
+export function writePidFile(path: string, pid: number): void {
+  const absolute = resolve(path);
+  const temporary = join(absolute, "..", `.${absolute.slice(absolute.lastIndexOf("/") + 1)}`);
+  writeFileSync(temporary, String(pid), { mode: 0o666 });
+  renameSync(temporary, absolute);
+}
+
+/** Two containers in one cgroup would be limited, frozen and killed together. Throws CommandError. */
+function checkCgroup({ cgroup, host }: Creation): void {
+  for (const directory of Object.values(cgroupPaths(cgroup, host))) {
+    const found = processesBelow(directory).length;
+    if (found > 0) throw new CommandError(`container's cgroup is not empty: ${found} process(es) found`);
+    if (isFrozen({ cgroup_paths: { freezer: directory } }) || isFrozen({ cgroup_paths: { "": directory } }))
+      throw new CommandError("container's cgroup unexpectedly frozen");
+  }
+}
+
+/** By v1 controller ("name=systemd" without the "name="), and "" for cgroup v2, as libcontainer has them. */
+function cgroupPaths(cgroup: string, host: HostFacts): Record<string, string> {
+  const { v1, unified } = cgroupDirectories(cgroup, host.cgroups);
+  const paths: Record<string, string> = {};
+  for (const { hierarchy, directory } of v1)
+    for (const controller of hierarchy.controllers) paths[controller] = directory;
+  if (unified !== undefined) paths[""] = unified;
+  return paths;
+}
+
+const LIBCONTAINER_TYPES: Readonly<Record<oci.NamespaceType, string>> = {
+  pid: "NEWPID",
+  network: "NEWNET",
+  mount: "NEWNS",
+  ipc: "NEWIPC",
+  uts: "NEWUTS",
+  user: "NEWUSER",
+  cgroup: "NEWCGROUP",
+  time: "NEWTIME",
+};
+
+function recordOf({ flags }: CommandContext, creation: Creation, { pid, pidStart }: Launched): ContainerRecord {
+  const { id, bundle, cgroup, host } = creation;
+  const { spec, rootfs, directory } = bundle;
+  const namespaces = spec.linux?.namespaces ?? [];
+  const labels = Object.entries(spec.annotations ?? {}).map(([key, value]) => `${key}=${value}`);
+  return {
+    id,
+    init_process_pid: pid,
+    init_process_start: Number(pidStart),
+    created: now(),
+    config: {
+      rootfs,
+      version: spec.ociVersion,
+      labels: [...labels, `bundle=${directory}`],
+      ...(spec.hostname === undefined ? {} : { hostname: spec.hostname }),
+      namespaces: namespaces.map(({ type, path = "" }) => ({ type: LIBCONTAINER_TYPES[type], path })),
+      cgroups: { path: cgroup, systemd: false },
+    },
+    rootless: process.geteuid?.() !== 0,
+    cgroup_paths: cgroupPaths(cgroup, host),
+    namespace_paths: Object.fromEntries(
+      Object.entries(LIBCONTAINER_TYPES).map(([type, name]) => [
+        name,
+        `/proc/${pid}/ns/${NAMESPACE_FILES[type as oci.NamespaceType]}`,
+      ]),
+    ),
+    external_descriptors: [0, 1, 2].map((fd) => readlinkSync(`/proc/self/fd/${fd}`)),
+    intel_rdt_path: "",
+    berth: { bundle: directory, cgroup, spec, noNewKeyring: flags.boolean("no-new-keyring") },
+  };
+}
+
+/** RFC 3339 in UTC with nanoseconds, of which the clock that Node has gives milliseconds. */
+function now(): string {
+  return new Date().toISOString().replace("Z", "000000Z");
+}

@@ -1,0 +1,26 @@
+/** delete: the container's last process, its cgroup, its state, then its poststop hooks. */
+import type { Command } from "../command/context.ts";
+import { CommandError } from "../command/failure.ts";
+import { removeContainer } from "../state/removal.ts";
+import { statusOf } from "../state/status.ts";
+
+export const command: Command = {
+  run({ args: [id = ""], flags, states }) {
+    const force = flags.boolean("force");
+    let record;
+    try {
+      record = states.read(id);
+    } catch (error) {
+      if (!(error instanceof CommandError)) throw error;
+      // What a creation that was cut short has left; nothing at all is as good as deleted.
+      if (force) states.remove(id);
+      if (force) return 0;
+      throw error;
+    }
+    const status = statusOf(record, states);
+    if (status !== "stopped" && status !== "created" && !force)
+      throw new CommandError(`cannot delete container ${id} that is not stopped: ${status}`);
+    removeContainer(record, states);
+    return 0;
+  },
+};

@@ -1,0 +1,172 @@
+/** exec: a further process in a container, from the command line or from a process.json. */
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { probeHost, type Order } from "@berth/kernel";
+import { oci } from "@berth/spec/oci";
+import type { Command, CommandContext } from "../command/context.ts";
+import { checkTerminal, listenFds, writePidFile } from "../command/creation.ts";
+import { CommandError } from "../command/failure.ts";
+import type { Flags } from "../command/flags.ts";
+import { launchFailure } from "../command/order-failure.ts";
+import { seccompFilter } from "../command/seccomp.ts";
+import type { Planned } from "../context.ts";
+import { planExec } from "../exec.ts";
+import type { ContainerRecord } from "../state/record.ts";
+import { statusOf } from "../state/status.ts";
+
+export const command: Command = {
+  async run(context) {
+    const { args, flags, states } = context;
+    const record = states.read(args[0] ?? "");
+    const status = statusOf(record, states);
+    if (status === "stopped") throw new CommandError("cannot exec in a stopped container");
+    if (status === "paused" && !flags.boolean("ignore-paused"))
+      throw new CommandError("cannot exec in a paused container (use --ignore-paused to override)");
+    const process = flags.has("process")
+      ? processOfFile(flags.text("process"))
+      : processOfFlags(record.berth.spec, flags, args.slice(1));
+    if ((process.args ?? []).length === 0) throw new CommandError("process args cannot be empty");
+    checkTerminal(context, process.terminal === true, flags.boolean("detach"));
+    return await execute(context, record, process);
+  },
+};
+
+async function execute(context: CommandContext, record: ContainerRecord, process: oci.Process): Promise<undefined> {
+  const { flags, log } = context;
+  const detached = flags.boolean("detach");
+  const terminal = process.terminal === true;
+  const keep = flags.number("preserve-fds") + listenFds();
+  const { plan, warnings } = await planOf(context, record, process, keep);
+  for (const warning of warnings) log.warning(warning);
+  const front = await context.front();
+  try {
+    const { pid } = front.launch({
+      plan,
+      terminal,
+      stdio: detached ? "inherit" : "relay",
+      consoleSocket: flags.text("console-socket") || undefined,
+      pidfdSocket: flags.has("pidfd-socket") ? { path: flags.text("pidfd-socket"), name: "setns" } : undefined,
+      keep,
+      subreaper: !detached,
+    });
+    if (flags.has("pid-file")) writePidFile(flags.text("pid-file"), pid);
+  } catch (error) {
+    front.abandon();
+    throw launchFailure(error);
+  }
+  if (!detached) front.attend({ orders: [] });
+  return undefined;
+}
+
+async function planOf(
+  { flags, log }: CommandContext,
+  record: ContainerRecord,
+  process: oci.Process,
+  preserveFds: number,
+): Promise<Planned> {
+  const { spec, cgroup } = record.berth;
+  const [host, seccomp] = await Promise.all([probeHost(), seccompFilter(spec.linux?.seccomp, log)]);
+  const planned = planExec({ pid: record.init_process_pid, spec, cgroup: { path: cgroup } }, process, {
+    host,
+    seccomp,
+    terminal: process.terminal === true,
+    preserveFds,
+    checksProgram: true,
+  });
+  const cgroups = flags.texts("cgroup");
+  return cgroups.length === 0
+    ? planned
+    : { ...planned, plan: { orders: inSubCgroups(planned.plan.orders, record, cgroups) } };
+}
+
+function processOfFile(path: string): oci.Process {
+  const process = oci.parseSpec(readFileSync(path, "utf8")) as unknown as oci.Process;
+  if (process.cwd === "" || (process.cwd as string | undefined) === undefined)
+    throw new CommandError("Cwd property must not be empty");
+  return process;
+}
+
+function processOfFlags(spec: oci.Spec, flags: Flags, args: readonly string[]): oci.Process {
+  const own = spec.process;
+  if (own === undefined) throw new CommandError("the container's configuration has no process: use --process");
+  const { capabilities } = own;
+  const added = flags.texts("cap");
+  const more = (set: readonly string[] = []) => [...new Set([...set, ...added])];
+  return {
+    ...own,
+    args,
+    env: [...(own.env ?? []), ...flags.texts("env")],
+    terminal: flags.boolean("tty"),
+    user: userOf(own.user, flags),
+    ...(flags.has("cwd") ? { cwd: flags.text("cwd") } : {}),
+    ...(flags.has("apparmor") ? { apparmorProfile: flags.text("apparmor") } : {}),
+    ...(flags.has("process-label") ? { selinuxLabel: flags.text("process-label") } : {}),
+    ...(flags.has("no-new-privs") ? { noNewPrivileges: flags.boolean("no-new-privs") } : {}),
+    ...(added.length === 0
+      ? {}
+      : {
+          // Not the inheritable set, and so not the ambient one (CVE-2022-29162).
+          capabilities: {
+            ...capabilities,
+            bounding: more(capabilities?.bounding),
+            effective: more(capabilities?.effective),
+            permitted: more(capabilities?.permitted),
+          },
+        }),
+  };
+}
+
+/** Strictly numbers: a name or a stray sign must not become another user (CVE-2026-30892 of crun). */
+function userOf(own: oci.User, flags: Flags): oci.User {
+  let user = own;
+  if (flags.has("user")) {
+    const match = /^(\d+)(?::(\d+))?$/.exec(flags.text("user"));
+    const [uid, gid] = [Number(match?.[1]), match?.[2] === undefined ? own.gid : Number(match[2])];
+    if (match === null || uid > MAX_ID || gid > MAX_ID)
+      throw new CommandError(
+        `parsing ${JSON.stringify(flags.text("user"))} as uid[:gid] for user failed: not numbers below 4294967295`,
+      );
+    user = { ...own, uid, gid };
+  }
+  const groups = flags.texts("additional-gids");
+  if (groups.length === 0) return user;
+  const numbers = groups.map((text) => {
+    if (!/^\d+$/.test(text) || Number(text) > MAX_ID)
+      throw new CommandError(
+        `parsing ${JSON.stringify(text)} as gid for additional-gids failed: not a number below 4294967295`,
+      );
+    return Number(text);
+  });
+  return { ...user, additionalGids: [...(user.additionalGids ?? []), ...numbers] };
+}
+
+const MAX_ID = 0xffff_fffe;
+
+/** The same orders with other cgroups: those of `[controller,…:]path`, below the container's. */
+function inSubCgroups(orders: readonly Order[], record: ContainerRecord, given: readonly string[]): Order[] {
+  const moved = new Map<string, string>();
+  for (const text of given) {
+    const colon = text.indexOf(":");
+    const path = text.slice(colon + 1);
+    if (path.split("/").includes("..")) throw new CommandError(`bad sub cgroup path: ${path}`);
+    const names = colon < 0 ? Object.keys(record.cgroup_paths) : text.slice(0, colon).split(",");
+    for (const name of names) {
+      const directory = record.cgroup_paths[name];
+      if (directory === undefined) throw new CommandError(`unknown controller ${name} in --cgroup ${text}`);
+      moved.set(directory, join(directory, path));
+    }
+  }
+  return orders.map((order) => {
+    if (order.order !== "join_cgroup" && order.order !== "open" && order.order !== "write_file") return order;
+    const { path } = order.args;
+    const other = typeof path === "string" ? (moved.get(path) ?? inDirectory(moved, path)) : undefined;
+    return other === undefined ? order : ({ ...order, args: { ...order.args, path: other } } as Order);
+  });
+}
+
+/** cgroup.procs of a directory that is moved. */
+function inDirectory(moved: ReadonlyMap<string, string>, path: string): string | undefined {
+  const at = path.lastIndexOf("/");
+  const other = moved.get(path.slice(0, at));
+  return other === undefined ? undefined : other + path.slice(at);
+}

@@ -1,0 +1,126 @@
+/** update: other limits for a container that is there. What is not given stays as it is. */
+import { readFileSync } from "node:fs";
+import { probeHost, updateResources } from "@berth/kernel";
+import { oci } from "@berth/spec/oci";
+import type { Command } from "../command/context.ts";
+import { CommandError } from "../command/failure.ts";
+import type { Flags } from "../command/flags.ts";
+
+const STDIN = 0;
+
+export const command: Command = {
+  async run({ args: [id = ""], flags, states, log, front }) {
+    const record = states.read(id);
+    if (flags.has("kernel-memory") || flags.has("kernel-memory-tcp"))
+      log.warning("Kernel memory settings are ignored and will be removed");
+    const given = flags.text("resources");
+    const asked =
+      given === ""
+        ? resourcesOf(flags)
+        : (oci.parseSpec(readFileSync(given === "-" ? STDIN : given, "utf8")) as oci.LinuxResources);
+    for (const flag of ["l3-cache-schema", "mem-bw-schema"])
+      if (flags.text(flag) !== "") throw new CommandError(rdtProblem(flag));
+    const before = record.berth.spec.linux?.resources;
+    const resources = fixed(asked, before);
+    // Devices are not changed: others (a GPU's runtime) may have added some to what the configuration says.
+    const { devices: _devices, ...changed } = resources;
+    (await front()).run(updateResources(record.berth.cgroup, changed, await probeHost()));
+    const linux = { ...record.berth.spec.linux, resources: { ...before, ...merged(before, changed) } };
+    states.write({ ...record, berth: { ...record.berth, spec: { ...record.berth.spec, linux } } });
+    return 0;
+  },
+};
+
+function rdtProblem(flag: string): string {
+  return flag === "l3-cache-schema"
+    ? "Intel RDT/CAT: l3 cache schema is not enabled"
+    : "Intel RDT/MBA: memory bandwidth schema is not enabled";
+}
+
+function resourcesOf(flags: Flags): oci.LinuxResources {
+  const unsigned = (name: string) => integer(flags, name, /^\d+$/);
+  const signed = (name: string) => integer(flags, name, /^[+-]?\d+$/);
+  const bytes = (name: string) => bytesOf(flags, name);
+  const weight = flags.number("blkio-weight");
+  return {
+    ...section("cpu", {
+      shares: unsigned("cpu-share"),
+      quota: signed("cpu-quota"),
+      period: unsigned("cpu-period"),
+      burst: unsigned("cpu-burst"),
+      realtimeRuntime: signed("cpu-rt-runtime"),
+      realtimePeriod: unsigned("cpu-rt-period"),
+      idle: signed("cpu-idle"),
+      cpus: flags.text("cpuset-cpus") || undefined,
+      mems: flags.text("cpuset-mems") || undefined,
+    }),
+    ...section("memory", {
+      limit: bytes("memory"),
+      swap: bytes("memory-swap"),
+      reservation: bytes("memory-reservation"),
+    }),
+    ...section("pids", { limit: flags.has("pids-limit") ? flags.number("pids-limit") : undefined }),
+    ...section("blockIO", { weight: weight === 0 ? undefined : weight }),
+  };
+}
+
+/** A part of the resources without what was not given; nothing where that is all. */
+function section(name: string, values: Readonly<Record<string, unknown>>): Record<string, unknown> {
+  const given = Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined));
+  return Object.keys(given).length === 0 ? {} : { [name]: given };
+}
+
+function integer(flags: Flags, name: string, shape: RegExp): oci.U64 | undefined {
+  const text = flags.text(name);
+  if (text === "") return undefined;
+  if (!shape.test(text))
+    throw new CommandError(`invalid value for ${name}: parsing ${JSON.stringify(text)}: invalid syntax`);
+  const number = Number(text);
+  return Number.isSafeInteger(number) ? number : BigInt(text);
+}
+
+const UNITS = "bkmgtp";
+
+/** Docker's sizes: 64m, 1.5G, 512KiB, bytes without a unit; -1 for none. */
+function bytesOf(flags: Flags, name: string): number | undefined {
+  const text = flags.text(name);
+  if (text === "") return undefined;
+  if (text === "-1") return -1;
+  const match = /^(\d+(?:\.\d+)?) ?(?:([kmgtp])i?)?b?$/i.exec(text);
+  if (match === null) throw new CommandError(`invalid value for ${name}: invalid size: '${text}'`);
+  return Math.trunc(Number(match[1]) * 1024 ** Math.max(0, UNITS.indexOf((match[2] ?? "b").toLowerCase())));
+}
+
+/** Values that only make sense with others: those come from what the container has, or from what the kernel wants. */
+function fixed(asked: oci.LinuxResources, before: oci.LinuxResources | undefined): oci.LinuxResources {
+  const { memory, cpu } = asked;
+  const swapFree = memory !== undefined && Number(memory.limit) === -1 && memory.swap === undefined;
+  const cpuFixed =
+    cpu === undefined
+      ? undefined
+      : {
+          ...cpu,
+          // A quota without its period, or the other way round, leaves the other as it was.
+          ...(cpu.quota !== undefined && cpu.period === undefined && before?.cpu?.period !== undefined
+            ? { period: before.cpu.period }
+            : {}),
+          ...(cpu.period !== undefined && cpu.quota === undefined && before?.cpu?.quota !== undefined
+            ? { quota: before.cpu.quota }
+            : {}),
+        };
+  return {
+    ...asked,
+    ...(cpuFixed === undefined ? {} : { cpu: cpuFixed }),
+    ...(swapFree ? { memory: { ...memory, swap: -1 } } : {}),
+  };
+}
+
+/** Section by section, so that a new limit does not forget the others. */
+function merged(before: oci.LinuxResources = {}, changed: oci.LinuxResources): oci.LinuxResources {
+  return {
+    ...changed,
+    ...(changed.cpu === undefined ? {} : { cpu: { ...before.cpu, ...changed.cpu } }),
+    ...(changed.memory === undefined ? {} : { memory: { ...before.memory, ...changed.memory } }),
+    ...(changed.blockIO === undefined ? {} : { blockIO: { ...before.blockIO, ...changed.blockIO } }),
+  };
+}

@@ -1,0 +1,222 @@
+/** berth-runc's command line, and runc's beside it: the same commands, outputs and exit statuses. */
+import assert from "node:assert/strict";
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { after, before, describe, test } from "node:test";
+import { withProcess } from "./support/machine.ts";
+import { Workshop, runtimes, whyNoRuntime } from "./support/runtimes.ts";
+
+const skip = whyNoRuntime();
+
+for (const { name, path } of runtimes()) {
+  describe(name, skip === undefined ? {} : { skip }, () => {
+    let shop: Workshop;
+    before(() => {
+      shop = new Workshop(path);
+    });
+    after(() => {
+      shop[Symbol.dispose]();
+    });
+
+    test("a container's life: created, running, stopped, deleted", async () => {
+      const id = shop.id();
+      const bundle = shop.bundle("echo from inside; exec sleep 60");
+      assert.equal(shop.quiet("create", "--bundle", bundle, "--pid-file", join(shop.directory, "pid"), id), 0);
+      const created = JSON.parse(shop.run("state", id).stdout) as Record<string, unknown>;
+      assert.deepEqual(
+        [created.id, created.status, created.bundle, created.rootfs],
+        [id, "created", bundle, join(shop.directory, "rootfs")],
+      );
+      assert.equal(created.pid, Number(readFileSync(join(shop.directory, "pid"), "utf8")));
+      // Nobody stands beside it: it belongs to whoever is the caller's subreaper, as a shim needs it.
+      const parent = Number(/^PPid:\t(\d+)$/m.exec(readFileSync(`/proc/${String(created.pid)}/status`, "utf8"))?.[1]);
+      assert.doesNotMatch(readFileSync(`/proc/${parent}/comm`, "utf8"), /bosun|runc/);
+      assert.equal(shop.run("start", id).status, 0);
+      assert.equal(shop.status(id), "running");
+      const running = shop.run("delete", id);
+      assert.equal(running.status, 1);
+      assert.match(running.stderr, new RegExp(`cannot delete container ${id} that is not stopped: running`));
+      assert.equal(shop.run("start", id).status, 1);
+      assert.equal(shop.run("kill", id, "KILL").status, 0);
+      await until(() => shop.status(id) === "stopped");
+      const stopped = JSON.parse(shop.run("state", id).stdout) as Record<string, unknown>;
+      assert.equal(stopped.pid, 0);
+      assert.equal(shop.run("delete", id).status, 0);
+      assert.equal(existsSync(join(shop.root, id)), false);
+      assert.equal(shop.run("state", id).status, 1);
+    });
+
+    test("run in the foreground: input, outputs, status, nothing left", () => {
+      const id = shop.id();
+      const bundle = shop.bundle("cat; echo oops >&2; exit 7");
+      const { status, stdout, stderr } = shop.runWith({ input: "through\n" }, "run", "-b", bundle, id);
+      assert.deepEqual([status, stdout, stderr], [7, "through\n", "oops\n"]);
+      assert.equal(existsSync(join(shop.root, id)), false);
+      assert.equal(existsSync(`/sys/fs/cgroup/pids/${id}`), false);
+    });
+
+    test("run: a process that dies of a signal is 128 and it; --keep leaves the container", () => {
+      const id = shop.id();
+      // PID 1 of its namespace: only a signal from outside, or one that it has a handler for, reaches it.
+      const bundle = shop.bundle("trap 'exit 5' TERM; kill -TERM $$; sleep 1");
+      assert.equal(shop.quiet("run", "--keep", "-b", bundle, id), 5);
+      assert.equal(shop.status(id), "stopped");
+      assert.equal(shop.run("delete", id).status, 0);
+    });
+
+    test("run hands signals on to the process", async () => {
+      const id = shop.id();
+      const child = shop.start(
+        "run",
+        "-b",
+        shop.bundle("trap 'exit 9' USR1; echo ready; while :; do sleep 0.05; done"),
+        id,
+      );
+      child.stdout?.once("data", () => child.kill("SIGUSR1"));
+      const status = await new Promise((resolve) => {
+        child.once("exit", resolve);
+      });
+      assert.equal(status, 9);
+    });
+
+    test("exec: output, input, status, user, environment, directory", () => {
+      const id = shop.id();
+      assert.equal(shop.quiet("run", "-d", "-b", shop.bundle("exec sleep 60"), id), 0);
+      const first = shop.runWith({ input: "in\n" }, "exec", id, "sh", "-c", "cat; echo err >&2; exit 3");
+      assert.deepEqual([first.status, first.stdout, first.stderr], [3, "in\n", "err\n"]);
+      const second = shop.run(
+        "exec",
+        "-u",
+        "1000:100",
+        "-g",
+        "7",
+        "-e",
+        "A=b",
+        "--cwd",
+        "/bin",
+        id,
+        "sh",
+        "-c",
+        "id -u; id -g; id -G; pwd; echo $A",
+      );
+      assert.equal(second.stdout, "1000\n100\n100 7\n/bin\nb\n");
+      // runc wants a terminal of its own for this; berth-runc does without.
+      if (name === "berth-runc") assert.match(shop.run("exec", "-t", id, "tty").stdout, /^\/dev\/pts\/\d+\r?\n$/);
+      assert.equal(shop.quiet("exec", "-d", "--pid-file", join(shop.directory, "exec-pid"), id, "sleep", "60"), 0);
+      const pid = Number(readFileSync(join(shop.directory, "exec-pid"), "utf8"));
+      assert.deepEqual((JSON.parse(shop.run("ps", "-f", "json", id).stdout) as number[]).includes(pid), true);
+      assert.match(shop.run("ps", id).stdout, new RegExp(`^UID +PID[^]*root +${pid} `));
+      const missing = shop.run("exec", id, "no-such-program");
+      assert.equal(missing.status, 255);
+      assert.match(missing.stderr, /exec failed: .*exec: \\"no-such-program\\": executable file not found in \$PATH/);
+      assert.equal(shop.run("exec", "-u", "1000x", id, "true").status, 255);
+      assert.equal(shop.run("delete", "-f", id).status, 0);
+    });
+
+    test("pause and resume", () => {
+      const id = shop.id();
+      assert.equal(shop.quiet("run", "-d", "-b", shop.bundle("exec sleep 60"), id), 0);
+      assert.equal(shop.run("resume", id).status, 1);
+      assert.equal(shop.run("pause", id).status, 0);
+      assert.equal(shop.status(id), "paused");
+      assert.equal(shop.run("pause", id).status, 1);
+      assert.equal(shop.run("exec", id, "true").status, 255);
+      assert.equal(shop.run("resume", id).status, 0);
+      assert.equal(shop.run("exec", id, "true").status, 0);
+      assert.equal(shop.run("pause", id).status, 0);
+      assert.equal(shop.run("delete", "-f", id).status, 0);
+    });
+
+    test("a missing program fails the creation and leaves nothing", () => {
+      const id = shop.id();
+      const bundle = shop.bundle("", withProcess({ args: ["nope"] }));
+      for (const verb of ["create", "run"]) {
+        const { status, stderr } = shop.run(verb, "-b", bundle, id);
+        assert.equal(status, 1);
+        assert.match(
+          stderr,
+          new RegExp(
+            `runc ${verb} failed: unable to start container process: exec: ..nope..: executable file not found in \\$PATH`,
+          ),
+        );
+      }
+      assert.equal(shop.run("state", id).status, 1);
+      assert.equal(existsSync(`/sys/fs/cgroup/pids/${id}`), false);
+    });
+
+    test("the log: JSON for shims, and plain text on standard error beside it", () => {
+      const log = join(shop.directory, "log.json");
+      const { status, stderr } = shop.run("--log", log, "--log-format", "json", "state", "absent");
+      assert.deepEqual([status, stderr], [1, "container does not exist\n"]);
+      const line = JSON.parse(readFileSync(log, "utf8")) as Record<string, string>;
+      assert.deepEqual([line.level, line.msg], ["error", "container does not exist"]);
+      assert.match(line.time ?? "", /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$/);
+      assert.match(shop.run("state", "absent").stderr, /^time="[^"]+" level=error msg="container does not exist"\n$/);
+    });
+
+    test("statuses of a command line that is wrong", () => {
+      assert.equal(shop.run("no-such-command").status, 3);
+      assert.equal(shop.run("list", "--bogus").status, 1);
+      assert.equal(shop.run("state").status, 1);
+      assert.equal(shop.run("delete", "absent").status, 1);
+      assert.equal(shop.run("delete", "-f", "absent").status, 0);
+      assert.equal(shop.run("kill", "absent").status, 1);
+      assert.equal(shop.run("create", "-b", shop.bundle("true"), "a/b").status, 1);
+      const bundle = shop.bundle("true", withProcess({ terminal: true }));
+      const { stderr } = shop.run("create", "-b", bundle, shop.id());
+      assert.match(stderr, /cannot allocate tty if runc will detach without setting console socket/);
+    });
+
+    test("list: a table, JSON, names", () => {
+      const id = shop.id();
+      using empty = new Workshop(path);
+      assert.equal(empty.run("list").stdout, "ID          PID         STATUS      BUNDLE      CREATED     OWNER\n");
+      assert.equal(empty.run("list", "-f", "json").stdout, "null\n");
+      const bundle = shop.bundle("exec sleep 60");
+      assert.equal(shop.quiet("run", "-d", "-b", bundle, id), 0);
+      assert.ok(shop.run("list", "-q").stdout.split("\n").includes(id));
+      const all = JSON.parse(shop.run("list", "--format", "json").stdout) as Record<string, unknown>[];
+      const one = all.find((container) => container.id === id);
+      assert.deepEqual([one?.id, one?.status, one?.bundle], [id, "running", bundle]);
+      const [heading = "", ...rest] = shop.run("list").stdout.split("\n");
+      const line = rest.find((text) => text.startsWith(id)) ?? "";
+      assert.equal(heading.indexOf("PID"), Math.max(12, id.length + 3));
+      assert.equal(line.indexOf("running"), heading.indexOf("STATUS"));
+      assert.equal(shop.run("delete", "-f", id).status, 0);
+    });
+
+    test("update and events: new limits, and the numbers that show them", () => {
+      const id = shop.id();
+      assert.equal(shop.quiet("run", "-d", "-b", shop.bundle("exec sleep 60"), id), 0);
+      assert.equal(
+        shop.run("update", "--memory", "64m", "--memory-reservation", "32m", "--pids-limit", "20", id).status,
+        0,
+      );
+      const event = JSON.parse(shop.run("events", "--stats", id).stdout) as {
+        type: string;
+        data: { memory: { usage: { limit: number } }; pids: { limit: number; current: number } };
+      };
+      assert.equal(event.type, "stats");
+      assert.equal(event.data.memory.usage.limit, 64 << 20);
+      assert.deepEqual(event.data.pids, { current: 1, limit: 20 });
+      assert.equal(shop.run("update", "--memory", "lots", id).status, 1);
+      assert.equal(shop.run("delete", "-f", id).status, 0);
+    });
+
+    test("descriptors: only those that are to be preserved", () => {
+      const bundle = shop.bundle("ls /proc/self/fd | wc -l".replace(" | wc -l", ""));
+      const { stdout } = shop.run("run", "-b", bundle, shop.id());
+      // 3 is the directory that ls itself reads.
+      assert.equal(stdout, "0\n1\n2\n3\n");
+      if (name === "berth-runc")
+        assert.equal(shop.run("run", "--preserve-fds", "1", "-b", bundle, shop.id()).status, 1);
+    });
+  });
+}
+
+async function until(condition: () => boolean): Promise<void> {
+  for (let tries = 0; !condition(); tries++) {
+    assert.ok(tries < 200, "the condition never came true");
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
