@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
@@ -27,9 +28,9 @@ struct flow {
   uint8_t data[16384];
 };
 
-static struct flow flows[FLOWS];
+static struct flow *flows; /* FLOWS of them, made when needed: they are large, and a monitor is the same program */
 static struct termios host_settings;
-static int host_terminal = -1;
+static int host_terminal; /* -1: none */
 
 static void flow_end(struct flow *f)
 {
@@ -78,8 +79,12 @@ static void set_up_terminal(int master)
 
 static void set_up(struct launch *l)
 {
+  host_terminal = -1;
+  flows = calloc(FLOWS, sizeof *flows);
+  if (!flows)
+    _exit(70);
   for (int i = 0; i < FLOWS; i++)
-    flows[i] = (struct flow){.from = -1, .to = -1};
+    flows[i].from = flows[i].to = -1;
   if (l->terminal >= 0) {
     fd_nonblock(l->terminal);
     set_up_terminal(l->terminal);

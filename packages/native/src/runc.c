@@ -20,7 +20,7 @@
 #define CHANNEL_FD 3
 #define CHANNEL_VARIABLE "BERTH_RUNC_CHANNEL"
 
-static struct launch launch = {.sync_fd = -1, .terminal = -1, .relay = {-1, -1, -1}, .report.order = NO_ORDER};
+static struct launch launch; /* set up when it is needed: a monitor is the same program, and has no page for it */
 static struct buffer launch_request; /* its texts are in use until the end */
 static struct buffer undo;
 static bool attended;
@@ -227,6 +227,7 @@ static int attend(void)
 int runc_main(char **arguments)
 {
   int channel = -1, status = 0;
+  launch = (struct launch){.sync_fd = -1, .terminal = -1, .relay = {-1, -1, -1}, .report.order = NO_ORDER};
   prctl(PR_SET_NAME, "berth-runc");
   signal(SIGPIPE, SIG_IGN);
   decider = start_decider(arguments, &channel);

@@ -203,6 +203,79 @@ for (const { name, path } of runtimes()) {
       assert.equal(shop.run("delete", "-f", id).status, 0);
     });
 
+    test("hooks at their moments, each with the state on its standard input", () => {
+      const log = join(shop.directory, `hooks${shop.id()}`);
+      const hook = (kind: string) => ({
+        path: "/bin/sh",
+        args: ["sh", "-c", `s=$(cat); echo "${kind} $s" >>${log}`],
+        env: ["PATH=/usr/bin:/bin"],
+      });
+      const kinds = ["prestart", "createRuntime", "createContainer", "poststart", "poststop"];
+      const bundle = shop.bundle("exec sleep 60", (spec) => ({
+        ...spec,
+        annotations: { colour: "green" },
+        hooks: Object.fromEntries(kinds.map((kind) => [kind, [hook(kind)]])),
+      }));
+      const id = shop.id();
+      // Before runc 1.3 poststart ran in create.
+      const early = name === "runc" ? ["poststart"] : [];
+      const seen = () =>
+        readFileSync(log, "utf8")
+          .trimEnd()
+          .split("\n")
+          .map((line) => {
+            const at = line.indexOf(" ");
+            return [line.slice(0, at), JSON.parse(line.slice(at)) as Record<string, unknown>] as const;
+          });
+      assert.equal(shop.quiet("create", "-b", bundle, id), 0);
+      assert.deepEqual(
+        seen().map(([kind]) => kind),
+        [...kinds.slice(0, 3), ...early],
+      );
+      const { pid } = JSON.parse(shop.run("state", id).stdout) as { pid: number };
+      for (const [kind, state] of seen().slice(0, 3)) {
+        assert.deepEqual([state.id, state.status, state.bundle], [id, "creating", bundle]);
+        assert.equal(state.pid, kind === "createContainer" ? 1 : pid);
+        assert.deepEqual(state.annotations, { colour: "green" });
+      }
+      assert.equal(shop.run("start", id).status, 0);
+      assert.equal(seen().at(-1)?.[0], "poststart");
+      assert.deepEqual(
+        [seen().at(-1)?.[1].status, seen().at(-1)?.[1].pid],
+        [name === "runc" ? "created" : "running", pid],
+      );
+      assert.equal(shop.run("delete", "-f", id).status, 0);
+      assert.deepEqual([seen().at(-1)?.[0], seen().at(-1)?.[1].status], ["poststop", "stopped"]);
+    });
+
+    test("a hook that fails: before the start there is no container, after it the container goes", () => {
+      const failing = [{ path: "/bin/sh", args: ["sh", "-c", "echo no >&2; exit 3"] }];
+      for (const kind of ["prestart", "createRuntime", "createContainer"]) {
+        const id = shop.id();
+        const { status, stderr } = shop.run(
+          "create",
+          "-b",
+          shop.bundle("true", (spec) => ({ ...spec, hooks: { [kind]: failing } })),
+          id,
+        );
+        assert.equal(status, 1, kind);
+        assert.match(stderr, /exit status 3|status 3/, kind);
+        assert.equal(shop.run("state", id).status, 1);
+        assert.equal(existsSync(`/sys/fs/cgroup/pids/${id}`), false);
+      }
+      const id = shop.id();
+      assert.equal(
+        shop.quiet(
+          "create",
+          "-b",
+          shop.bundle("exec sleep 60", (spec) => ({ ...spec, hooks: { poststop: failing } })),
+          id,
+        ),
+        0,
+      );
+      assert.equal(shop.run("delete", "-f", id).status, 0);
+    });
+
     test("descriptors: only those that are to be preserved", () => {
       const bundle = shop.bundle("ls /proc/self/fd | wc -l".replace(" | wc -l", ""));
       const { stdout } = shop.run("run", "-b", bundle, shop.id());

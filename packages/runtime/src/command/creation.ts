@@ -54,6 +54,9 @@ export async function decide(context: CommandContext, waits: boolean, detached: 
     terminal: spec.process?.terminal === true,
     preserveFds: flags.number("preserve-fds") + listenFds(),
     checksProgram: true,
+    bundle: bundle.directory,
+    noPivot: flags.boolean("no-pivot"),
+    noNewKeyring: flags.boolean("no-new-keyring"),
     waitAt: waits ? { directory: states.path(id), fifo: FIFO, ...containerRoot(spec) } : undefined,
   });
   return { id, bundle, host, planned, cgroup, detached };

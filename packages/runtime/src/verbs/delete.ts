@@ -5,7 +5,7 @@ import { removeContainer } from "../state/removal.ts";
 import { statusOf } from "../state/status.ts";
 
 export const command: Command = {
-  run({ args: [id = ""], flags, states }) {
+  async run({ args: [id = ""], flags, states, log, front }) {
     const force = flags.boolean("force");
     let record;
     try {
@@ -21,6 +21,10 @@ export const command: Command = {
     if (status !== "stopped" && status !== "created" && !force)
       throw new CommandError(`cannot delete container ${id} that is not stopped: ${status}`);
     removeContainer(record, states);
+    if ((record.berth.spec.hooks?.poststop ?? []).length > 0) {
+      const { runPoststop } = await import("../command/hooks.ts");
+      for (const warning of runPoststop(record, await front())) log.warning(warning);
+    }
     return 0;
   },
 };

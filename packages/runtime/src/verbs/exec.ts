@@ -64,7 +64,7 @@ async function planOf(
   process: oci.Process,
   preserveFds: number,
 ): Promise<Planned> {
-  const { spec, cgroup } = record.berth;
+  const { spec, cgroup, bundle, noNewKeyring } = record.berth;
   const [host, seccomp] = await Promise.all([probeHost(), seccompFilter(spec.linux?.seccomp, log)]);
   const planned = planExec({ pid: record.init_process_pid, spec, cgroup: { path: cgroup } }, process, {
     host,
@@ -72,6 +72,9 @@ async function planOf(
     terminal: process.terminal === true,
     preserveFds,
     checksProgram: true,
+    id: record.id,
+    bundle,
+    noNewKeyring,
   });
   const cgroups = flags.texts("cgroup");
   return cgroups.length === 0

@@ -1,10 +1,12 @@
 /** run: create and start in one, then its foreground unless detached. */
-import type { Command } from "../command/context.ts";
-import { decide, make, release, removal } from "../command/creation.ts";
+import type { Plan } from "@berth/kernel";
+import type { Command, CommandContext } from "../command/context.ts";
+import { hookPlan, runPoststart } from "../command/hooks.ts";
+import { decide, make, release, removal, type Creation } from "../command/creation.ts";
 
 export const command: Command = {
   async run(context) {
-    const { flags } = context;
+    const { flags, states } = context;
     const detached = flags.boolean("detach");
     const creation = await decide(context, false, detached);
     if (flags.boolean("plan")) {
@@ -13,7 +15,18 @@ export const command: Command = {
     }
     const front = await context.front();
     release(context, creation, front, make(context, creation, front));
-    if (!detached) front.attend(flags.boolean("keep") ? { orders: [] } : removal(context, creation));
+    const { hooks } = creation.bundle.spec;
+    if (has(hooks?.poststart)) runPoststart(states.read(creation.id), states, front);
+    if (!detached) front.attend(flags.boolean("keep") ? { orders: [] } : atTheEnd(context, creation));
     return 0;
   },
 };
+
+const has = (hooks: readonly unknown[] | undefined) => hooks !== undefined && hooks.length > 0;
+
+/** bosun stops at the first order that fails: a poststop hook must not keep the rest from being removed, so they come last. */
+function atTheEnd(context: CommandContext, creation: Creation): Plan {
+  const { orders } = removal(context, creation);
+  const record = context.states.read(creation.id);
+  return { orders: [...orders, ...hookPlan(record, "poststop").orders] };
+}

@@ -9,12 +9,16 @@ import { isAlive, statusOf } from "../state/status.ts";
 const ALIVE_EVERY_MS = 100;
 
 export const command: Command = {
-  async run({ args: [id = ""], states }) {
+  async run({ args: [id = ""], states, front }) {
     const record = states.read(id);
     const status = statusOf(record, states);
     switch (status) {
       case "created":
         await startContainer(record, states);
+        if ((record.berth.spec.hooks?.poststart ?? []).length > 0) {
+          const { runPoststart } = await import("../command/hooks.ts");
+          runPoststart(record, states, await front());
+        }
         return 0;
       case "stopped":
         throw new CommandError("cannot start a container that has stopped");
