@@ -20,10 +20,13 @@
 #define CHANNEL_FD 3
 #define CHANNEL_VARIABLE "BERTH_RUNC_CHANNEL"
 
-static struct launch launch; /* set up when it is needed: a monitor is the same program, and has no page for it */
-static struct buffer launch_request; /* its texts are in use until the end */
-static struct buffer undo;
-static bool attended;
+/* On the stack of runc_main: the same program is also every container's monitor, which has no page to spare for it. */
+struct runc {
+  struct launch launch;
+  struct buffer launch_request; /* its texts are in use until the end */
+  struct buffer undo;
+  bool attended;
+};
 
 static pid_t start_decider(char **arguments, int *channel)
 {
@@ -116,21 +119,21 @@ static void run_plan(struct buffer *out, uint32_t id, struct bytes plan)
   }
 }
 
-static void answer_launch(struct buffer *out, uint32_t id)
+static void answer_launch(const struct launch *l, struct buffer *out, uint32_t id)
 {
-  if (launch.step == LAUNCH_FAILED) {
-    answer_report(out, id, &launch.report);
+  if (l->step == LAUNCH_FAILED) {
+    answer_report(out, id, &l->report);
     return;
   }
   struct message_launched m = {
-    .pid = (uint32_t)launch.pid,
-    .pid_start = process_start(launch.pid),
-    .outputs = {launch.report.outputs.data, (uint32_t)launch.report.outputs.size},
+    .pid = (uint32_t)l->pid,
+    .pid_start = process_start(l->pid),
+    .outputs = {l->report.outputs.data, (uint32_t)l->report.outputs.size},
   };
   message_launched_encode(out, id, &m);
 }
 
-static bool carry_out(struct buffer *out, const struct frame_header *header, struct buffer *body)
+static bool carry_out(struct runc *r, struct buffer *out, const struct frame_header *header, struct buffer *body)
 {
   static const struct report done = {.order = NO_ORDER};
   struct message_run run;
@@ -143,27 +146,27 @@ static bool carry_out(struct buffer *out, const struct frame_header *header, str
     run_plan(out, header->id, run.plan);
     return true;
   case MESSAGE_LAUNCH:
-    launch_request = *body;
+    r->launch_request = *body;
     *body = (struct buffer){0};
-    if (launch.step != LAUNCH_NONE || !message_launch_decode(launch_request.data, launch_request.size, &l))
+    if (r->launch.step != LAUNCH_NONE || !message_launch_decode(r->launch_request.data, r->launch_request.size, &l))
       return false;
     hold_signals();
-    launch_make(&launch, &l);
-    answer_launch(out, header->id);
+    launch_make(&r->launch, &l);
+    answer_launch(&r->launch, out, header->id);
     return true;
   case MESSAGE_RELEASE:
-    launch_release(&launch);
-    answer_report(out, header->id, launch.step == LAUNCH_FAILED ? &launch.report : &done);
+    launch_release(&r->launch);
+    answer_report(out, header->id, r->launch.step == LAUNCH_FAILED ? &r->launch.report : &done);
     return true;
   case MESSAGE_ABANDON:
-    launch_abandon(&launch);
+    launch_abandon(&r->launch);
     answer_report(out, header->id, &done);
     return true;
   case MESSAGE_ATTEND:
-    if (!message_attend_decode(body->data, body->size, &a) || launch.step != LAUNCH_RUNNING)
+    if (!message_attend_decode(body->data, body->size, &a) || r->launch.step != LAUNCH_RUNNING)
       return false;
-    buffer_append(&undo, a.undo.data, a.undo.size);
-    attended = true;
+    buffer_append(&r->undo, a.undo.data, a.undo.size);
+    r->attended = true;
     answer_report(out, header->id, &done);
     return true;
   }
@@ -186,7 +189,7 @@ static bool read_all(int fd, void *data, size_t size)
 }
 
 /* Until the decider ends. False: it said what nobody understands. */
-static bool serve_decider(int channel)
+static bool serve_decider(struct runc *r, int channel)
 {
   struct frame_header header;
   while (read_all(channel, &header, sizeof header)) {
@@ -197,7 +200,7 @@ static bool serve_decider(int channel)
     if (!read_all(channel, body.data, header.size))
       return true;
     body.size = header.size;
-    bool understood = carry_out(&out, &header, &body);
+    bool understood = carry_out(r, &out, &header, &body);
     buffer_free(&body);
     if (understood)
       write_all(channel, out.data, out.size);
@@ -210,15 +213,15 @@ static bool serve_decider(int channel)
 
 /* --- the end ------------------------------------------------------------------------------------------------------------ */
 
-static int attend(void)
+static int attend(struct runc *r)
 {
-  int status = launch_attend(&launch);
-  if (undo.size) {
+  int status = launch_attend(&r->launch);
+  if (r->undo.size) {
     struct buffer out = {0};
-    run_plan(&out, 0, (struct bytes){undo.data, (uint32_t)undo.size});
-    struct message_report r;
-    if (out.size < FRAME_HEADER || !message_report_decode(out.data + FRAME_HEADER, out.size - FRAME_HEADER, &r) || r.errno_)
-      fprintf(stderr, "berth-runc: clean up: %s\n", out.size < FRAME_HEADER ? "no answer" : r.detail);
+    run_plan(&out, 0, (struct bytes){r->undo.data, (uint32_t)r->undo.size});
+    struct message_report report;
+    if (out.size < FRAME_HEADER || !message_report_decode(out.data + FRAME_HEADER, out.size - FRAME_HEADER, &report) || report.errno_)
+      fprintf(stderr, "berth-runc: clean up: %s\n", out.size < FRAME_HEADER ? "no answer" : report.detail);
     buffer_free(&out);
   }
   return status;
@@ -227,7 +230,7 @@ static int attend(void)
 int runc_main(char **arguments)
 {
   int channel = -1, status = 0;
-  launch = (struct launch){.sync_fd = -1, .terminal = -1, .relay = {-1, -1, -1}, .report.order = NO_ORDER};
+  struct runc runc = {.launch = {.sync_fd = -1, .terminal = -1, .relay = {-1, -1, -1}, .report.order = NO_ORDER}}, *r = &runc;
   prctl(PR_SET_NAME, "berth-runc");
   signal(SIGPIPE, SIG_IGN);
   decider = start_decider(arguments, &channel);
@@ -236,16 +239,16 @@ int runc_main(char **arguments)
     return 1;
   }
   forward_signals();
-  bool understood = serve_decider(channel);
-  if (attended || !understood)
+  bool understood = serve_decider(r, channel);
+  if (r->attended || !understood)
     kill(decider, SIGKILL); /* it has nothing more to say: its own winding up would only take time */
   close(channel);
   while (waitpid(decider, &status, 0) < 0 && errno == EINTR)
     ;
-  if (attended)
-    return attend();
+  if (r->attended)
+    return attend(r);
   status = understood ? exit_status(status) : 1;
-  if (status != 0 && launch.step != LAUNCH_NONE && !launch.dead)
-    launch_abandon(&launch);
+  if (status != 0 && r->launch.step != LAUNCH_NONE && !r->launch.dead)
+    launch_abandon(&r->launch);
   return status;
 }
