@@ -61,10 +61,5 @@ export function handlerOf({ runtimes }: Pick<CriContext, "runtimes">, name: stri
       `runtime_handler: "${handler.name}" is served by a shim (runtime_type ${handler.type}${handler.path === undefined ? "" : `, runtime_path ${handler.path}`}), which this version of berth does not start`,
     );
   }
-  if (kind === "oci") {
-    throw unimplemented(
-      `runtime_handler: "${handler.name}" names the binary ${handler.options.binary ?? ""}, and this version of berth runs every container itself`,
-    );
-  }
   return handler;
 }

@@ -7,6 +7,7 @@ import { connectMonitor, killCgroup, MonitorLost, readRecord } from "@berth/kern
 import { cgroupRemoval } from "@berth/runtime";
 import type { cri } from "@berth/spec";
 import { containerDir, type CriContext } from "./context.ts";
+import { deleteByBinary } from "./container/binary.ts";
 import { applyExit, applyUnknown, watchExit } from "./container/exit.ts";
 import { ownerOfKey, releaseImageVolumes } from "./container/image-volumes.ts";
 import { deleteContainer } from "./container/remove.ts";
@@ -62,6 +63,7 @@ async function adopt(context: CriContext, container: Container): Promise<string>
   }
   const state = await readRecord(dir);
   await killCgroup(record.cgroupPath, context.host);
+  await deleteByBinary(context, record);
   await context.hand.run(cgroupRemoval(record.cgroupPath, context.host));
   if (state?.phase === "exited") applyExit(container, state);
   else applyUnknown(container, "the container ended while berthd did not run, and nothing recorded how");
@@ -94,6 +96,7 @@ async function takeBack(context: CriContext, container: Container): Promise<void
     link.close();
   }
   await killCgroup(record.cgroupPath, context.host);
+  await deleteByBinary(context, record);
   await context.hand.run(cgroupRemoval(record.cgroupPath, context.host));
   await releaseImageVolumes(context, record.id, record.config);
   await context.images.removeRootfs(record.id);

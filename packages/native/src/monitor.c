@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -247,11 +248,29 @@ static void log_turn(void)
   loop_until(monitor_log.retry);
 }
 
+/* What lost its parent below this process and is nobody's here. One whose number has not come yet may be any of them. */
+static void reap_strays(void)
+{
+  siginfo_t info;
+  for (const struct session *s = self.sessions; s; s = s->next)
+    if (!s->cloned && !s->dead)
+      return;
+  for (;;) {
+    info.si_pid = 0;
+    if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) < 0 || info.si_pid == 0 || monitor_knows(info.si_pid))
+      return;
+    waitpid(info.si_pid, NULL, 0);
+  }
+}
+
 static void turn(void)
 {
-  if (loop_children())
+  /* A subreaper's process may have ended before its number came, and SIGCHLD with it. */
+  if (loop_children() || self.subreaper)
     for (struct session *s = self.sessions; s; s = s->next)
       session_reap(s);
+  if (self.subreaper)
+    reap_strays();
   log_turn();
   for (struct session *s = self.sessions; s; s = s->next)
     session_turn(s);
@@ -316,6 +335,9 @@ void monitor_main(int channel, uint32_t id, const struct message_monitor *messag
   memory_release();
   umask(022);
   settle_in(message);
+  self.subreaper = message->subreaper;
+  if (self.subreaper && prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0)
+    undo_failed(errno, "prctl PR_SET_CHILD_SUBREAPER");
   self.container = self.sessions = session_make(&options, message->plan, &report);
   if (!self.container)
     undo(&report);

@@ -32,6 +32,7 @@ struct monitor {
   struct client *starter;
   uint32_t start_id;
   bool starting;
+  bool subreaper;
   bool recorded; /* the exit is on disk */
   bool unlinked; /* nobody new can come */
   uint64_t log_limit, record_retry, linger_limit;

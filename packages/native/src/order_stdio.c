@@ -43,7 +43,7 @@ static int open_master(struct run *run, int root)
   return fd;
 }
 
-static int send_master(struct run *run, int master)
+int send_terminal(struct run *run, int master)
 {
   char byte = SYNC_TERMINAL;
   struct iovec part = {.iov_base = &byte, .iov_len = 1};
@@ -135,7 +135,7 @@ int order_console(struct run *run, const struct order_console *o)
   if (result == 0 && o->bind_console)
     result = bind_console(run, root, slave);
   if (result == 0)
-    result = send_master(run, master);
+    result = send_terminal(run, master);
   if (result == 0)
     result = take_over(run, slave);
   if (slave > 2)

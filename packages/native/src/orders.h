@@ -59,5 +59,7 @@ void forget_arguments(void);
 int pass_on_listener(struct run *run, int listener);
 /* order_link.c: of this process's network namespace, to `ns`. */
 int move_link(struct run *run, const struct order_move_link *o, int ns);
+/* order_stdio.c: a terminal's master, to the monitor. */
+int send_terminal(struct run *run, int master);
 
 #endif

@@ -195,7 +195,7 @@ static void sync_read(struct session *s)
     fd_close(&s->sync_fd);
     if (s->step == STEP_RELEASED || (s->step == STEP_SETUP && s->number)) {
       s->step = STEP_RUNNING;
-      s->began_at = now_ns();
+      s->began_at = s->dead ? s->died_at : now_ns(); /* another runtime tells later than what it has started may last */
     }
   }
 }
@@ -249,6 +249,9 @@ void session_reap(struct session *s)
     sync_read(s); /* and so was the reason of a failure */
     died(s, status);
   }
+  /* A stage that waits to have another runtime start what has ended. */
+  if (s->dead && s->stage > 0 && s->step == STEP_PARKED)
+    kill(s->stage, SIGKILL);
 }
 
 /* A stage that is killed between clone and telling the number leaves a child that only /proc knows of. */

@@ -4,18 +4,20 @@ import { mkdir, rm, writeFile } from "node:fs/promises";
 import { create } from "@bufbuild/protobuf";
 import type { ImageRecord } from "@berth/image";
 import { compileSeccomp, connectMonitor, oomCounter, parseSignal } from "@berth/kernel";
-import { cgroupRemoval, planContainer } from "@berth/runtime";
-import { cri } from "@berth/spec";
+import { cgroupRemoval, planContainer, type Plan, type Rootfs, type RuntimeBinary } from "@berth/runtime";
+import { cri, type oci } from "@berth/spec";
 import { cgroupParentOf } from "../cgroup-parent.ts";
 import { now } from "../clock.ts";
 import { containerDir, type CriContext } from "../context.ts";
 import { invalid, notFound, precondition } from "../errors.ts";
 import { CREATED, emitContainerEvent } from "../events.ts";
+import { handlerOf } from "../handlers.ts";
 import { type Progress, withProgress } from "../progress.ts";
 import { ensurePodInit } from "../sandbox/init.ts";
 import { podNamespaces, usernsPath } from "../sandbox/namespaces.ts";
 import { checkContainerUserns } from "../sandbox/userns.ts";
 import type { Container, ContainerRecord, Sandbox } from "../store/records.ts";
+import { binaryOf, deleteByBinary, inRuntimesWords, planByBinary, runtimeLog, withinHost } from "./binary.ts";
 import { injectDevices } from "./cdi.ts";
 import { endContainer } from "./end.ts";
 import { watchExit } from "./exit.ts";
@@ -85,7 +87,9 @@ async function make(
     image.config.User ?? "",
     await context.images.userDatabase(image),
   );
-  const record = newRecord(context, id, sandbox, config, image, user);
+  const handler = handlerOf(context, sandbox.record.handler);
+  const binary = await binaryOf(context, handler);
+  const record = newRecord(context, id, sandbox, config, image, user, binary);
   const container: Container = { record };
   context.containers.add(container);
   progress.onFailure("forget the container", () => Promise.resolve(context.containers.delete(container)));
@@ -107,8 +111,8 @@ async function make(
     imageSources,
   });
   progress.step("inject CDI devices");
-  const spec = await injectDevices(context, config, plain);
-  const seccomp = await compileSeccomp(spec.linux?.seccomp, `${context.paths.root}/seccomp`);
+  const injected = await injectDevices(context, config, plain);
+  const spec = binary ? withinHost(injected, context.host) : injected;
   progress.step("prepare the root file system");
   progress.onFailure("remove the root file system", () => context.images.removeRootfs(id));
   const rootfs = await prepareRootfs(context, id, image, userns);
@@ -126,19 +130,15 @@ async function make(
   progress.onFailure("remove the cgroup", async () => {
     await context.hand.run(cgroupRemoval(record.cgroupPath, context.host));
   });
-  const { plan, warnings } = planContainer(spec, {
-    id,
-    rootfs,
-    cgroup: { path: record.cgroupPath },
-    host: context.host,
-    seccomp,
-    terminal: config.tty,
-  });
-  for (const warning of warnings) context.log.warn({ container: id }, warning);
-  const created = await context.hand.monitor(
+  if (binary) progress.onFailure("delete it from its runtime", () => deleteByBinary(context, record));
+  const plan = binary
+    ? await planByBinary(context, { record, binary, handler, spec, rootfs })
+    : await planInProcess(context, record, spec, rootfs);
+  const made = context.hand.monitor(
     {
       dir,
       plan,
+      subreaper: binary !== undefined,
       ...(record.logPath !== "" && { logPath: record.logPath }),
       maxLine: context.config.maxLogLine,
       terminal: config.tty ? { rows: 24, columns: 80 } : undefined,
@@ -148,7 +148,7 @@ async function make(
     },
     { signal },
   );
-  record.pid = created.pid;
+  record.pid = (await inRuntimesWords(runtimeLog(context, record), made)).pid;
   await unmountImageVolumes(context, id);
   progress.step("connect to its monitor");
   progress.onFailure("end the process", async () => {
@@ -163,6 +163,24 @@ async function make(
   emitContainerEvent(context, CREATED, container);
 }
 
+async function planInProcess(
+  context: CriContext,
+  record: ContainerRecord,
+  spec: oci.Spec,
+  rootfs: Rootfs,
+): Promise<Plan> {
+  const { plan, warnings } = planContainer(spec, {
+    id: record.id,
+    rootfs,
+    cgroup: { path: record.cgroupPath },
+    host: context.host,
+    seccomp: await compileSeccomp(spec.linux?.seccomp, `${context.paths.root}/seccomp`),
+    terminal: record.config.tty,
+  });
+  for (const warning of warnings) context.log.warn({ container: record.id }, warning);
+  return plan;
+}
+
 function newRecord(
   context: CriContext,
   id: string,
@@ -170,6 +188,7 @@ function newRecord(
   config: cri.ContainerConfig,
   image: ImageRecord,
   user: ResolvedUser,
+  binary: RuntimeBinary | undefined,
 ): ContainerRecord {
   const { logDirectory } = sandbox.record.config;
   return {
@@ -181,6 +200,7 @@ function newRecord(
     imageRef: image.digests[0] ?? image.id,
     logPath: logDirectory !== "" && config.logPath !== "" ? `${logDirectory}/${config.logPath}` : "",
     cgroupPath: `${cgroupParentOf(context, sandbox.record.config)}/${id}`,
+    ...(binary && { binary }),
     stopSignal: stopSignalOf(config, image),
     user: { uid: user.uid, gid: user.gid, additionalGids: user.additionalGids },
     phase: "creating",

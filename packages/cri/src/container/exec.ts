@@ -1,11 +1,12 @@
 /** Further processes in a running container: ExecSync here, streams in streaming/. */
 import { create } from "@bufbuild/protobuf";
-import { compileSeccomp } from "@berth/kernel";
+import { compileSeccomp, type Plan } from "@berth/kernel";
 import { planExec } from "@berth/runtime";
 import { cri } from "@berth/spec";
 import { status } from "@grpc/grpc-js";
 import type { CriContext } from "../context.ts";
 import { CriError, invalid } from "../errors.ts";
+import { inRuntimesWords, planExecByBinary } from "./binary.ts";
 import { type Running, runningContainer } from "./running.ts";
 
 /** What the CRI allows of each stream (api.proto, ExecSyncResponse). */
@@ -19,10 +20,11 @@ export async function execSync(
   if (request.cmd.length === 0) throw invalid("cmd: must not be empty");
   if (request.timeout < 0n) throw invalid(`timeout: ${request.timeout} is negative; 0 means none`);
   const running = await runningContainer(context, request.containerId);
-  const plan = await execPlan(context, running, request.cmd, false);
-  const result = await running.link.execSync(
-    { plan, limit: OUTPUT_LIMIT, drainMs: context.config.execDrainMs },
-    { signal, timeoutMs: Number(request.timeout) * 1000 },
+  const result = await withExecPlan(context, running, { cmd: request.cmd, terminal: false }, (plan) =>
+    running.link.execSync(
+      { plan, limit: OUTPUT_LIMIT, drainMs: context.config.execDrainMs },
+      { signal, timeoutMs: Number(request.timeout) * 1000 },
+    ),
   );
   if (result.timedOut) {
     throw new CriError(
@@ -33,18 +35,29 @@ export async function execSync(
   return create(cri.ExecSyncResponseSchema, { stdout: result.stdout, stderr: result.stderr, exitCode: result.code });
 }
 
-export async function execPlan(
+export interface ExecCommand {
+  readonly cmd: readonly string[];
+  readonly terminal: boolean;
+}
+
+/** Has `run` carry out the plan of a further process, by whatever made the container. */
+export async function withExecPlan<T>(
   context: CriContext,
   { container, spec }: Running,
-  cmd: readonly string[],
-  terminal: boolean,
-) {
+  { cmd, terminal }: ExecCommand,
+  run: (plan: Plan) => Promise<T>,
+): Promise<T> {
+  const { record } = container;
   const own = spec.process;
-  if (!own) throw invalid(`container "${container.record.id}" has no process in its configuration`);
+  if (!own) throw invalid(`container "${record.id}" has no process in its configuration`);
   const env =
     terminal && !own.env?.some((entry) => entry.startsWith("TERM=")) ? [...(own.env ?? []), "TERM=xterm"] : own.env;
   const process = { ...own, args: [...cmd], terminal, ...(env && { env }) };
+  if (record.binary) {
+    await using call = await planExecByBinary(context, record, record.binary, process);
+    return await inRuntimesWords(call.log, run(call.plan));
+  }
   const seccomp = await compileSeccomp(spec.linux?.seccomp, `${context.paths.root}/seccomp`);
-  const target = { pid: container.record.pid, spec, cgroup: { path: container.record.cgroupPath } };
-  return planExec(target, process, { host: context.host, seccomp, terminal }).plan;
+  const target = { pid: record.pid, spec, cgroup: { path: record.cgroupPath } };
+  return await run(planExec(target, process, { host: context.host, seccomp, terminal }).plan);
 }

@@ -6,6 +6,7 @@ import { containerDir, type CriContext } from "../context.ts";
 import { STOPPED, emitContainerEvent } from "../events.ts";
 import type { Container } from "../store/records.ts";
 import { autoRemove } from "./auto-remove.ts";
+import { deleteByBinary } from "./binary.ts";
 
 /** The exit code of a process whose end nobody saw, as containerd reports it. */
 const UNKNOWN_EXIT_CODE = 255;
@@ -47,6 +48,7 @@ async function releaseProcess(context: CriContext, container: Container): Promis
   container.link?.close();
   container.link = undefined;
   await killCgroup(container.record.cgroupPath, context.host);
+  await deleteByBinary(context, container.record);
   await context.hand.run(cgroupRemoval(container.record.cgroupPath, context.host));
 }
 

@@ -8,6 +8,7 @@ import { precondition } from "../errors.ts";
 import { STARTED, STOPPED, emitContainerEvent } from "../events.ts";
 import { withProgress } from "../progress.ts";
 import type { Container } from "../store/records.ts";
+import { inRuntimesWords, runtimeLog } from "./binary.ts";
 
 /** What a shell answers for a command that could not be run; the kubelet shows it with the reason. */
 const START_ERROR_CODE = 128;
@@ -46,7 +47,7 @@ async function release(context: CriContext, container: Container, signal: AbortS
   if (!link) throw precondition(`container "${record.id}" has no monitor`);
   signal.throwIfAborted();
   try {
-    const state = await link.start();
+    const state = await inRuntimesWords(runtimeLog(context, record), link.start());
     record.startedAt = state.startedAt;
     if (record.phase === "starting") record.phase = "running";
     context.containers.save(container);

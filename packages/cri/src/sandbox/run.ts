@@ -2,6 +2,7 @@
 import { randomBytes } from "node:crypto";
 import { create } from "@bufbuild/protobuf";
 import { cri } from "@berth/spec";
+import { binaryOf } from "../container/binary.ts";
 import { cgroupParentOf } from "../cgroup-parent.ts";
 import { now } from "../clock.ts";
 import type { CriContext } from "../context.ts";
@@ -24,6 +25,8 @@ export async function runPodSandbox(
   signal: AbortSignal,
 ): Promise<cri.RunPodSandboxResponse> {
   const record = newRecord(context, request);
+  // A program that is missing is told before anything is made.
+  await binaryOf(context, handlerOf(context, request.runtimeHandler));
   const ns = podNamespaces(record.config);
   if (ns.userns) checkUsernsSupport(context);
   const security = record.config.linux?.securityContext;

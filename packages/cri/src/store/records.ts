@@ -1,7 +1,7 @@
 /** What the daemon knows of pods and containers: what survives a restart (records), beside what a process holds (links). */
 import type { cri, oci } from "@berth/spec";
 import type { MonitorLink } from "@berth/kernel";
-import type { Rootfs } from "@berth/runtime";
+import type { Rootfs, RuntimeBinary } from "@berth/runtime";
 
 /**
  * creating: RunPodSandbox is under way (or died under way: the next start removes it). ready, notready: as the CRI says.
@@ -51,6 +51,8 @@ export interface ContainerRecord {
   readonly logPath: string;
   /** As in oci.Linux.cgroupsPath. */
   readonly cgroupPath: string;
+  /** Of the OCI runtime that made it; absent: made in process. */
+  readonly binary?: RuntimeBinary | undefined;
   /** A signal's number. */
   readonly stopSignal: number;
   readonly user: ContainerUser;

@@ -1,6 +1,6 @@
 /** What a streaming URL does once opened: an exec or an attach, relayed between the client's channels and the monitor's streams. */
 import { STREAM, type MonitorLink } from "@berth/kernel";
-import { execPlan } from "../container/exec.ts";
+import { withExecPlan } from "../container/exec.ts";
 import { runningContainer } from "../container/running.ts";
 import type { CriContext } from "../context.ts";
 import { precondition } from "../errors.ts";
@@ -25,9 +25,10 @@ export async function serveStream(
 async function serveExec(context: CriContext, request: StreamRequest, channels: Channels): Promise<void> {
   const running = await runningContainer(context, request.containerId);
   const { link } = running;
-  const plan = await execPlan(context, running, request.cmd, request.tty);
   const terminal = request.tty ? { rows: 24, columns: 80 } : undefined;
-  const { session } = await link.exec({ plan, terminal, streams: streamsOf(request) });
+  const { session } = await withExecPlan(context, running, { cmd: request.cmd, terminal: request.tty }, (plan) =>
+    link.exec({ plan, terminal, streams: streamsOf(request) }),
+  );
   const ended = new AbortController();
   // A client that goes away takes its command with it, as with containerd.
   void channels.closed.then(() => (ended.signal.aborted ? undefined : link.kill(session, SIGKILL)));

@@ -77,7 +77,6 @@ const SERVER: readonly Row[] = [
   ["stream_processors.*.env", "strings", none(undefined, NO_STREAMS)],
 ];
 
-const NO_OLD_REGISTRY = "write a hosts.toml below registry.config_path";
 const IMAGE_KEYS: readonly Row[] = [
   [
     "snapshotter",
@@ -103,20 +102,20 @@ const IMAGE_KEYS: readonly Row[] = [
   ["pinned_images.sandbox", "string", works("registry.k8s.io/pause:3.10")],
   ["pinned_images.*", "string", works()],
   ["registry.config_path", "string", works("")],
-  ["registry.mirrors.*.endpoint", "strings", refusedUnless([], NO_OLD_REGISTRY)],
-  ["registry.configs.*.auth.username", "string", refusedUnless([], NO_OLD_REGISTRY)],
-  ["registry.configs.*.auth.password", "string", refusedUnless([], NO_OLD_REGISTRY)],
-  ["registry.configs.*.auth.auth", "string", refusedUnless([], NO_OLD_REGISTRY)],
-  ["registry.configs.*.auth.identitytoken", "string", refusedUnless([], NO_OLD_REGISTRY)],
-  ["registry.configs.*.tls.insecure_skip_verify", "bool", refusedUnless([], NO_OLD_REGISTRY)],
-  ["registry.configs.*.tls.ca_file", "string", refusedUnless([], NO_OLD_REGISTRY)],
-  ["registry.configs.*.tls.cert_file", "string", refusedUnless([], NO_OLD_REGISTRY)],
-  ["registry.configs.*.tls.key_file", "string", refusedUnless([], NO_OLD_REGISTRY)],
-  ["registry.auths.*.username", "string", refusedUnless([], NO_OLD_REGISTRY)],
-  ["registry.auths.*.password", "string", refusedUnless([], NO_OLD_REGISTRY)],
-  ["registry.auths.*.auth", "string", refusedUnless([], NO_OLD_REGISTRY)],
-  ["registry.auths.*.identitytoken", "string", refusedUnless([], NO_OLD_REGISTRY)],
-  ["registry.headers.*", "strings", refusedUnless([], NO_OLD_REGISTRY)],
+  ["registry.mirrors.*.endpoint", "strings", works()],
+  ["registry.configs.*.auth.username", "string", works()],
+  ["registry.configs.*.auth.password", "string", works()],
+  ["registry.configs.*.auth.auth", "string", works()],
+  ["registry.configs.*.auth.identitytoken", "string", works()],
+  ["registry.configs.*.tls.insecure_skip_verify", "bool", works()],
+  ["registry.configs.*.tls.ca_file", "string", works()],
+  ["registry.configs.*.tls.cert_file", "string", works()],
+  ["registry.configs.*.tls.key_file", "string", works()],
+  ["registry.auths.*.username", "string", works()],
+  ["registry.auths.*.password", "string", works()],
+  ["registry.auths.*.auth", "string", works()],
+  ["registry.auths.*.identitytoken", "string", works()],
+  ["registry.headers.*", "strings", works()],
   ["image_decryption.key_model", "string", none("node", "encrypted layers are refused by name when they are pulled")],
   [
     "runtime_platforms.*.platform",

@@ -45,6 +45,8 @@ export interface MonitorRequest {
   readonly stdinOnce?: boolean;
   /** Counter whose growth marks the exit as an OOM kill: v1 memory.oom_control, v2 memory.events; key "oom_kill". */
   readonly oom?: { readonly file: string; readonly key: string } | undefined;
+  /** For plans with the order `runtime`: what its programs leave behind becomes the monitor's child. */
+  readonly subreaper?: boolean;
 }
 
 export interface Created {

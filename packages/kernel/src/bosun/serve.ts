@@ -169,6 +169,7 @@ function monitorFields(request: MonitorRequest): MessageFields<"monitor"> {
     stdin = false,
     stdinOnce = false,
     oom,
+    subreaper = false,
   } = request;
   return {
     dir,
@@ -181,6 +182,7 @@ function monitorFields(request: MonitorRequest): MessageFields<"monitor"> {
     stdinOnce: stdinOnce ? 1 : 0,
     oomFile: oom?.file ?? "",
     oomKey: oom?.key ?? "",
+    subreaper: subreaper ? 1 : 0,
     plan: encodePlan(plan),
   };
 }

@@ -55,7 +55,8 @@ export const MESSAGES = {
    * dir: the monitor's directory (exists): it makes `monitor.sock` and `record` there. logPath "" = no log. maxLine: bytes
    * of content per CRI log line before it is split with tag P. stdin: keep a stdin pipe (else /dev/null); stdinOnce: close
    * it when the first attached client goes. oomFile/oomKey: file and key ("oom_kill") whose counter, if it grew, marks the
-   * exit as an OOM kill; made by the plan, opened after `created`.
+   * exit as an OOM kill; made by the plan, opened after `created`. subreaper: whatever loses its parent below the monitor becomes its
+   * child and is reaped (the processes that the order `runtime` leaves behind).
    */
   monitor: {
     type: 15,
@@ -70,6 +71,7 @@ export const MESSAGES = {
       stdinOnce: "u32",
       oomFile: "str",
       oomKey: "str",
+      subreaper: "u32",
       plan: "bytes",
     },
   },

@@ -285,6 +285,16 @@ export const ORDERS = {
   park: { code: 91, fields: {}, words: "wait to be started" },
   /** Closes every fd from 3 on but `keep` preserved ones, resolves argv[0] in PATH of `env`, execve. */
   exec: { code: 92, fields: { argv: "strs", env: "strs", keep: "u32" }, words: "exec {argv}" },
+  /**
+   * Before `clone`, under a monitor that is a subreaper: runs another OCI runtime's command to its end, with the session's stdio where
+   * `stdio` is set. pidFile: holds, when it has ended, the number of the process it left behind, which is the monitor's child from
+   * then on; "": it leaves none. consoleSocket: where it sends the terminal that it makes; "": none.
+   */
+  runtime: {
+    code: 120,
+    fields: { argv: "strs", env: "strs", stdio: "u32", pidFile: "str", consoleSocket: "str" },
+    words: "run {argv}",
+  },
   /** Becomes a reaping PID 1 (the pod's, where a pod shares its PID namespace): reaps until SIGTERM or SIGINT, then exits 0. */
   reap: { code: 93, fields: {}, words: "reap as PID 1" },
   /**
