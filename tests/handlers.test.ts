@@ -1,4 +1,5 @@
 /** Runtime handlers with a BinaryName: the same pods by Debian's runc and crun as by berth itself. */
+import { spawnSync } from "node:child_process";
 import assert from "node:assert/strict";
 import {
   accessSync,
@@ -69,6 +70,17 @@ test("a binary that is not there is told before anything is made", async () => {
     runPod(daemon, {}, "absent"),
     /runtime_handler: "absent" names the binary no-such-runtime, which is not on PATH; install it/,
   );
+});
+
+test("Status says of each handler what it can do, as its binary says it", async () => {
+  const { runtimeHandlers } = await daemon.client.runtime.status({});
+  const features = Object.fromEntries(runtimeHandlers.map((handler) => [handler.name, handler.features]));
+  assert.equal(features["berth"]?.recursiveReadOnlyMounts, true);
+  const said = spawnSync("runc", ["features"], { encoding: "utf8" }).stdout;
+  assert.equal(features["runc-binary"]?.recursiveReadOnlyMounts, said.includes('"rro"'));
+  assert.equal(features["runc-binary"]?.userNamespaces, false);
+  assert.equal(features["absent"]?.recursiveReadOnlyMounts, false);
+  assert.deepEqual(features[""], features["runc"]);
 });
 
 for (const handler of handlers) {

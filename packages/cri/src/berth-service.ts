@@ -98,6 +98,8 @@ async function plan(context: CriContext, request: berth.PlanRequest): Promise<be
   const container = context.containers.get(request.containerId);
   const { record } = container;
   const spec = await specOf(context, container);
+  if (record.binary)
+    throw precondition(`container "${record.id}" was made by ${record.binary.path}; how, only that program could say`);
   const { plan: orders } = planContainer(spec, {
     id: record.id,
     rootfs: rootfsOf(context, container),

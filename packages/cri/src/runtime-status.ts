@@ -2,6 +2,7 @@
 import { create } from "@bufbuild/protobuf";
 import { cri } from "@berth/spec";
 import type { CriContext } from "./context.ts";
+import { featuresOf } from "./handler-features.ts";
 import { supportsUserns } from "./sandbox/userns.ts";
 
 export function version(context: CriContext): Promise<cri.VersionResponse> {
@@ -15,13 +16,20 @@ export function version(context: CriContext): Promise<cri.VersionResponse> {
   );
 }
 
-export function runtimeStatus(context: CriContext, request: cri.StatusRequest): Promise<cri.StatusResponse> {
+export async function runtimeStatus(context: CriContext, request: cri.StatusRequest): Promise<cri.StatusResponse> {
   const network = context.cni.status();
   const features = {
     recursiveReadOnlyMounts: context.host.features.mountSetattr,
     userNamespaces: supportsUserns(context),
   };
-  const response = create(cri.StatusResponseSchema, {
+  const handlers = [...context.runtimes.handlers].map(async ([name, handler]) => ({
+    name,
+    features: await featuresOf(context, handler, features),
+  }));
+  const runtimeHandlers = await Promise.all(handlers);
+  // The kubelet looks for what pods without a handler get under the empty name.
+  const standard = runtimeHandlers.find(({ name }) => name === context.runtimes.defaultHandler);
+  return create(cri.StatusResponseSchema, {
     status: {
       conditions: [
         { type: "RuntimeReady", status: true },
@@ -33,12 +41,10 @@ export function runtimeStatus(context: CriContext, request: cri.StatusRequest): 
         },
       ],
     },
-    // The kubelet looks for what pods without a handler get under the empty name.
-    runtimeHandlers: ["", ...context.runtimes.handlers.keys()].map((name) => ({ name, features })),
+    runtimeHandlers: [{ name: "", features: standard?.features ?? features }, ...runtimeHandlers],
     features: { supplementalGroupsPolicy: true, userNamespacesHostNetwork: supportsUserns(context) },
     info: request.verbose ? { config: JSON.stringify(verboseConfig(context)) } : {},
   });
-  return Promise.resolve(response);
 }
 
 function verboseConfig({ config, paths }: CriContext): object {

@@ -11,6 +11,7 @@ import { now } from "../clock.ts";
 import { containerDir, type CriContext } from "../context.ts";
 import { invalid, notFound, precondition } from "../errors.ts";
 import { CREATED, emitContainerEvent } from "../events.ts";
+import { checkSupported } from "../handler-features.ts";
 import { handlerOf } from "../handlers.ts";
 import { type Progress, withProgress } from "../progress.ts";
 import { ensurePodInit } from "../sandbox/init.ts";
@@ -89,6 +90,7 @@ async function make(
   );
   const handler = handlerOf(context, sandbox.record.handler);
   const binary = await binaryOf(context, handler);
+  await checkSupported(context, handler, config);
   const record = newRecord(context, id, sandbox, config, image, user, binary);
   const container: Container = { record };
   context.containers.add(container);

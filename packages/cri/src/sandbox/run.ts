@@ -26,7 +26,12 @@ export async function runPodSandbox(
 ): Promise<cri.RunPodSandboxResponse> {
   const record = newRecord(context, request);
   // A program that is missing is told before anything is made.
-  await binaryOf(context, handlerOf(context, request.runtimeHandler));
+  const binary = await binaryOf(context, handlerOf(context, request.runtimeHandler));
+  if (binary && record.config.linux?.securityContext?.namespaceOptions?.usernsOptions?.mode === cri.NamespaceMode.POD) {
+    throw invalid(
+      `linux.security_context.namespace_options.userns_options: runtime handler "${request.runtimeHandler}" names a binary, and such a handler's pods get no user namespace; its features say so`,
+    );
+  }
   const ns = podNamespaces(record.config);
   if (ns.userns) checkUsernsSupport(context);
   const security = record.config.linux?.securityContext;

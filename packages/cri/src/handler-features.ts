@@ -1,0 +1,78 @@
+/** What each runtime handler can do, as Status says it: asked of an OCI runtime by its `features` command, never assumed. */
+import { stat } from "node:fs/promises";
+import { OrderError } from "@berth/kernel";
+import type { cri } from "@berth/spec";
+import { binaryOf } from "./container/binary.ts";
+import type { CriContext } from "./context.ts";
+import { CriError, precondition } from "./errors.ts";
+import { kindOf, type RuntimeHandler } from "./handlers.ts";
+
+export interface HandlerFeatures {
+  readonly recursiveReadOnlyMounts: boolean;
+  readonly userNamespaces: boolean;
+}
+
+const NONE: HandlerFeatures = { recursiveReadOnlyMounts: false, userNamespaces: false };
+const TIMEOUT_MS = 10_000;
+
+/** What `runc features` prints (runtime-spec, features.md), as far as it is looked at. */
+interface Printed {
+  readonly mountOptions?: readonly string[];
+}
+
+/** What a container asks for that the handler's binary would not give. */
+export async function checkSupported(
+  context: CriContext,
+  handler: RuntimeHandler,
+  config: cri.ContainerConfig,
+): Promise<void> {
+  const index = config.mounts.findIndex((mount) => mount.recursiveReadOnly);
+  if (index < 0 || kindOf(handler) !== "oci") return;
+  const { recursiveReadOnlyMounts } = await featuresOf(context, handler, NONE);
+  if (!recursiveReadOnlyMounts) {
+    throw precondition(
+      `config.mounts[${index}].recursive_read_only: the binary of runtime handler "${handler.name}" does not say that it can; see its features command`,
+    );
+  }
+}
+
+/** By the binary's path and the time it was changed: an upgrade is seen. */
+const known = new Map<string, Promise<HandlerFeatures>>();
+
+/** `own`: those of containers that are made in process. */
+export async function featuresOf(
+  context: CriContext,
+  handler: RuntimeHandler,
+  own: HandlerFeatures,
+): Promise<HandlerFeatures> {
+  if (kindOf(handler) === "in-process") return own;
+  if (kindOf(handler) === "shim") return NONE;
+  try {
+    const binary = await binaryOf(context, handler);
+    if (!binary) return NONE;
+    const key = `${binary.path}\0${(await stat(binary.path)).mtimeMs}`;
+    const found = known.get(key) ?? ask(context, binary.path);
+    known.set(key, found);
+    return await found;
+  } catch (error) {
+    // Not installed, or gone while it was looked at: there is nothing that it can do.
+    if (error instanceof CriError || (error as NodeJS.ErrnoException).code === "ENOENT") return NONE;
+    throw error;
+  }
+}
+
+/** A runtime without the command (crun before 1.8.6) says of nothing that it can do it. */
+async function ask(context: CriContext, path: string): Promise<HandlerFeatures> {
+  try {
+    const argv = [path, "features"];
+    const { status, stdout } = await context.hand.spawn({ argv, env: { PATH: "" } }, { timeoutMs: TIMEOUT_MS });
+    if (status !== 0) return NONE;
+    const { mountOptions } = JSON.parse(Buffer.from(stdout).toString()) as Printed;
+    const knows = mountOptions?.includes("rro") === true;
+    // A pod's user namespace and its mapped files are berth's own work, which a binary is not handed.
+    return { recursiveReadOnlyMounts: knows && context.host.features.mountSetattr, userNamespaces: false };
+  } catch (error) {
+    if (error instanceof OrderError || error instanceof SyntaxError) return NONE;
+    throw error;
+  }
+}
