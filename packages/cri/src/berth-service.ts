@@ -7,6 +7,7 @@ import { berth } from "@berth/spec";
 import { rootfsOf } from "./container/rootfs.ts";
 import { specOf } from "./container/running.ts";
 import type { CriContext } from "./context.ts";
+import { precondition } from "./errors.ts";
 import type { Handlers, Send } from "./server/grpc.ts";
 
 export function berthHandlers(context: CriContext): Handlers<typeof berth.Berth> {
