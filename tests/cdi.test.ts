@@ -1,7 +1,8 @@
 /** CDI through berthd: the document's mock devices of eight, asked for by the CRI, by annotation and by `berth run`. */
 import assert from "node:assert/strict";
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { after, before, describe, test } from "node:test";
+import { type ContainerEdits, parseCdiSpec } from "@berth/cdi";
 import { status as codes } from "@grpc/grpc-js";
 import { checkout, IMAGE, run, TestDaemon } from "./support/daemon.ts";
 import { assertNothingLeft, inventory } from "./support/leaks.ts";
@@ -27,6 +28,34 @@ async function mockHost(dir: string): Promise<void> {
     .replaceAll('hostPath: "/dev/mock/', `hostPath: "${dir}/mock/dev/`)
     .replaceAll('hostPath: "/mock/', `hostPath: "${dir}/mock/`);
   writeFileSync(`${dir}/mock/cdi/mock.yaml`, text);
+}
+
+/** The files and nodes of the published NVIDIA specification below `host`, and it with their paths and berth's hook program. */
+async function nvidiaHost(host: string, file: string): Promise<void> {
+  const spec = parseCdiSpec(readFileSync(`${checkout}/packages/cdi/test/fixtures/nvidia.yaml`, "utf8"));
+  const folderOf = (path: string): string => path.replace(/\/[^/]*$/, "");
+  const moved = async (edits: ContainerEdits): Promise<ContainerEdits> => {
+    for (const [minor, { path }] of (edits.deviceNodes ?? []).entries()) {
+      mkdirSync(folderOf(host + path), { recursive: true });
+      if (!existsSync(host + path)) await run(["mknod", host + path, "c", "195", String(minor)]);
+    }
+    for (const { hostPath } of edits.mounts ?? []) {
+      mkdirSync(folderOf(host + hostPath), { recursive: true });
+      writeFileSync(host + hostPath, hostPath);
+    }
+    return {
+      ...edits,
+      deviceNodes: (edits.deviceNodes ?? []).map((node) => ({ ...node, hostPath: host + node.path })),
+      mounts: (edits.mounts ?? []).map((mount) => ({ ...mount, hostPath: host + mount.hostPath })),
+      hooks: (edits.hooks ?? []).map((hook) => ({ ...hook, path: `${checkout}/.build/native/cdi-hook` })),
+    };
+  };
+  const devices = [];
+  for (const device of spec.devices) devices.push({ ...device, containerEdits: await moved(device.containerEdits) });
+  const containerEdits = await moved(spec.containerEdits ?? {});
+  const library = `${host}/usr/lib/x86_64-linux-gnu/libcuda.so.525.147.05`;
+  await run(["gcc", "-shared", "-nostdlib", "-x", "c", "/dev/null", "-Wl,-soname,libcuda.so.1", "-o", library]);
+  writeFileSync(file, JSON.stringify({ ...spec, devices, containerEdits }));
 }
 
 describe("devices by CDI", () => {
@@ -151,6 +180,80 @@ describe("devices by CDI", () => {
     );
     assert.match(daemon.log, /cdi specification: .*half\.yaml:6:14/);
     for (const name of ["gone.json", "mount.yaml", "half.yaml", "twice.yaml"]) rmSync(`${specs}/${name}`);
+    await daemon.client.runtime.removePodSandbox({ podSandboxId: pod.id });
+  });
+
+  test("hooks of a specification run at their moments, and one that fails or hangs fails the container and is named", async () => {
+    const [specs, record] = [`${daemon.dir}/mock/cdi`, `${daemon.dir}/hooks`];
+    const script = `#!/bin/sh
+cat >"${record}.$1.json"
+bundle=$(sed 's/.*"bundle":"\\([^"]*\\)".*/\\1/' "${record}.$1.json")
+if [ -e "$bundle/rootfs/bin/sh" ]; then echo "$1 sees the root"; else echo "$1"; fi >>${record}
+`;
+    writeFileSync(`${daemon.dir}/mock/bin/hook`, script, { mode: 0o755 });
+    const names = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
+    const hooks = names.map((hookName) => ({
+      hookName,
+      // startContainer hooks are the container's own programs; the others the node's.
+      path: hookName === "startContainer" ? "/bin/sh" : `${daemon.dir}/mock/bin/hook`,
+      args: hookName === "startContainer" ? ["sh", "-c", "cat >/tmp/state.json"] : ["hook", hookName],
+      env: ["PATH=/bin:/usr/bin"],
+    }));
+    const spec = (name: string, hook: object[]) =>
+      writeFileSync(
+        `${specs}/${name}.json`,
+        JSON.stringify({
+          cdiVersion: "0.6.0",
+          kind: `${name}.com/gpu`,
+          devices: [{ name: "a", containerEdits: { hooks: hook } }],
+        }),
+      );
+    spec("all", hooks);
+    const pod = await runPod(daemon);
+    const id = await createContainer(daemon, pod, "sleep 1000", { CDIDevices: [{ name: "all.com/gpu=a" }] });
+    const ran = () => readFileSync(record, "utf8").trim().split("\n");
+    assert.deepEqual(ran(), ["prestart", "createRuntime", "createContainer sees the root"]);
+    await daemon.client.runtime.startContainer({ containerId: id });
+    assert.deepEqual(ran(), ["prestart", "createRuntime", "createContainer sees the root", "poststart"]);
+    const inside = JSON.parse(await sh(daemon, id, "cat /tmp/state.json")) as { id: string; status: string };
+    assert.deepEqual([inside.id, inside.status], [id, "created"]);
+    const state = JSON.parse(readFileSync(`${record}.createContainer.json`, "utf8")) as { bundle: string; id: string };
+    assert.deepEqual([state.id, state.bundle], [id, `${daemon.state}/containers/${id}`]);
+    await daemon.client.runtime.removeContainer({ containerId: id });
+    assert.equal(ran().at(-1), "poststop");
+
+    const nothing = await inventory(daemon);
+    spec("bad", [{ hookName: "createContainer", path: "/bin/sh", args: ["sh", "-c", "echo no such GPU >&2; exit 3"] }]);
+    spec("slow", [{ hookName: "createRuntime", path: "/bin/sleep", args: ["sleep", "1000"], timeout: 1 }]);
+    const fails = async (name: string, message: RegExp) => {
+      const config = { CDIDevices: [{ name: `${name}.com/gpu=a` }] };
+      await assert.rejects(createContainer(daemon, pod, "true", config), message);
+      await assertNothingLeft(daemon, nothing);
+    };
+    await fails("bad", /\/bin\/sh ended with status 3: no such GPU/);
+    await fails("slow", /\/bin\/sleep did not end within 1000 ms and was killed/);
+    for (const name of ["all", "bad", "slow"]) rmSync(`${specs}/${name}.json`);
+    await daemon.client.runtime.removePodSandbox({ podSandboxId: pod.id });
+  });
+
+  test("the published NVIDIA specification, with its hooks, on a machine made to look like its own", async () => {
+    await nvidiaHost(`${daemon.dir}/nvidia`, `${daemon.dir}/mock/cdi/nvidia.json`);
+    const pod = await runPod(daemon);
+    const id = await startContainer(daemon, pod, "sleep 1000", { CDIDevices: [{ name: "nvidia.com/gpu=0" }] });
+    assert.equal(await sh(daemon, id, "ls /dev/dri"), "by-path\ncard0\nrenderD128\n");
+    assert.equal(
+      await sh(daemon, id, "ls /dev | grep nvidia"),
+      "nvidia-modeset\nnvidia-uvm\nnvidia-uvm-tools\nnvidia0\nnvidiactl\n",
+    );
+    assert.equal(await sh(daemon, id, "readlink /dev/dri/by-path/pci-0000:01:00.0-card"), "../card0\n");
+    assert.equal(await sh(daemon, id, "stat -c %a /dev/dri"), "755\n");
+    assert.equal(await sh(daemon, id, "cat /usr/bin/nvidia-smi"), "/usr/bin/nvidia-smi");
+    const link = "/usr/lib/x86_64-linux-gnu/nvidia/xorg/libglxserver_nvidia.so";
+    assert.equal(await sh(daemon, id, `readlink ${link}`), "libglxserver_nvidia.so.525.147.05\n");
+    // The driver's library is found under the name that programs ask for, by the cache that the hook made.
+    assert.equal(await sh(daemon, id, "readlink /usr/lib/x86_64-linux-gnu/libcuda.so.1"), "libcuda.so.525.147.05\n");
+    assert.match(await sh(daemon, id, "grep -c libcuda.so.1 /etc/ld.so.cache"), /^1\n$/);
+    rmSync(`${daemon.dir}/mock/cdi/nvidia.json`);
     await daemon.client.runtime.removePodSandbox({ podSandboxId: pod.id });
   });
 

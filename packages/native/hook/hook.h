@@ -16,6 +16,7 @@ struct texts { const char **at; size_t count; };
 
 struct options {
   struct texts links, folders, paths;
+  const char *root; /* its path on the host */
   const char *mode, *ldconfig, *state, *driver_version, *cuda_version, *compat_root;
 };
 

@@ -177,19 +177,27 @@ static int configure(const struct texts *folders)
   return write_musl_path(&musl);
 }
 
-static int enter(int root)
+/* In these mounts, of which `root` knows nothing: pivot_root wants its own. */
+static int go_to(int root, const char *path)
 {
+  struct stat wanted, there;
   if (mount("", "/", "", MS_SLAVE | MS_REC, NULL) < 0)
     return failed("make the mounts slaves");
-  if (fchdir(root) < 0)
-    return failed("enter the container's root");
+  if (fstat(root, &wanted) < 0 || chdir(path) < 0 || stat(".", &there) < 0)
+    return failed("enter the container's root %s", path);
+  return wanted.st_dev == there.st_dev && wanted.st_ino == there.st_ino ? 0 : refuse("%s: another directory than a moment ago", path);
+}
+
+static int enter(int root, const char *path)
+{
+  if (go_to(root, path) < 0)
+    return -1;
   if (syscall(SYS_pivot_root, ".", ".") == 0)
     return umount2(".", MNT_DETACH) < 0 || chdir("/") < 0 ? failed("leave the host's root") : 0;
-  if (errno != EINVAL)
+  if (errno != EINVAL && errno != EBUSY)
     return failed("pivot_root");
-  /* No mount of its own (crun without one), or a host on an initramfs: moved over the root instead. */
-  char path[PATH_MAX];
-  if (!getcwd(path, sizeof path) || mount(path, path, "", MS_BIND | MS_REC, NULL) < 0 || chdir(path) < 0)
+  /* No mount of its own (EBUSY), or a host on an initramfs: moved over the root instead. */
+  if (mount(path, path, "", MS_BIND | MS_REC, NULL) < 0 || chdir(path) < 0)
     return failed("bind the container's root on itself");
   if (syscall(SYS_pivot_root, ".", ".") == 0)
     return umount2(".", MNT_DETACH) < 0 || chdir("/") < 0 ? failed("leave the host's root") : 0;
@@ -221,7 +229,7 @@ static int sealed_copy(const char *path)
 static void inside(int root, int program, const struct options *options) __attribute__((noreturn));
 static void inside(int root, int program, const struct options *options)
 {
-  if (enter(root) < 0 || configure(&options->folders) < 0)
+  if (enter(root, options->root) < 0 || configure(&options->folders) < 0)
     _exit(1);
   char *const arguments[] = {"ldconfig", "-f", CONFIG, "-C", CACHE, NULL}, *const environment[] = {NULL};
   syscall(SYS_execveat, program, "", arguments, environment, AT_EMPTY_PATH);

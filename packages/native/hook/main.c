@@ -122,6 +122,7 @@ static int run(const char *name, char **arguments)
     char *path = NULL;
     if (parse(arguments, flags) < 0 || container_root(o.state, &path) < 0)
       return 1;
+    o.root = path;
     int root = open_root(path);
     return root < 0 || hooks[i].hook(root, &o) < 0;
   }

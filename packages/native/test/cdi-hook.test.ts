@@ -33,7 +33,7 @@ before(() => {
 interface Bundle {
   readonly dir: string;
   readonly root: string;
-  hook(...args: string[]): SpawnSyncReturns<string>;
+  readonly hook: (...args: string[]) => SpawnSyncReturns<string>;
 }
 
 function bundle(t: TestContext, config: object = { root: { path: "rootfs" } }): Bundle {
@@ -311,3 +311,51 @@ test("names, flags, and hooks that are not known here", (t) => {
   const other = hook(["cdi", "list"], state, "nvidia-ctk");
   assert.deepEqual([other.status, /berth-ctk, which has every command but "hook"/.test(other.stderr)], [127, true]);
 });
+
+const RELEASE = HOOK.replace(/-asan$/, "");
+
+function whyNot(runtime: string): string | undefined {
+  if (ROOT.skip) return ROOT.skip;
+  if (spawnSync(runtime, ["--version"]).status !== 0) return `${runtime} is not installed`;
+  return runtime === "crun" && existsSync("/sys/fs/cgroup/unified") ? "crun refuses hybrid cgroups" : undefined;
+}
+
+for (const runtime of ["runc", "crun"]) {
+  const skip = whyNot(runtime);
+  test(`under ${runtime}, as createContainer hooks`, skip === undefined ? {} : { skip }, (t) => {
+    const { dir, root } = bundle(t);
+    for (const folder of ["bin", "dev", "proc", "tmp", "opt/driver"])
+      mkdirSync(join(root, folder), { recursive: true });
+    library(root, "opt/driver/libcuda.so.525.1", "libcuda.so.1");
+    assert.equal(spawnSync("sh", ["-c", `cp "$(command -v busybox)" ${root}/bin/sh`]).status, 0);
+    const hooks = [
+      ["create-symlinks", "--link", "libcuda.so.525.1::/opt/driver/libcuda.so"],
+      ["enable-cuda-compat", "--host-driver-version=525.1"],
+      ["update-ldcache", "--folder", "/opt/driver"],
+      ["chmod", "--mode", "755", "--path", "/tmp"],
+      ["disable-device-node-modification"],
+    ].map((args) => ({ path: RELEASE, args: ["nvidia-ctk", "hook", ...args] }));
+    const script = "ls -l /opt/driver; grep -c libcuda.so.1 /etc/ld.so.cache";
+    for (const name of ["ls", "grep"]) symlinkSync("sh", join(root, "bin", name));
+    const mounts = [
+      { destination: "/proc", type: "proc", source: "proc" },
+      { destination: "/dev", type: "tmpfs", source: "tmpfs" },
+    ];
+    const config = {
+      ociVersion: "1.0.2",
+      process: { user: { uid: 0, gid: 0 }, cwd: "/", args: ["/bin/sh", "-c", script], env: ["PATH=/bin"] },
+      root: { path: "rootfs" },
+      mounts,
+      hooks: { createContainer: hooks },
+      linux: { namespaces: ["pid", "mount", "ipc", "uts"].map((type) => ({ type })) },
+    };
+    writeFileSync(join(dir, "config.json"), JSON.stringify(config));
+    const state = join(dir, "state");
+    const args = ["--root", state, "run", "--bundle", dir, `hook-${process.pid}`];
+    const { status, stdout, stderr } = spawnSync(runtime, args, { encoding: "utf8" });
+    assert.equal(status, 0, stderr);
+    assert.match(stdout, /libcuda\.so -> libcuda\.so\.525\.1/);
+    assert.match(stdout, /libcuda\.so\.1 -> libcuda\.so\.525\.1/);
+    assert.match(stdout, /^1$/m);
+  });
+}

@@ -143,9 +143,16 @@ function rootfsPlace(plan: PlanBuilder, spec: oci.Spec, context: ContainerContex
     plan.add("enter_empty_mounts", {}, "few mounts to copy");
     return { path: "/rootfs", hostMounts: false, because: "" };
   }
-  const { rootfs } = context;
-  const path = rootfs.kind === "path" ? rootfs.path : (rootfs.lowers[0] ?? "");
+  const path = hookRoot(spec, context);
   return { path, hostMounts: joined === undefined, because: joined?.because ?? "hooks.createContainer" };
+}
+
+/** Where hooks find the root: an overlay has a place only for them, the one that the bundle's configuration names. */
+function hookRoot(spec: oci.Spec, { rootfs, bundle }: ContainerContext): string {
+  if (rootfs.kind === "path") return rootfs.path;
+  if (bundle === undefined) return rootfs.lowers[0] ?? "";
+  const path = spec.root?.path ?? "rootfs";
+  return path.startsWith("/") ? path : `${bundle}/${path}`;
 }
 
 function needsAside(spec: oci.Spec, context: ContainerContext): boolean {

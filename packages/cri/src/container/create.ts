@@ -127,6 +127,8 @@ async function make(
   if (record.logPath !== "")
     await mkdir(record.logPath.replace(/\/[^/]*$/, "") || "/", { recursive: true, mode: 0o755 });
   await writeFile(`${dir}/config.json`, JSON.stringify(spec));
+  // Where the root is attached, in the container's own mounts, while hooks run that look for it.
+  if (spec.hooks && !binary) await mkdir(`${dir}/${spec.root?.path ?? "rootfs"}`);
 
   progress.step("make the process and park it");
   progress.onFailure("remove the cgroup", async () => {
@@ -178,6 +180,7 @@ async function planInProcess(
     host: context.host,
     seccomp: await compileSeccomp(spec.linux?.seccomp, `${context.paths.root}/seccomp`),
     terminal: record.config.tty,
+    bundle: containerDir(context, record.id),
   });
   for (const warning of warnings) context.log.warn({ container: record.id }, warning);
   return plan;

@@ -6,6 +6,7 @@ import { containerDir, type CriContext } from "../context.ts";
 import { DELETED, emitContainerEvent } from "../events.ts";
 import type { Container } from "../store/records.ts";
 import { endContainer } from "./end.ts";
+import { runHooks } from "./hooks.ts";
 import { releaseImageVolumes } from "./image-volumes.ts";
 
 export async function removeContainer(
@@ -27,6 +28,7 @@ export async function deleteContainer(context: CriContext, container: Container,
     context.containers.save(container);
     await releaseImageVolumes(context, record.id, record.config);
     await context.images.removeRootfs(record.id);
+    await runHooks(context, container, "poststop", "stopped");
     await rm(containerDir(context, record.id), { recursive: true, force: true });
     context.containers.delete(container);
     emitContainerEvent(context, DELETED, container);

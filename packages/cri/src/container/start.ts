@@ -7,6 +7,7 @@ import type { CriContext } from "../context.ts";
 import { precondition } from "../errors.ts";
 import { STARTED, STOPPED, emitContainerEvent } from "../events.ts";
 import { withProgress } from "../progress.ts";
+import { runHooks } from "./hooks.ts";
 import type { Container } from "../store/records.ts";
 import { inRuntimesWords, runtimeLog } from "./binary.ts";
 
@@ -56,6 +57,7 @@ async function release(context: CriContext, container: Container, signal: AbortS
     await failed(context, container, error);
     throw error;
   }
+  await runHooks(context, container, "poststart", "running");
 }
 
 /** The container is Exited, with what went wrong as its message; the caller decides whether to remove it. */
