@@ -25,7 +25,7 @@ import { stopPodSandbox } from "./sandbox/stop.ts";
 import { updatePodSandboxResources } from "./sandbox/update.ts";
 import type { Handlers, Send } from "./server/grpc.ts";
 import type { StreamingServer } from "./streaming/server.ts";
-import { attach, exec } from "./streaming/verbs.ts";
+import { attach, exec, portForward } from "./streaming/verbs.ts";
 
 export function runtimeHandlers(context: CriContext, streaming: StreamingServer): Handlers<typeof cri.RuntimeService> {
   return {
@@ -62,6 +62,7 @@ export function runtimeHandlers(context: CriContext, streaming: StreamingServer)
     execSync: (request, signal) => execSync(context, request, signal),
     exec: (request) => exec(context, streaming, request),
     attach: (request) => attach(context, streaming, request),
+    portForward: (request) => portForward(context, streaming, request),
     containerStats: (request) => containerStats(context, request),
     listContainerStats: async (request) =>
       create(cri.ListContainerStatsResponseSchema, { stats: await listContainerStats(context, request.filter) }),

@@ -1,6 +1,6 @@
 /*
- * Jobs: the requests that serve has a child for. `run` and `tree` are bosun's own code in a fork, `spawn` (spawn.c) is somebody's
- * program, `monitor` is a process that leaves serve's care once its answer has been handed over.
+ * Jobs: the requests that serve has a child for. `run`, `tree` and `dial` are bosun's own code in a fork, `spawn` (spawn.c) is
+ * somebody's program, `monitor` is a process that leaves serve's care once its answer has been handed over.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -13,6 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "dial.h"
 #include "job.h"
 #include "tree.h"
 
@@ -89,7 +90,7 @@ void job_report(struct job *job, int err, const char *detail)
 
 void job_answer_failure(struct job *job)
 {
-  static const char *const names[] = {"worker", "program", "monitor", "tree writer"};
+  static const char *const names[] = {"worker", "program", "monitor", "tree writer", "relay"};
   char detail[96];
   if (job->why)
     snprintf(detail, sizeof detail, "the %s was killed", names[job->kind]);
@@ -201,13 +202,17 @@ void jobs_run(struct peer *peer, const struct frame_header *header, const struct
   fd_nonblock(ends[0]);
 }
 
-/* --- tree ------------------------------------------------------------------------------------------------------------- */
+/* --- tree, dial ------------------------------------------------------------------------------------------------------- */
 
-void jobs_tree(struct peer *peer, const struct frame_header *header, const struct message_tree *message)
+/* Both take the connection over. They close `starting` when they have answered the request; it was for that alone that the deadline was. */
+typedef void (*stream_child)(int connection, int starting, uint32_t id, const void *message);
+
+static void hand_over(enum kind kind, struct peer *peer, const struct frame_header *header, stream_child child,
+                      const void *message)
 {
   conn_flush(&peer->conn);
   if (conn_backlog(&peer->conn)) {
-    conn_report(&peer->conn, header->id, EPROTO, "a tree stream on a connection with answers outstanding");
+    conn_report(&peer->conn, header->id, EPROTO, "a stream on a connection with answers outstanding");
     return;
   }
   int starting[2];
@@ -220,9 +225,9 @@ void jobs_tree(struct peer *peer, const struct frame_header *header, const struc
     int keep[] = {peer->conn.fd, starting[1]};
     child_follow(self);
     child_null_stdio();
-    child_clean("bosun-tree", keep, 2);
-    tree_starting = starting[1];
-    tree_main(peer->conn.fd, header->id, message->path);
+    child_clean(kind == JOB_TREE ? "bosun-tree" : "bosun-dial", keep, 2);
+    child(peer->conn.fd, starting[1], header->id, message);
+    _exit(0);
   }
   close(starting[1]);
   if (pid < 0) {
@@ -230,11 +235,39 @@ void jobs_tree(struct peer *peer, const struct frame_header *header, const struc
     close(starting[0]);
     return;
   }
-  struct job *job = job_make(JOB_TREE, peer, header);
+  struct job *job = job_make(kind, peer, header);
   job->pid = pid;
   job->answer.fd = starting[0];
   fd_nonblock(starting[0]);
   peer->streaming = true;
+}
+
+static void tree_child(int connection, int starting, uint32_t id, const void *message)
+{
+  const struct message_tree *request = message;
+  tree_starting = starting;
+  tree_main(connection, id, request->path);
+}
+
+void jobs_tree(struct peer *peer, const struct frame_header *header, const struct message_tree *message)
+{
+  hand_over(JOB_TREE, peer, header, tree_child, message);
+}
+
+static void dial_child(int connection, int starting, uint32_t id, const void *message)
+{
+  const struct message_dial *request = message;
+  dial_main(connection, starting, id, request->netns, request->port);
+}
+
+void jobs_dial(struct peer *peer, const struct frame_header *header, const struct message_dial *message)
+{
+  hand_over(JOB_DIAL, peer, header, dial_child, message);
+}
+
+static bool takes_over(const struct job *job)
+{
+  return job->kind == JOB_TREE || job->kind == JOB_DIAL;
 }
 
 /* --- monitor ---------------------------------------------------------------------------------------------------------- */
@@ -337,7 +370,7 @@ static void monitor_turn(struct job *job)
   job_end(job);
 }
 
-static void tree_turn(struct job *job)
+static void stream_turn(struct job *job)
 {
   if (!job->dead)
     return;
@@ -353,16 +386,16 @@ static void tree_turn(struct job *job)
 
 static void job_turn(struct job *job)
 {
-  static void (*const turns[])(struct job *) = {run_turn, spawn_turn, monitor_turn, tree_turn};
+  static void (*const turns[])(struct job *) = {run_turn, spawn_turn, monitor_turn, stream_turn, stream_turn};
   uint64_t now = now_ms();
-  if (job->kind == JOB_TREE && job->answer.fd < 0)
+  if (takes_over(job) && job->answer.fd < 0)
     job->deadline = 0; /* it was for the beginning alone: a stream lasts as long as what it is made from */
   if (job->deadline && now >= job->deadline)
     job_stop(job, ETIMEDOUT);
   if (job->give_up && now >= job->give_up && !job->dead) {
     if (job->kind == JOB_MONITOR)
       kill(job->pid, SIGKILL);
-    if (job->kind == JOB_TREE && job->peer) {
+    if (takes_over(job) && job->peer) {
       job->peer->streaming = false;
       conn_end(&job->peer->conn);
     }

@@ -6,7 +6,7 @@
 
 #include "procs.h"
 
-enum kind { JOB_RUN, JOB_SPAWN, JOB_MONITOR, JOB_TREE };
+enum kind { JOB_RUN, JOB_SPAWN, JOB_MONITOR, JOB_TREE, JOB_DIAL };
 
 struct pipe_end { struct job *job; int fd; struct buffer data; bool truncated; };
 

@@ -68,12 +68,13 @@ struct peer {
   struct peer *next;
   struct conn conn;
   bool greeted;
-  bool streaming; /* a tree stream: its bytes belong to the writer */
+  bool streaming; /* a tree stream or a dialled port: its bytes belong to the child */
 };
 void jobs_run(struct peer *peer, const struct frame_header *header, const struct message_run *message);
 void jobs_spawn(struct peer *peer, const struct frame_header *header, const struct message_spawn *message);
 void jobs_monitor(struct peer *peer, const struct frame_header *header, const struct message_monitor *message);
 void jobs_tree(struct peer *peer, const struct frame_header *header, const struct message_tree *message);
+void jobs_dial(struct peer *peer, const struct frame_header *header, const struct message_dial *message);
 void jobs_cancel(struct peer *peer, uint32_t id);
 void jobs_peer_gone(struct peer *peer);
 void jobs_cancel_all(void);

@@ -122,6 +122,7 @@ static void handle(struct peer *peer, const struct frame_header *header, const u
     struct message_monitor monitor;
     struct message_cancel cancel;
     struct message_tree tree;
+    struct message_dial dial;
   } m;
   if (header->type == MESSAGE_HELLO && DECODED(hello))
     greet(peer, header, &m.hello);
@@ -137,6 +138,8 @@ static void handle(struct peer *peer, const struct frame_header *header, const u
     jobs_cancel(peer, m.cancel.id);
   else if (header->type == MESSAGE_TREE && DECODED(tree))
     jobs_tree(peer, header, &m.tree);
+  else if (header->type == MESSAGE_DIAL && DECODED(dial))
+    jobs_dial(peer, header, &m.dial);
   else
     refuse(peer, header, "a frame that serve does not take, or that does not decode");
 }
@@ -154,7 +157,7 @@ static void handle_all(struct peer *peer)
     refuse(peer, &(struct frame_header){0}, "a frame that cannot be one");
   buffer_consume(&c->in, at);
   if (peer->streaming && c->in.size)
-    jobs_cancel(peer, header.id); /* what came too early belongs to the writer, and cannot be given to it */
+    jobs_cancel(peer, header.id); /* what came too early belongs to the child, and cannot be given to it */
   if (!c->in.size)
     buffer_free(&c->in);
 }

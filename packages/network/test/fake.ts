@@ -10,7 +10,7 @@ const unused = (): never => {
 };
 
 export function spawningHand(): Hand {
-  return { spawn: spawnCommand, run: unused, monitor: unused, tree: unused, close: async () => {} };
+  return { spawn: spawnCommand, run: unused, monitor: unused, tree: unused, dial: unused, close: async () => {} };
 }
 
 function spawnCommand(command: Command, options: CallOptions = {}): Promise<CommandResult> {

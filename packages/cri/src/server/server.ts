@@ -5,7 +5,8 @@ import { Server, ServerCredentials } from "@grpc/grpc-js";
 import { berth, cri } from "@berth/spec";
 import type { CriContext } from "../context.ts";
 import { imageHandlers, ownHandlers, runtimeHandlers } from "../services.ts";
-import { serveStream } from "../streaming/serve.ts";
+import { streamOpener } from "../streaming/open.ts";
+import { streamingOptions } from "../streaming/options.ts";
 import { StreamingServer } from "../streaming/server.ts";
 import { addService } from "./grpc.ts";
 
@@ -28,13 +29,8 @@ export class CriServer {
   /** Serves on these unix sockets, for root and the group `gid` (0: root alone); one that another daemon answers on is an error, a dead one is replaced. */
   static async listen(context: CriContext, addresses: readonly string[], gid = 0): Promise<CriServer> {
     for (const address of addresses) await clearSocket(address);
-    const { streamAddress, streamPort } = context.config;
-    const streaming = await StreamingServer.listen(
-      streamAddress,
-      streamPort,
-      (request) => serveStream(context, request),
-      context.log,
-    );
+    const options = await streamingOptions(context.config);
+    const streaming = await StreamingServer.listen(options, streamOpener(context, options), context.log);
     const server = new Server({
       "grpc.max_receive_message_length": MAX_MESSAGE,
       "grpc.max_send_message_length": MAX_MESSAGE,

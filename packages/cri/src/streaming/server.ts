@@ -1,59 +1,44 @@
 /**
- * The streaming server: Exec and Attach answer with a URL here, which a client opens as a WebSocket (subprotocols
- * v5.channel.k8s.io and v4.channel.k8s.io).
+ * The streaming server: Exec, Attach and PortForward answer with a URL here, which a client opens once, as SPDY/3.1 or as a
+ * WebSocket.
  */
-import { createServer, type IncomingMessage, type Server } from "node:http";
-import type { AddressInfo } from "node:net";
+import { createServer, type IncomingMessage, type RequestListener, type Server, type ServerResponse } from "node:http";
+import { createServer as createSecureServer } from "node:https";
+import { type AddressInfo, Socket } from "node:net";
 import type { Duplex } from "node:stream";
-import { WebSocketServer } from "ws";
 import type { Log } from "../log.ts";
-import { Channels, PROTOCOLS } from "./channels.ts";
+import type { StreamingOptions } from "./options.ts";
+import type { StreamRequest } from "./requests.ts";
 import { Tokens } from "./tokens.ts";
+import { refuse } from "./upgrade.ts";
 
-export interface StreamRequest {
-  readonly kind: "exec" | "attach";
-  readonly containerId: string;
-  /** exec only. */
-  readonly cmd: readonly string[];
-  readonly tty: boolean;
-  readonly stdin: boolean;
-  readonly stdout: boolean;
-  readonly stderr: boolean;
-}
+/** Takes over the connection of a client that has shown a good token. */
+export type UpgradeHandler = (request: StreamRequest, message: IncomingMessage, socket: Duplex, head: Buffer) => void;
 
-/** Settles when the stream may be opened: what the client does from then on (start the container) must find it listening. */
-export type StreamHandler = (request: StreamRequest) => Promise<(channels: Channels) => Promise<void>>;
+const KEEP_ALIVE_MS = 30_000;
 
 export class StreamingServer {
   readonly #tokens = new Tokens<StreamRequest>();
   readonly #http: Server;
-  readonly #sockets = new WebSocketServer({
-    noServer: true,
-    perMessageDeflate: false,
-    maxPayload: 16 << 20,
-    handleProtocols: (offered) => PROTOCOLS.find((protocol) => offered.has(protocol)) ?? false,
-  });
-  readonly #handle: StreamHandler;
-  readonly #log: Log;
+  readonly #handle: UpgradeHandler;
+  readonly #open = new Set<Duplex>();
   #base = "";
 
-  private constructor(handle: StreamHandler, log: Log) {
+  private constructor(options: StreamingOptions, handle: UpgradeHandler) {
     this.#handle = handle;
-    this.#log = log;
-    this.#http = createServer((_request, response) =>
-      response.writeHead(426, { "content-type": "text/plain" }).end("a WebSocket is expected here\n"),
-    );
+    this.#http = options.tls ? createSecureServer(options.tls, onlyUpgrades) : createServer(onlyUpgrades);
     this.#http.on("upgrade", (request, socket, head) => this.#upgrade(request, socket, head));
   }
 
-  /** Port 0: any free one. */
-  static async listen(address: string, port: number, handle: StreamHandler, log: Log): Promise<StreamingServer> {
-    const server = new StreamingServer(handle, log);
+  static async listen(options: StreamingOptions, handle: UpgradeHandler, log: Log): Promise<StreamingServer> {
+    const server = new StreamingServer(options, handle);
     const { promise, resolve, reject } = Promise.withResolvers<void>();
-    server.#http.once("error", reject).listen(port, address, resolve);
+    server.#http.once("error", reject).listen(options.port, options.address, resolve);
     await promise;
+    server.#http.off("error", reject).on("error", (error) => log.error({ err: error }, "the streaming server"));
     const bound = server.#http.address() as AddressInfo;
-    server.#base = `http://${bound.family === "IPv6" ? `[${bound.address}]` : bound.address}:${bound.port}`;
+    const host = bound.family === "IPv6" ? `[${bound.address}]` : bound.address;
+    server.#base = `${options.tls ? "https" : "http"}://${host}:${bound.port}`;
     return server;
   }
 
@@ -63,48 +48,28 @@ export class StreamingServer {
   }
 
   async close(): Promise<void> {
-    for (const client of this.#sockets.clients) client.terminate();
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#http.close(() => resolve());
     this.#http.closeAllConnections();
+    for (const socket of this.#open) socket.destroy();
+    this.#tokens.clear();
     await promise;
   }
 
   #upgrade(message: IncomingMessage, socket: Duplex, head: Buffer): void {
+    this.#open.add(socket);
+    // A client may vanish at any moment; whoever uses the connection learns it by its close.
+    socket.on("error", () => socket.destroy()).on("close", () => this.#open.delete(socket));
+    // TLS sockets are sockets too; Duplex is what node:http promises.
+    if (socket instanceof Socket) socket.setNoDelay(true).setKeepAlive(true, KEEP_ALIVE_MS);
     const [, kind, token = ""] = new URL(message.url ?? "/", this.#base).pathname.split("/");
     const request = this.#tokens.redeem(token);
     if (!request || request.kind !== kind) return refuse(socket, 404, "unknown, used or expired token");
-    const offered = (message.headers["sec-websocket-protocol"] ?? "").split(",").map((protocol) => protocol.trim());
-    if (!PROTOCOLS.some((protocol) => offered.includes(protocol)))
-      return refuse(socket, 403, `no subprotocol in common; offer one of ${PROTOCOLS.join(", ")}`);
-    void this.#handle(request).then(
-      (serve) => this.#open(message, socket, head, request, serve),
-      (error: unknown) => this.#open(message, socket, head, request, () => Promise.reject(error)),
-    );
-  }
-
-  #open(
-    message: IncomingMessage,
-    socket: Duplex,
-    head: Buffer,
-    request: StreamRequest,
-    serve: (channels: Channels) => Promise<void>,
-  ): void {
-    this.#sockets.handleUpgrade(message, socket, head, (webSocket) => {
-      const channels = new Channels(webSocket);
-      serve(channels).then(
-        () => channels.succeed(),
-        (error: unknown) => {
-          this.#log.warn({ stream: request.kind, container: request.containerId, err: error }, "a stream failed");
-          channels.fail(error);
-        },
-      );
-    });
+    this.#handle(request, message, socket, head);
   }
 }
 
-function refuse(socket: Duplex, status: number, reason: string): void {
-  socket.end(
-    `HTTP/1.1 ${status} ${status === 404 ? "Not Found" : "Forbidden"}\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Length: ${Buffer.byteLength(reason) + 1}\r\n\r\n${reason}\n`,
-  );
-}
+const onlyUpgrades: RequestListener = (_message: IncomingMessage, response: ServerResponse) =>
+  response
+    .writeHead(426, { "content-type": "text/plain" })
+    .end("a stream is opened by an upgrade to SPDY/3.1 or websocket\n");

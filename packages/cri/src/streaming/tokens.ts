@@ -26,4 +26,8 @@ export class Tokens<T> {
     this.#waiting.delete(token);
     return waiting.value;
   }
+  clear(): void {
+    for (const { timer } of this.#waiting.values()) clearTimeout(timer);
+    this.#waiting.clear();
+  }
 }

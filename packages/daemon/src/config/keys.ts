@@ -245,8 +245,8 @@ const STREAM_KEYS: readonly Row[] = [
   ["disable_tcp_service", "bool", refused(true, "the CRI is served on a unix socket alone")],
   ["stream_server_address", "string", works("127.0.0.1")],
   ["stream_server_port", "string", works("0")],
-  ["stream_idle_timeout", "duration", none("4h0m0s", "an idle stream stays open")],
-  ["enable_tls_streaming", "bool", refused(false, "streams are served on loopback without TLS")],
+  ["stream_idle_timeout", "duration", works("4h0m0s")],
+  ["enable_tls_streaming", "bool", works(false)],
   ["x509_key_pair_streaming.tls_cert_file", "string", works("")],
   ["x509_key_pair_streaming.tls_key_file", "string", works("")],
 ];

@@ -222,6 +222,7 @@ export function plainHand(): Hand {
     tree: async (path) => await Promise.resolve(new PlainTree(path)),
     spawn: no,
     monitor: no,
+    dial: no,
     close: async () => await Promise.resolve(),
   };
 }

@@ -3,6 +3,7 @@ import { constants as osConstants } from "node:os";
 import { open } from "node:fs/promises";
 import { connect, type Socket } from "node:net";
 import { basename, dirname } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import {
   decodeHeader,
   decodeMessage,
@@ -22,6 +23,8 @@ const LARGEST_FRAME = 64 << 20;
 export const DEFAULT_TIMEOUT_MS = 120_000;
 /** bosun enforces deadlines; this is how much later a call gives up on bosun itself. */
 const GRACE_MS = 5_000;
+const QUEUE_MS = 10_000;
+const QUEUE_RETRY_MS = 5;
 
 interface Pending {
   readonly settle: (outcome: AnyMessage | Error) => void;
@@ -192,7 +195,19 @@ export async function connectTo(path: string): Promise<Socket> {
   }
 }
 
-function connected(path: string): Promise<Socket> {
+/** A listener whose queue is full (many streams of one container at once) says EAGAIN, and nothing tells when it has room. */
+async function connected(path: string): Promise<Socket> {
+  for (const end = Date.now() + QUEUE_MS; ;) {
+    try {
+      return await connectOnce(path);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "EAGAIN" || Date.now() > end) throw error;
+    }
+    await sleep(QUEUE_RETRY_MS);
+  }
+}
+
+function connectOnce(path: string): Promise<Socket> {
   const { promise, resolve, reject } = Promise.withResolvers<Socket>();
   const socket = connect({ path, allowHalfOpen: true });
   socket.once("error", reject);

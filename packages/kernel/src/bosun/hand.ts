@@ -68,6 +68,8 @@ export interface Hand {
   monitor(request: MonitorRequest, options?: CallOptions): Promise<Created>;
   /** Opens a stream that fills the existing directory `path` (an unpacked layer). */
   tree(path: string, options?: CallOptions): Promise<TreeWriter>;
+  /** A connection to TCP port `port` of the loopback of the network namespace pinned at `netns`: half-open allowed. Rejects with OrderError (ECONNREFUSED …). */
+  dial(netns: string, port: number, options?: CallOptions): Promise<import("node:net").Socket>;
   close(): Promise<void>;
 }
 

@@ -1,4 +1,5 @@
 /** A Hand that carries nothing out: it keeps what it was asked for, and answers from a script. For tests of policy. */
+import type { Socket } from "node:net";
 import type { Plan } from "../orders/plan.ts";
 import { encodePlan } from "../orders/encode.ts";
 import type {
@@ -18,6 +19,7 @@ export type Recorded =
   | { readonly call: "spawn"; readonly command: Command }
   | { readonly call: "monitor"; readonly request: MonitorRequest }
   | { readonly call: "tree"; readonly path: string; readonly entries: readonly RecordedEntry[] }
+  | { readonly call: "dial"; readonly netns: string; readonly port: number }
   | { readonly call: "close" };
 
 export interface RecordedEntry {
@@ -35,6 +37,8 @@ export interface Script {
   readonly run?: (plan: Plan) => Outputs | Promise<Outputs>;
   readonly spawn?: (command: Command) => CommandResult | Promise<CommandResult>;
   readonly monitor?: (request: MonitorRequest) => Created | Promise<Created>;
+  /** Without it no port answers. */
+  readonly dial?: (netns: string, port: number) => Socket | Promise<Socket>;
 }
 
 const NOTHING = new Uint8Array();
@@ -88,6 +92,13 @@ export class RecordingHand implements Hand {
     const entries: RecordedEntry[] = [];
     this.#record({ call: "tree", path, entries }, options);
     return await Promise.resolve(new RecordingTree(entries));
+  }
+
+  async dial(netns: string, port: number, options?: CallOptions): Promise<Socket> {
+    this.#record({ call: "dial", netns, port }, options);
+    const dialled = await this.#script.dial?.(netns, port);
+    if (dialled === undefined) throw Object.assign(new Error(`dial port ${port}`), { code: "ECONNREFUSED" });
+    return dialled;
   }
 
   async close(): Promise<void> {

@@ -4,6 +4,7 @@
  */
 import { spawn, type ChildProcess } from "node:child_process";
 import { mkdir } from "node:fs/promises";
+import type { Socket } from "node:net";
 import { join, resolve } from "node:path";
 import { createInterface } from "node:readline";
 import { decodeOutputs, encodePlan, type AnyMessage, type MessageFields } from "../orders/encode.ts";
@@ -22,7 +23,7 @@ import type {
   Outputs,
   TreeWriter,
 } from "./hand.ts";
-import { greet, openTree } from "./opentree.ts";
+import { dial, greet, openTree } from "./connections.ts";
 
 const READY_MS = 10_000;
 /** Longer than serve takes to wind up: monitors that are being made have ten seconds to undo themselves. */
@@ -103,6 +104,11 @@ class ServedHand implements Hand {
   async tree(path: string, options?: CallOptions): Promise<TreeWriter> {
     await this.connect();
     return await openTree(this.#socket, path, options);
+  }
+
+  async dial(netns: string, port: number, options?: CallOptions): Promise<Socket> {
+    await this.connect();
+    return await dial(this.#socket, netns, port, options);
   }
 
   async close(): Promise<void> {

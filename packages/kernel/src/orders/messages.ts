@@ -85,6 +85,12 @@ export const MESSAGES = {
    * request's time-out is for "go" alone: a stream lasts as long as what it is made from.
    */
   tree: { type: 18, fields: { path: "str" } },
+  /**
+   * Connects to TCP port `port` of the loopback (127.0.0.1, then ::1) of network namespace `netns` (a path, as pinned):
+   * answered by `report`, and with errno 0 this connection is that port's bytes from then on, half-closed as either side is.
+   * A reset of the port's side reads as its end. The client sends nothing between the request and the answer.
+   */
+  dial: { type: 19, fields: { netns: "str", port: "u32" } },
 
   // --- monitor -------------------------------------------------------------------------------------------------------
   /** Releases the parked process; answered once it has exec'd (`state`) or failed (`report`). */

@@ -1,4 +1,5 @@
-/** Connections to `bosun serve` by its socket alone: what a worker thread has, where the Hand is the main thread's. */
+/** Connections of their own to `bosun serve`, by its socket alone: a worker thread has nothing else, and a stream needs one. */
+import type { Socket } from "node:net";
 import { PLAN_VERSION } from "../orders/table.ts";
 import { expect } from "./answers.ts";
 import { Connection } from "./client.ts";
@@ -31,4 +32,16 @@ export async function openTree(socket: string, path: string, options?: CallOptio
     throw error;
   }
   return new TreeClient(connection.detach(), path);
+}
+
+/** As Hand.dial, over a connection of its own to the serve that listens on `socket`. */
+export async function dial(socket: string, netns: string, port: number, options?: CallOptions): Promise<Socket> {
+  const connection = await greet(socket);
+  try {
+    expect(await connection.request("dial", { netns, port }, options), "report", `dial port ${port} in ${netns}`);
+  } catch (error) {
+    connection.close();
+    throw error;
+  }
+  return connection.detach();
 }
