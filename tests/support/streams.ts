@@ -2,11 +2,10 @@
 import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
-import { request } from "node:http";
+import { type OutgoingHttpHeaders, request } from "node:http";
 import type { Socket } from "node:net";
 import { buffer } from "node:stream/consumers";
 import { type SpdyStream, SpdyConnection } from "@berth/cri/spdy";
-import { WebSocket } from "ws";
 import type { TestDaemon } from "./daemon.ts";
 
 export const sha256 = (bytes: Uint8Array): string => createHash("sha256").update(bytes).digest("hex");
@@ -18,17 +17,20 @@ export interface Upgraded {
 }
 
 /** As client-go asks; a refusal rejects with "STATUS body". */
-export function upgradeToSpdy(url: string, protocols: readonly string[]): Promise<Upgraded> {
-  const { promise, resolve, reject } = Promise.withResolvers<Upgraded>();
-  const headers = {
+export const upgradeToSpdy = (url: string, protocols: readonly string[]): Promise<Upgraded> =>
+  upgrade(url, {
     connection: "Upgrade",
     upgrade: "SPDY/3.1",
     ...(protocols.length > 0 && { "x-stream-protocol-version": [...protocols] }),
-  };
-  const call = request(url, { method: "POST", headers, agent: false });
+  });
+
+function upgrade(url: string, headers: OutgoingHttpHeaders): Promise<Upgraded> {
+  const { promise, resolve, reject } = Promise.withResolvers<Upgraded>();
+  const method = headers["upgrade"] === "websocket" ? "GET" : "POST";
+  const call = request(url, { method, headers, agent: false });
   call.on("upgrade", (response, socket, head) => {
     const protocol = String(response.headers["x-stream-protocol-version"] ?? "");
-    resolve({ socket: socket as Socket, head, protocol });
+    resolve({ socket, head, protocol });
   });
   call.on("response", (response) => {
     void buffer(response).then((body) => reject(new Error(`${response.statusCode} ${body.toString()}`)));
@@ -81,26 +83,42 @@ export async function spdyExec(
   };
 }
 
-/** Every message as [channel, payload], until the server closes. */
+/** What came on each channel, until the server closes. */
 export async function webSocketMessages(
   url: string,
   protocols: readonly string[],
   begin: (socket: WebSocket) => void,
 ): Promise<{ protocol: string; messages: Map<number, Buffer> }> {
   const socket = new WebSocket(url.replace(/^http/, "ws"), [...protocols]);
+  socket.binaryType = "arraybuffer";
   const parts = new Map<number, Buffer[]>();
-  const base64 = protocols[0]?.includes("base64") ?? false;
-  socket.on("message", (data: Buffer) => {
-    const channel = base64 ? (data[0] ?? 0) - 0x30 : (data[0] ?? 0);
-    const payload = base64 ? Buffer.from(data.toString("latin1", 1), "base64") : data.subarray(1);
-    parts.set(channel, [...(parts.get(channel) ?? []), payload]);
-  });
-  socket.on("open", () => begin(socket));
   const { promise, resolve, reject } = Promise.withResolvers<void>();
-  socket.on("error", reject).on("close", () => resolve());
+  socket.addEventListener("message", (event: MessageEvent) => {
+    const data = event.data as string | ArrayBuffer;
+    const text = typeof data === "string";
+    const bytes = text ? Buffer.from(data.slice(1), "base64") : Buffer.from(data).subarray(1);
+    const channel = text ? Number(data[0]) : (Buffer.from(data)[0] ?? 0);
+    parts.set(channel, [...(parts.get(channel) ?? []), bytes]);
+  });
+  socket.addEventListener("open", () => begin(socket));
+  socket.addEventListener("error", () => reject(new Error(`WebSocket ${url} failed`)));
+  socket.addEventListener("close", () => resolve());
   await promise;
   const messages = new Map([...parts].map(([channel, payloads]) => [channel, Buffer.concat(payloads)]));
   return { protocol: socket.protocol, messages };
+}
+
+/** A WebSocket's connection by hand, for one that sends `bytes` on a channel and then vanishes. */
+export async function rawWebSocket(url: string, protocol: string, channel: number, bytes: Buffer): Promise<Socket> {
+  const key = Buffer.alloc(16).toString("base64");
+  const headers = { "sec-websocket-version": "13", "sec-websocket-key": key, "sec-websocket-protocol": protocol };
+  const { socket } = await upgrade(url, { connection: "Upgrade", upgrade: "websocket", ...headers });
+  // One binary message, masked (as a client's must be) with zeros: RFC 6455, section 5.2.
+  const header = Buffer.alloc(14);
+  header.writeUInt16BE(0x82ff, 0);
+  header.writeBigUInt64BE(BigInt(bytes.length + 1), 2);
+  socket.write(Buffer.concat([header, Buffer.of(channel), bytes]));
+  return socket.on("error", () => socket.destroy());
 }
 
 /** The real crictl: $CRICTL, or the first on the path. */
