@@ -100,3 +100,11 @@ export { hostId, idMapText, overlap } from "./idmap.ts";
 export { listOfMask, maskOfList } from "./cpulist.ts";
 export { MEMORY_POLICIES, MEMORY_POLICY_FLAGS } from "./mempolicy.ts";
 export { MNT_DETACH, O, S } from "./flags.ts";
+
+export { SystemdManager, type TransientUnit, type UnitProperty } from "./systemd/manager.ts";
+export { startScope, stopScope, updateScope, type ScopeRequest } from "./systemd/scope.ts";
+export { systemdPlace, slicePath, type SystemdPlace } from "./systemd/names.ts";
+export { resourceProperties, unitProperties, type PropertyContext } from "./systemd/properties.ts";
+export { annotatedProperties } from "./systemd/annotations.ts";
+export { DBusError } from "./systemd/marshal.ts";
+export { DBusCallError } from "./systemd/bus.ts";

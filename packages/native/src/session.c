@@ -252,6 +252,9 @@ void session_reap(struct session *s)
   /* A stage that waits to have another runtime start what has ended. */
   if (s->dead && s->stage > 0 && s->step == STEP_PARKED)
     kill(s->stage, SIGKILL);
+  /* A process that was just set aside may have held a copy for a moment longer: its end is noticed here too. */
+  if (s->dead)
+    sync_read(s);
 }
 
 /* A stage that is killed between clone and telling the number leaves a child that only /proc knows of. */

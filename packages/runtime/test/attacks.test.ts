@@ -3,7 +3,8 @@
  * mitigation taken out of the plan, which must show that the test would have noticed.
  */
 import assert from "node:assert/strict";
-import { chmod, mkdir, mkdtemp, readdir, readFile, readlink, rm, symlink, writeFile } from "node:fs/promises";
+import { createHash } from "node:crypto";
+import { chmod, mkdir, mkdtemp, open, readdir, readFile, readlink, rm, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { after, before, test, type TestContext } from "node:test";
 import { orderWords, type Order } from "@berth/kernel";
@@ -85,6 +86,32 @@ attack("CVE-2019-16884: mounts over /proc, or inside it, are not made", async ()
   planContainer(bind("/proc/meminfo"), machine.context());
   planContainer(bind("/process"), machine.context());
   await Promise.resolve();
+});
+
+attack("CVE-2019-16884: an image's link leads a mount onto /proc", async () => {
+  const rootfs = await evilRootfs();
+  await symlink("/proc/self/attr", join(rootfs, "data"));
+  await symlink("proc/version", join(rootfs, "file"));
+  const volume = await mkdtemp(join(machine.directory, "volume-"));
+  await writeFile(join(volume, "fooled"), "");
+  const onto = (destination: string, source: string): oci.Spec => ({
+    ...withLinux({ maskedPaths: [], readonlyPaths: [] })(shellSpec("ls /proc/self/attr/fooled; cat /proc/version")),
+    mounts: [...(shellSpec("").mounts ?? []), { destination, type: "bind", source, options: ["bind"] }],
+  });
+  for (const [destination, source] of [
+    ["/data", volume],
+    ["/file", join(volume, "fooled")],
+  ] as const) {
+    await assert.rejects(
+      machine.run("", () => onto(destination, source), on(rootfs)),
+      new RegExp(`attach fd \\d+ at ${destination} \\(mounts\\[7\\]\\): EPERM: ${destination} leads to a procfs`),
+    );
+  }
+  // /proc/self is another process's by the time the script looks; a file is the same for all.
+  const fooled = await runChanged(onto("/file", "/etc/hostname"), on(rootfs), (order) =>
+    order.order === "move_mount" ? { ...order, args: { ...order.args, strict: 2 } } : order,
+  );
+  assert.doesNotMatch(fooled.stdout, /Linux version/, "without the check it is fooled");
 });
 
 attack("CVE-2021-30465, CVE-2024-45310: a destination that is a symlink out of the image stays inside", async () => {
@@ -248,6 +275,53 @@ attack("CVE-2019-5736: what runs in the container's namespaces is not the host's
   } finally {
     await machine.end(running);
   }
+});
+
+attack("CVE-2019-5736: a descriptor of bosun's executable writes nothing, whoever holds it", async () => {
+  const bosun = new URL("../../../.build/native/bosun", import.meta.url).pathname;
+  const before = createHash("sha256")
+    .update(await readFile(bosun))
+    .digest("hex");
+  const overwrite = async (pid: number, end: () => Promise<void>): Promise<string> => {
+    const held = await open(`/proc/${pid}/exe`, "r");
+    try {
+      await end();
+      const writing = await open(`/proc/self/fd/${held.fd}`, "r+");
+      try {
+        await writing.write("evil", 0);
+        return "written";
+      } finally {
+        await writing.close();
+      }
+    } catch (error) {
+      return (error as NodeJS.ErrnoException).code ?? String(error);
+    } finally {
+      await held.close();
+    }
+  };
+  // Until the last bosun that runs from it has ended it is busy; from then on the seals alone stand in the way.
+  const own = await Machine.start();
+  const victim = await own.create(shellSpec("true"));
+  const end = async () => {
+    await own.end(victim);
+    await own[Symbol.asyncDispose]();
+  };
+  assert.equal(await overwrite(victim.pid, end), "EPERM");
+  assert.equal(
+    createHash("sha256")
+      .update(await readFile(bosun))
+      .digest("hex"),
+    before,
+  );
+  // The same attack on a program that is a file like any other.
+  const rootfs = await evilRootfs();
+  const plain = await machine.create(shellSpec("sleep 60"), on(rootfs));
+  await plain.link.start();
+  assert.equal(
+    await overwrite(plain.pid, () => machine.end(plain)),
+    "written",
+    "the attack works where nothing is sealed",
+  );
 });
 
 attack("CVE-2025-52565: /dev/console of the image is a symlink", async () => {

@@ -77,7 +77,10 @@ container("hooks that fail, or hang, name themselves and leave nothing", async (
   );
   const running = await machine().create(failing("startContainer", "exit 4"));
   try {
-    await assert.rejects(running.link.start(), /ended with status 4/);
+    await assert.rejects(
+      running.link.start(),
+      /^OrderError: run hook sh .*hooks\.startContainer\[0\]\): EIO: .*status 4/,
+    );
   } finally {
     await machine().end(running);
   }

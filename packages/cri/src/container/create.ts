@@ -156,10 +156,10 @@ async function make(
   await unmountImageVolumes(context, id);
   progress.step("connect to its monitor");
   progress.onFailure("end the process", async () => {
-    if (!container.link) watchExit(context, container, (container.link = await connectMonitor(dir)));
+    if (!container.link) watchExit(context, container, (container.link = await connectMonitor(dir, plan)));
     await endContainer(context, container);
   });
-  container.link = await connectMonitor(dir);
+  container.link = await connectMonitor(dir, plan);
   watchExit(context, container, container.link);
   progress.step("record the container as created");
   record.phase = "created";

@@ -3,6 +3,7 @@ import type { Socket } from "node:net";
 import { join } from "node:path";
 import { encodePlan, type AnyMessage, type Message } from "../orders/encode.ts";
 import { PHASE } from "../orders/messages.ts";
+import type { Plan } from "../orders/plan.ts";
 import { expect, reportError } from "./answers.ts";
 import { Connection } from "./client.ts";
 import { MonitorLost } from "./errors.ts";
@@ -24,10 +25,13 @@ const ESRCH = 3;
 /** What lasts as long as a process does: no deadline. */
 const FOREVER = 0;
 
-/** Connects to the monitor whose directory this is. Rejects with MonitorLost where none listens. */
-export async function connectMonitor(directory: string): Promise<MonitorLink> {
+/**
+ * Connects to the monitor whose directory this is. `plan`: the container's, where it is known: a start that fails then says
+ * which order it was in words. Rejects with MonitorLost where none listens.
+ */
+export async function connectMonitor(directory: string, plan?: Plan): Promise<MonitorLink> {
   const path = join(directory, "monitor.sock");
-  return new Link(path, await dial(path));
+  return new Link(path, await dial(path), plan);
 }
 
 function lost(path: string, reason: string): MonitorLost {
@@ -43,18 +47,20 @@ async function dial(path: string): Promise<Connection> {
 class Link implements MonitorLink {
   readonly #path: string;
   readonly #connection: Connection;
+  readonly #plan: Plan | undefined;
   readonly exited: Promise<MonitorState>;
 
-  constructor(path: string, connection: Connection) {
+  constructor(path: string, connection: Connection, plan: Plan | undefined) {
     this.#path = path;
     this.#connection = connection;
+    this.#plan = plan;
     this.exited = this.#watch();
     // Not everybody who connects waits for the exit: a lost monitor is then nobody's unhandled rejection.
     this.exited.catch(() => {});
   }
 
   async start(options?: CallOptions): Promise<MonitorState> {
-    return stateOf(expect(await this.#connection.request("start", {}, options), "state", "start"));
+    return stateOf(expect(await this.#connection.request("start", {}, options), "state", "start", this.#plan));
   }
 
   async state(options?: CallOptions): Promise<MonitorState> {

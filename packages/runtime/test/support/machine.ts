@@ -127,7 +127,14 @@ export class Machine implements AsyncDisposable {
       terminal,
       oom: oomCounter(context.cgroup.path, this.host),
     });
-    return { link: await connectMonitor(dir), pid: created.pid, logPath, context, warnings: planned.warnings, dir };
+    return {
+      link: await connectMonitor(dir, planned.plan),
+      pid: created.pid,
+      logPath,
+      context,
+      warnings: planned.warnings,
+      dir,
+    };
   }
 
   /** Runs a shell script as the container's process, to its end. */
