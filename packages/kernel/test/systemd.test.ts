@@ -212,7 +212,7 @@ test("a scope: started with its processes and limits, changed, stopped", async (
   const [started] = fake.bodies("StartTransientUnit");
   assert.deepEqual([started?.[0], started?.[1], started?.[3]], ["berth-c1.scope", "fail", []]);
   const properties = Object.fromEntries(
-    (started?.[2] as [string, { value: unknown }][]).map(([name, { value }]) => [name, value]),
+    ((started?.[2] ?? []) as [string, { value: unknown }][]).map(([name, { value }]) => [name, value]),
   );
   assert.deepEqual(properties, {
     Description: "berth container berth-c1",
@@ -274,7 +274,7 @@ test("on a hybrid host a unit has v1's properties", async () => {
   await using fake = await FakeSystemd.listen(path);
   const manager = await connect(fake, path);
   await startScope(manager, { place: systemdPlace("", "c"), pids: [1], host: hybridHost() });
-  const names = (fake.bodies("StartTransientUnit")[0]?.[2] as [string][]).map(([name]) => name);
+  const names = ((fake.bodies("StartTransientUnit")[0]?.[2] ?? []) as [string][]).map(([name]) => name);
   assert.ok(names.includes("BlockIOAccounting") && !names.includes("IOAccounting"));
   manager.close();
 });

@@ -34,7 +34,7 @@ export function annotatedProperties(annotations: Readonly<Record<string, string>
 
 function inMicroseconds(name: string, { signature, value }: Variant, key: string): UnitProperty {
   if (typeof value !== "number" && typeof value !== "bigint")
-    throw new DBusError(`annotation ${key}: ${String(value)} is not a number of seconds`);
+    throw new DBusError(`annotation ${key}: the value is not a number of seconds`);
   const micro =
     signature === "d" ? BigInt(Math.round(Number(value) * Number(MICROSECONDS))) : BigInt(value) * MICROSECONDS;
   return [`${name.slice(0, -"Sec".length)}USec`, { signature: "t", value: micro }];

@@ -60,7 +60,7 @@ export class SystemdManager {
       signature: "ss",
       body: [MANAGER, "Version"],
     });
-    const text = String((variant as Variant | undefined)?.value ?? "");
+    const text = textOf((variant as Variant | undefined)?.value);
     const version = Number(/\d+/.exec(text)?.[0]);
     if (!Number.isInteger(version)) throw new DBusError(`systemd's version ${JSON.stringify(text)} has no number`);
     return version;
@@ -130,11 +130,11 @@ export class SystemdManager {
   /** A method that answers with a job, to the job's end: "done", "failed", "canceled", "timeout" … */
   async #job(member: string, signature: string, body: readonly DBusValue[]): Promise<string> {
     const [path] = await this.#call(member, signature, body);
-    const job = String(path);
+    const job = textOf(path);
     const early = this.#results.get(job);
     if (early !== undefined) return early;
     const { promise, resolve, reject } = Promise.withResolvers<string>();
-    const timer = setTimeout(() => reject(new DBusError(`${member} ${String(body[0])}: not done in time`)), JOB_MS);
+    const timer = setTimeout(() => reject(new DBusError(`${member} ${textOf(body[0])}: not done in time`)), JOB_MS);
     this.#jobs.set(job, resolve);
     try {
       return await promise;
@@ -147,12 +147,17 @@ export class SystemdManager {
   /** JobRemoved(u id, o job, s unit, s result). */
   #jobRemoved({ member, body }: DBusMessage): void {
     if (member !== "JobRemoved") return;
-    const [, job, , result] = body.map(String);
+    const [, job, , result] = body.map(textOf);
     if (job === undefined || result === undefined) return;
     const waiting = this.#jobs.get(job);
     if (waiting !== undefined) waiting(result);
     else this.#results.set(job, result);
   }
+}
+
+/** A text or number that came; anything else is "". */
+function textOf(value: DBusValue | undefined): string {
+  return typeof value === "string" ? value : typeof value === "number" ? String(value) : "";
 }
 
 async function socketOf(given?: string): Promise<{ path: string; isPrivate: boolean }> {

@@ -109,10 +109,10 @@ export class DBusWriter {
         this.u32(Number(value));
         return;
       case "x":
-        this.#size = this.#buffer.writeBigInt64LE(BigInt(value as bigint), this.#size);
+        this.#size = this.#buffer.writeBigInt64LE(value as bigint, this.#size);
         return;
       case "t":
-        this.#size = this.#buffer.writeBigUInt64LE(BigInt(value as bigint), this.#size);
+        this.#size = this.#buffer.writeBigUInt64LE(value as bigint, this.#size);
         return;
       case "d":
         this.#size = this.#buffer.writeDoubleLE(Number(value), this.#size);

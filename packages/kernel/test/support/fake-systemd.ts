@@ -87,6 +87,7 @@ export class FakeSystemd implements AsyncDisposable {
     if (member === "Get") return void send(REPLY, [replySerial], "v", [text("s", this.version)]);
     if (member === "Hello") return void send(REPLY, [replySerial], "s", [":1.7"]);
     if (member !== "StartTransientUnit" && member !== "StopUnit") return void send(REPLY, [replySerial], "", []);
+    const unit = typeof call.body[0] === "string" ? call.body[0] : "";
     const job = `/org/freedesktop/systemd1/job/${++this.#jobs}`;
     // The end of a job may well come before the reply that names it.
     const removed = () =>
@@ -98,7 +99,7 @@ export class FakeSystemd implements AsyncDisposable {
           [3, text("s", "JobRemoved")],
         ],
         "uoss",
-        [this.#jobs, job, String(call.body[0]), answer.result ?? "done"],
+        [this.#jobs, job, unit, answer.result ?? "done"],
       );
     if (this.#jobs % 2 === 0) removed();
     send(REPLY, [replySerial], "o", [job]);
