@@ -6,9 +6,9 @@
  */
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
-import { cri } from "@berth/spec";
-import { connectCri, type CriClient } from "./lib/client.ts";
+import { connectCri } from "./lib/client.ts";
 import { median, percentile, table } from "./lib/figures.ts";
+import { down, inParallel, sandboxConfig, type Subject, timed, up } from "./lib/life.ts";
 import { kernelMemory, processesLike, pss } from "./lib/memory.ts";
 import { run } from "./lib/process.ts";
 import { makeImages, type Peer, startBerth, startContainerd } from "./lib/peers.ts";
@@ -23,71 +23,6 @@ const { values: flags } = parseArgs({
 const [rounds, burstSize] = [Number(flags.rounds), Number(flags.burst)];
 const BURST_WIDTH = 5;
 
-/** Ends at once on TERM, as a well-behaved server does. */
-const COMMAND = ["/bin/sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1000 & wait; done"];
-
-type Times = Record<string, number[]>;
-let serial = 0;
-
-interface Subject {
-  readonly peer: Peer;
-  readonly client: CriClient;
-  readonly times: Times;
-}
-
-async function timed<T>(subject: Subject, call: string, work: Promise<T>): Promise<T> {
-  const before = performance.now();
-  const result = await work;
-  (subject.times[call] ??= []).push(performance.now() - before);
-  return result;
-}
-
-/** CONTAINER is what the kubelet asks for unless a pod shares its PID namespace. */
-const sandboxConfig = () => ({
-  metadata: { name: `bench-${++serial}`, namespace: "bench", uid: `uid-${serial}`, attempt: 0 },
-  hostname: "bench",
-  linux: { securityContext: { namespaceOptions: { pid: cri.NamespaceMode.CONTAINER } } },
-});
-type SandboxConfig = ReturnType<typeof sandboxConfig>;
-
-async function up(
-  subject: Subject,
-  config: SandboxConfig,
-  measure = true,
-): Promise<{ pod: string; container: string }> {
-  const { runtime } = subject.client;
-  const maybe = <T>(call: string, work: Promise<T>): Promise<T> => (measure ? timed(subject, call, work) : work);
-  const { podSandboxId: pod } = await maybe("RunPodSandbox", runtime.runPodSandbox({ config }));
-  const container = {
-    metadata: { name: "main", attempt: 0 },
-    image: { image: subject.peer.image },
-    command: COMMAND,
-    linux: {
-      securityContext: {
-        namespaceOptions: { pid: cri.NamespaceMode.CONTAINER },
-        seccomp: { profileType: cri.SecurityProfile_ProfileType.RuntimeDefault },
-      },
-    },
-  };
-  const { containerId } = await maybe(
-    "CreateContainer",
-    runtime.createContainer({ podSandboxId: pod, config: container, sandboxConfig: config }),
-  );
-  await maybe("StartContainer", runtime.startContainer({ containerId }));
-  return { pod, container: containerId };
-}
-
-async function down(subject: Subject, pod: string, containerId: string, measure = true): Promise<void> {
-  const { runtime } = subject.client;
-  const maybe = <T>(call: string, work: Promise<T>): Promise<T> => (measure ? timed(subject, call, work) : work);
-  if (measure) {
-    await maybe("StopContainer", runtime.stopContainer({ containerId, timeout: 10n }));
-    await maybe("RemoveContainer", runtime.removeContainer({ containerId }));
-  }
-  await maybe("StopPodSandbox", runtime.stopPodSandbox({ podSandboxId: pod }));
-  await maybe("RemovePodSandbox", runtime.removePodSandbox({ podSandboxId: pod }));
-}
-
 async function round(subject: Subject): Promise<void> {
   const { runtime } = subject.client;
   const before = performance.now();
@@ -98,18 +33,6 @@ async function round(subject: Subject): Promise<void> {
   await timed(subject, "ContainerStatus", runtime.containerStatus({ containerId: container }));
   await timed(subject, "ListContainers", runtime.listContainers({}));
   await down(subject, pod, container);
-}
-
-/** All of them, so many at once. */
-async function inParallel<T, R>(items: readonly T[], width: number, work: (item: T) => Promise<R>): Promise<R[]> {
-  const results: R[] = [];
-  const queue = [...items.entries()];
-  await Promise.all(
-    Array.from({ length: width }, async () => {
-      for (let next = queue.shift(); next; next = queue.shift()) results[next[0]] = await work(next[1]);
-    }),
-  );
-  return results;
 }
 
 interface Burst {

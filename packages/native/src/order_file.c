@@ -154,8 +154,6 @@ ssize_t append_file(struct buffer *out, int fd, uint32_t max)
   return done;
 }
 
-#define OUTPUT_MISSING 1
-
 int order_read_in(struct run *run, const struct order_read_in *o)
 {
   struct buffer *out = &run->report.outputs;

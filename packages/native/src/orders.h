@@ -17,6 +17,9 @@ union any_order {
 #undef X
 };
 
+/* The flag of an order's output: what it was to tell of is absent. */
+#define OUTPUT_MISSING 1
+
 /* plan_check.c: walking an encoded plan. */
 bool plan_begin(const uint8_t *plan, size_t size, uint32_t *count, struct reader *orders, struct report *report);
 bool plan_next(struct reader *orders, uint16_t *code, struct reader *body);

@@ -332,6 +332,36 @@ test("rmdir of children follows no link", async (t) => {
   assert.equal(existsSync(join(outside, "empty")), true);
 });
 
+test("disk_usage counts blocks and inodes, hard links once, and follows nothing", async (t) => {
+  const { rootfs, outside } = trap(t);
+  writeFileSync(join(outside, "big"), Buffer.alloc(1 << 20, 1));
+  symlinkSync(outside, join(rootfs, "way-out"));
+  mkdirSync(join(rootfs, "a/b/c"), { recursive: true });
+  writeFileSync(join(rootfs, "a/b/file"), Buffer.alloc(100_000, 1));
+  for (let i = 0; i < 100; i++) linkSync(join(rootfs, "a/b/file"), join(rootfs, `a/link-${i}`));
+  const { outputs } = await succeed([
+    order("disk_usage", { path: rootfs }),
+    order("disk_usage", { path: join(rootfs, "absent") }),
+  ]);
+  assert.equal(outputs.get(1), undefined);
+  const counted = outputs.get(0);
+  assert.ok(counted);
+  const view = new DataView(counted.buffer, counted.byteOffset);
+  // What du(1) says, and the tree's names without the further ones of the file: rootfs etc secret way-out a b c file.
+  const du = Number(execFileSync("du", ["-s", "--block-size=1", rootfs], { encoding: "utf8" }).split("\t")[0]);
+  assert.deepEqual([Number(view.getBigUint64(0, true)), Number(view.getBigUint64(8, true))], [du, 8]);
+});
+
+test("disk_usage goes down further than paths reach", async (t) => {
+  const dir = scratch(t);
+  const deeper = "mkdir aaaaaaaaaaaaaaaaaaaaaaaaa && cd -P aaaaaaaaaaaaaaaaaaaaaaaaa";
+  execFileSync("bash", ["-c", `cd ${dir}; for i in $(seq 300); do ${deeper} || exit; done`]);
+  const { outputs } = await succeed([order("disk_usage", { path: dir })]);
+  const counted = outputs.get(0);
+  assert.ok(counted);
+  assert.equal(new DataView(counted.buffer, counted.byteOffset).getBigUint64(8, true), 301n);
+});
+
 const remove = (path: string | Uint8Array) => order("remove_tree", { path });
 
 test("remove_tree removes what there is, and nothing that links lead to", async (t) => {

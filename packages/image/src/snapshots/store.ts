@@ -16,6 +16,7 @@ import type { Database } from "../store/database.ts";
 import { syncFile } from "../store/content.ts";
 import type { Rootfs, Usage } from "../types.ts";
 import type { Choice, SnapshotterName } from "./choose.ts";
+import { DiskUsage } from "./disk-usage.ts";
 import { fsOf, imageOf, type LayerFormatName, type LayerRef, openLayer } from "./layer-files.ts";
 import { LayerMounts } from "./mounts.ts";
 import { type ActiveRow, type ChainRow, SnapshotRows, unknownLayer } from "./rows.ts";
@@ -51,7 +52,7 @@ export class SnapshotStore implements Snapshotter {
   readonly #mounts: LayerMounts;
   /** Of drafts that were completed, for the layers on top of them. */
   readonly #completed = new Map<number, Completed>();
-  readonly #usage = new Map<string, Usage>();
+  readonly #usage: DiskUsage;
   #forgotten: number[] = [];
 
   private constructor(options: SnapshotStoreOptions, mounts: LayerMounts) {
@@ -62,6 +63,7 @@ export class SnapshotStore implements Snapshotter {
     this.#tree = options.tree;
     this.#format = options.choice.name === "overlayfs" ? "directory" : "erofs";
     this.#rows = new SnapshotRows(options.database);
+    this.#usage = new DiskUsage(options.hand);
     this.#mounts = mounts;
   }
 
@@ -165,16 +167,14 @@ export class SnapshotStore implements Snapshotter {
   async usage(key: string): Promise<Usage> {
     const active = this.#rows.active(key);
     if (active === undefined) throw new ImageError("NotFound", `no root file system "${key}"`);
-    const usage = await this.#pool.run("usage", { directory: fsOf(this.#home(active.id)) });
-    this.#usage.set(key, usage);
-    return usage;
+    return await this.#usage.of(fsOf(this.#home(active.id)));
   }
 
   async remove(key: string): Promise<void> {
     const active = this.#rows.active(key);
     if (active === undefined) return;
     await this.#removeDirectories([active.id]);
-    this.#usage.delete(key);
+    this.#usage.forget(fsOf(this.#home(active.id)));
     this.#rows.forget(active.id);
     await this.#dropMounts();
   }
@@ -182,7 +182,7 @@ export class SnapshotStore implements Snapshotter {
   list(): SnapshotInfo[] {
     return this.#rows.list().map((info) => ({
       ...info,
-      usage: (info.key === undefined ? undefined : this.#usage.get(info.key)) ?? info.usage,
+      usage: (info.key === undefined ? undefined : this.#usage.last(fsOf(this.#home(info.id)))) ?? info.usage,
     }));
   }
 

@@ -211,13 +211,18 @@ export function plainHand(): Hand {
   };
   return {
     run: async (plan) => {
-      for (const { order, args } of plan.orders) {
+      const outputs = new Map<number, Uint8Array | undefined>();
+      for (const [index, { order, args }] of plan.orders.entries()) {
         // What is mounted for a probe does not matter to those who have only directories.
         if (order === "mount" || order === "unmount") continue;
+        if (order === "disk_usage") {
+          outputs.set(index, usage(args.path as string));
+          continue;
+        }
         if (order !== "remove_tree") throw new Error(`order ${order} is not part of this double`);
         rmSync(args.path as string, { recursive: true, force: true });
       }
-      return await Promise.resolve(new Map());
+      return await Promise.resolve(outputs);
     },
     tree: async (path) => await Promise.resolve(new PlainTree(path)),
     spawn: no,
@@ -225,4 +230,12 @@ export function plainHand(): Hand {
     dial: no,
     close: async () => await Promise.resolve(),
   };
+}
+
+/** du(1)'s counts as bosun's output. */
+function usage(directory: string): Uint8Array {
+  const du = (flag: string): bigint =>
+    BigInt(execFileSync("du", ["-s", flag, directory], { encoding: "utf8" }).split("\t")[0] ?? "");
+  const output = new BigUint64Array([du("--block-size=1"), du("--inodes")]);
+  return new Uint8Array(output.buffer);
 }

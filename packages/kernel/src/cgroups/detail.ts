@@ -1,7 +1,8 @@
 /** What monitoring asks of a cgroup beyond CgroupStats: the numbers behind cAdvisor's metrics. */
-import { readdir, readFile } from "node:fs/promises";
+import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import type { HostFacts } from "../host.ts";
+import { readCgroupFile } from "./file.ts";
 import { cgroupDirectories, v1Directory } from "./hierarchy.ts";
 import { absentAs, keyed, limitIn, number } from "./stats.ts";
 
@@ -156,7 +157,7 @@ const limitOf = async (directory: string | undefined): Promise<bigint | undefine
 /** "8:0 rbytes=1 wbytes=2 rios=3 wios=4 …" */
 async function ioV2(directory: string | undefined): Promise<DeviceIo[]> {
   if (directory === undefined) return [];
-  const text = await readFile(join(directory, "io.stat"), "utf8");
+  const text = await readCgroupFile(join(directory, "io.stat"));
   return text.split("\n").flatMap((line) => {
     const [, major, minor, rest = ""] = /^(\d+):(\d+) (.*)$/.exec(line) ?? [];
     if (major === undefined || minor === undefined) return [];
@@ -178,7 +179,7 @@ async function ioV2(directory: string | undefined): Promise<DeviceIo[]> {
 async function ioV1(directory: string): Promise<DeviceIo[]> {
   const read = async (file: string): Promise<Map<string, bigint>> => {
     const found = new Map<string, bigint>();
-    for (const line of (await readFile(join(directory, file), "utf8")).split("\n")) {
+    for (const line of (await readCgroupFile(join(directory, file))).split("\n")) {
       const [device, operation, value] = line.split(" ");
       if (device !== undefined && operation !== undefined && value !== undefined)
         found.set(`${device} ${operation}`, BigInt(value));

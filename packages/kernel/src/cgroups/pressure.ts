@@ -1,5 +1,5 @@
 /** Pressure stall information of a cgroup (Documentation/accounting/psi.rst): how long its tasks waited for what they lacked. */
-import { readFile } from "node:fs/promises";
+import { readCgroupFile } from "./file.ts";
 import { join } from "node:path";
 
 export interface Stall {
@@ -30,7 +30,7 @@ export async function readPressure(directory: string | undefined): Promise<Cgrou
   if (directory === undefined) return undefined;
   try {
     const [cpu, memory, io] = await Promise.all(
-      ["cpu", "memory", "io"].map(async (name) => parse(await readFile(join(directory, `${name}.pressure`), "utf8"))),
+      ["cpu", "memory", "io"].map(async (name) => parse(await readCgroupFile(join(directory, `${name}.pressure`)))),
     );
     return cpu && memory && io ? { cpu, memory, io } : undefined;
   } catch (error) {

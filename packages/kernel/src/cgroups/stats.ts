@@ -1,7 +1,8 @@
 /** What a cgroup has used, for the CRI's statistics. */
-import { access, readFile } from "node:fs/promises";
+import { accessSync } from "node:fs";
 import { join } from "node:path";
 import type { HostFacts } from "../host.ts";
+import { readCgroupFile } from "./file.ts";
 import { cgroupDirectories, v1Directory } from "./hierarchy.ts";
 import { readPressure, type CgroupPressure } from "./pressure.ts";
 
@@ -50,13 +51,13 @@ export async function readCgroupStats(path: string, host: HostFacts): Promise<Cg
   const cpuacct = v1Directory(directories, "cpuacct");
   const memory = v1Directory(directories, "memory");
   const pids = v1Directory(directories, "pids") ?? v2("pids");
+  // Without any of the controllers a cgroup that is gone must not look like an idle one.
+  accessSync(directories.unified ?? directories.v1[0]?.directory ?? "");
   const [cpuNs, memoryStats, current, pressure] = await Promise.all([
     cpuacct !== undefined ? number(join(cpuacct, "cpuacct.usage")) : v2Usage(v2("cpu")),
     memory !== undefined ? memoryV1(memory, host.cgroups.swap) : memoryV2(v2("memory")),
     pids === undefined ? 0n : number(join(pids, "pids.current")),
     readPressure(directories.unified),
-    // Without any of the controllers a cgroup that is gone must not look like an idle one.
-    access(directories.unified ?? directories.v1[0]?.directory ?? ""),
   ]);
   return { cpuNs, ...memoryStats, pids: current, pressure };
 }
@@ -125,12 +126,12 @@ function memoryStats(
 }
 
 export async function number(file: string): Promise<bigint> {
-  return BigInt((await readFile(file, "utf8")).trim());
+  return BigInt((await readCgroupFile(file)).trim());
 }
 
 /** A v2 limit; "max" is none. */
 export async function limitIn(file: string): Promise<bigint | undefined> {
-  const text = (await readFile(file, "utf8")).trim();
+  const text = (await readCgroupFile(file)).trim();
   return text === "max" ? undefined : BigInt(text);
 }
 
@@ -145,7 +146,7 @@ export const absentAs =
 /** "key value" lines. */
 export async function keyed(file: string): Promise<Map<string, bigint>> {
   const entries = new Map<string, bigint>();
-  for (const line of (await readFile(file, "utf8")).split("\n")) {
+  for (const line of (await readCgroupFile(file)).split("\n")) {
     const [key, value] = line.split(" ");
     if (key !== undefined && value !== undefined && /^\d+$/.test(value)) entries.set(key, BigInt(value));
   }

@@ -144,6 +144,11 @@ export const ORDERS = {
   write_proc: { code: 42, fields: { slot: "u32", path: "str", data: "bytes" }, words: "write {data} to /proc/{path}" },
   /** rm -rf by descriptor, never following links, never crossing mounts; absent: success. */
   remove_tree: { code: 43, fields: { path: "str" }, words: "remove {path}" },
+  /**
+   * Allocated bytes and inodes of a directory and all beneath, as this order's output (two u64): hard links once, other mounts
+   * not, links not followed; what vanishes meanwhile is left out. Absent: empty output with `missing` set.
+   */
+  disk_usage: { code: 64, fields: { path: "str" }, words: "count what {path} takes on disk" },
   /** rmdir(2), deepest directory first where `children`; ENOENT is success. For cgroups (EBUSY while a process is inside). */
   rmdir: { code: 46, fields: { path: "str", children: "u32" }, words: "rmdir {path}" },
   /** unlink(2); ENOENT is success. */
