@@ -20,6 +20,7 @@ function counting(): { hand: Hand; plans: Plan[]; fail: (error: Error | undefine
     },
     tree: no,
     spawn: no,
+    dial: no,
     monitor: no,
     close: async () => await Promise.resolve(),
   };
