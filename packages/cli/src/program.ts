@@ -70,7 +70,7 @@ async function addVerb(
   configure(command, session.shell);
   if (wanted) {
     command.description(`${summary.charAt(0).toUpperCase()}${summary.slice(1)}.`);
-    (await load()).define(command, session);
+    await (await load()).define(command, session);
   }
   program.addCommand(command);
 }

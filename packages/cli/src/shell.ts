@@ -1,5 +1,5 @@
 /** What a command sees of the process it runs in; tests give another one. */
-import { spawnSync } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import type { EventEmitter } from "node:events";
 import type { Readable, Writable } from "node:stream";
 
@@ -23,6 +23,14 @@ export interface Shell {
   readonly signals: Pick<EventEmitter, "on" | "off">;
   /** Until disposed, what is typed at stdin and printed on stdout passes untouched; only where stdin is a terminal. */
   rawTerminal(): Disposable;
+  /** Runs another program to its end (a credential helper). Rejects where it cannot be run. */
+  run(argv: readonly [string, ...string[]], stdin: string): Promise<Ran>;
+}
+
+export interface Ran {
+  readonly status: number;
+  readonly stdout: string;
+  readonly stderr: string;
 }
 
 export const processShell = (): Shell => ({
@@ -33,7 +41,20 @@ export const processShell = (): Shell => ({
   cwd: process.cwd(),
   signals: process,
   rawTerminal,
+  run,
 });
+
+async function run([program, ...args]: readonly [string, ...string[]], stdin: string): Promise<Ran> {
+  const child = spawn(program, args, { stdio: "pipe" });
+  const collected = { stdout: "", stderr: "" };
+  for (const name of ["stdout", "stderr"] as const)
+    child[name].setEncoding("utf8").on("data", (text: string) => (collected[name] += text));
+  const { promise, resolve, reject } = Promise.withResolvers<number>();
+  child.once("error", reject).once("close", (code) => resolve(code ?? 1));
+  // A helper may end without having read what it was told.
+  child.stdin.on("error", () => undefined).end(stdin);
+  return { status: await promise, ...collected };
+}
 
 /**
  * Node's raw mode still turns each "\n" of the output into "\r\n" (libuv sets ONLCR), which spoils what full-screen programs

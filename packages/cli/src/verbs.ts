@@ -4,7 +4,7 @@ import type { Session } from "./session.ts";
 
 export interface VerbModule {
   /** Adds arguments, options, help and action to a command that has its name and summary. */
-  define(command: Command, session: Session): void;
+  define(command: Command, session: Session): void | Promise<void>;
 }
 
 export interface Verb {
@@ -99,6 +99,16 @@ export const VERBS: readonly Verb[] = [
     summary: "download an image from a registry",
     load: () => import("./commands/pull.ts"),
   },
+  { name: "push", group: IMAGES, summary: "upload an image to a registry", load: () => import("./commands/push.ts") },
+  { name: "tag", group: IMAGES, summary: "give an image another name", load: () => import("./commands/tag.ts") },
+  {
+    name: "image",
+    group: IMAGES,
+    summary: "manage images, here and in registries",
+    load: () => import("./commands/image.ts"),
+  },
+  { name: "login", group: IMAGES, summary: "log in to a registry", load: () => import("./commands/login.ts") },
+  { name: "logout", group: IMAGES, summary: "forget a login", load: () => import("./commands/logout.ts") },
   { name: "load", group: IMAGES, summary: "import images from an archive", load: () => import("./commands/load.ts") },
   { name: "rmi", group: IMAGES, summary: "remove images", load: () => import("./commands/rmi.ts") },
 

@@ -289,8 +289,8 @@ test("pull uses --creds, else what docker login left for that registry", async (
   );
   const who = async (...argv: string[]): Promise<string> => {
     await runBerth(["-a", daemon.socket, "pull", ...argv], testShell({ env: { HOME: daemon.directory } }));
-    const { username = "", password = "" } = daemon.pullRequests.at(-1) ?? {};
-    return `${username}:${password}`;
+    const { username = "", password = "", auth: basic = "" } = daemon.pullRequests.at(-1)?.auth ?? {};
+    return basic === "" ? `${username}:${password}` : Buffer.from(basic, "base64").toString();
   };
   assert.equal(await who("box"), "me:se:cret");
   assert.equal(await who("registry.example.com:5000/a/b"), "u:p");

@@ -8,12 +8,13 @@ import { rootfsOf } from "./container/rootfs.ts";
 import { specOf } from "./container/running.ts";
 import type { CriContext } from "./context.ts";
 import { precondition } from "./errors.ts";
-import type { Handlers, Send } from "./server/grpc.ts";
+import { registryHandlers } from "./image/registry.ts";
+import type { Handlers } from "./server/grpc.ts";
 
 export function berthHandlers(context: CriContext): Handlers<typeof berth.Berth> {
   return {
     info: () => Promise.resolve(info(context)),
-    pull: (request, signal, send) => pull(context, request, signal, send),
+    ...registryHandlers(context),
     import: (requests, signal) => importArchive(context, requests, signal),
     plan: (request) => plan(context, request),
   };
@@ -37,41 +38,6 @@ function info(context: CriContext): berth.InfoResponse {
     handlers: [...context.runtimes.handlers.keys()],
     warnings: [...host.warnings],
   });
-}
-
-async function pull(
-  context: CriContext,
-  request: berth.PullRequest,
-  signal: AbortSignal,
-  send: Send<berth.PullProgress>,
-): Promise<void> {
-  const { image: reference, username, password } = request;
-  // The stream keeps order; what is sent is awaited at the end, so that a slow reader does not slow the pull.
-  let sent = Promise.resolve();
-  const progress = (update: { id: string; status: string; doneBytes: number; totalBytes: number }): void => {
-    const message = create(berth.PullProgressSchema, {
-      ...update,
-      doneBytes: BigInt(update.doneBytes),
-      totalBytes: BigInt(update.totalBytes),
-    });
-    sent = sent.then(() => send(message));
-    // A reader that has gone is noticed by the call's own signal.
-    sent.catch(() => undefined);
-  };
-  const image = await context.images.pull(reference, {
-    signal,
-    progress,
-    ...(username !== "" && { auth: { username, password } }),
-  });
-  await sent;
-  await send(
-    create(berth.PullProgressSchema, {
-      id: image.id,
-      status: "done",
-      imageId: image.id,
-      reference: image.tags[0] ?? image.digests[0] ?? reference,
-    }),
-  );
 }
 
 async function importArchive(

@@ -52,6 +52,7 @@ export async function assemble({ settings, version, log, onStep }: AssembleOptio
     serveSocket: `${settings.state}/serve.sock`,
     registries: settings.registry,
     verification: settings.verification,
+    authFile: settings.authFile,
     snapshotter: settings.snapshotter,
     pinned: settings.pinned,
     database,

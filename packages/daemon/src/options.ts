@@ -14,6 +14,7 @@ export interface Flags {
   readonly cniCacheDir?: string;
   readonly hostsDir?: string;
   readonly signaturePolicy?: string;
+  readonly authFile?: string;
   readonly snapshotter?: SnapshotterName;
   readonly logLevel?: string;
   readonly streamAddress?: string;
@@ -98,6 +99,10 @@ function daemonCommand(version: string): Command {
       .option(
         "--hosts-dir <dir>",
         "registry mirrors and certificates: <dir>/<host>/hosts.toml, as containerd's certs.d (default: /etc/berth/certs.d)",
+      )
+      .option(
+        "--auth-file <file>",
+        "docker's config.json, for what is pulled and pushed without credentials of the caller's (default: none)",
       )
       .option(
         "--signature-policy <file>",

@@ -15,6 +15,7 @@ const FIXED = [
   "cni",
   "registry",
   "verification",
+  "authFile",
   "pinned",
   "oomScore",
   "metricsAddress",

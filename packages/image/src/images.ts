@@ -13,6 +13,7 @@ import { WorkerPool } from "./layers/pool.ts";
 import { raceAbort, Unpacker } from "./layers/unpacker.ts";
 import { namesFor, pullImage, type PullContext, referenceOf } from "./pull.ts";
 import { Remote } from "./remote.ts";
+import { nodeCredentials } from "./registry/node-credentials.ts";
 import type { RegistrySettings } from "./registry/settings.ts";
 import type { RetryPolicy } from "./registry/retry.ts";
 import { chooseSnapshotter, type SnapshotterName } from "./snapshots/choose.ts";
@@ -43,6 +44,8 @@ export interface ImagesOptions {
   /** Default: the first of erofs, overlayfs and native that works on `root`. */
   readonly snapshotter?: SnapshotterName | undefined;
   readonly retry?: RetryPolicy;
+  /** A config.json of docker's, for what is pulled and pushed without credentials of the caller's. Default: none. */
+  readonly authFile?: string | undefined;
   /** What images must be for pulling them. Default: any will do. */
   readonly verification?: VerificationOptions;
   /** URL or name of a module with `openTree(socket, directory)`, for workers. Default: @berth/kernel. */
@@ -104,6 +107,8 @@ export class Images {
       registries: options.registries ?? {},
       retry: options.retry,
       verifier: new Verifier(options.verification ?? {}, hand, options.log ?? (() => undefined)),
+      credentials: async (reference) =>
+        await nodeCredentials(options.authFile, reference, options.registries ?? {}, hand),
       known: (reference) => catalog.lookup(reference),
     };
     const remote = new Remote({ ...context, catalog, database });

@@ -14,6 +14,7 @@ import { ImageError } from "./errors.ts";
 import type { RemoteSource } from "./layers/jobs.ts";
 import type { WorkerPool } from "./layers/pool.ts";
 import { CONFIG_MAX, type FetchedManifest, type Session } from "./registry/client.ts";
+import type { HostCredentials } from "./registry/credentials.ts";
 import type { RegistrySettings } from "./registry/settings.ts";
 import type { RetryPolicy } from "./registry/retry.ts";
 import type { ImageContent } from "./store/catalog.ts";
@@ -30,6 +31,8 @@ export interface PullContext {
   readonly registries: Partial<RegistrySettings>;
   readonly retry: RetryPolicy | undefined;
   readonly verifier: Verifier;
+  /** The node's own, where the caller brings none. */
+  readonly credentials: (reference: Reference) => Promise<HostCredentials | undefined>;
   /** What the reference means here already. */
   readonly known: (reference: string) => { readonly target: string; readonly content: ImageContent } | undefined;
 }
@@ -69,6 +72,7 @@ export async function pullImage(
     kind: "registry",
     reference,
     credentials: options.auth,
+    hostCredentials: options.auth === undefined ? await context.credentials(reference) : undefined,
     registries: context.registries,
     retry: context.retry,
   };

@@ -7,6 +7,7 @@ import type { WorkerPool } from "./layers/pool.ts";
 import { Semaphore } from "./layers/semaphore.ts";
 import { namesFor, referenceOf, thisPlatform } from "./pull.ts";
 import type { FetchedManifest } from "./registry/client.ts";
+import type { HostCredentials } from "./registry/credentials.ts";
 import type { RegistrySettings } from "./registry/settings.ts";
 import type { RetryPolicy } from "./registry/retry.ts";
 import type { Catalog } from "./store/catalog.ts";
@@ -22,6 +23,7 @@ export interface RemoteContext {
   readonly database: Database;
   readonly registries: Partial<RegistrySettings>;
   readonly retry: RetryPolicy | undefined;
+  readonly credentials: (reference: Reference) => Promise<HostCredentials | undefined>;
 }
 
 export interface PushOptions {
@@ -96,7 +98,7 @@ export class Remote {
   async copy(from: string, to: string, options: CopyOptions = {}): Promise<string> {
     const [source, target] = [referenceOf(from), referenceOf(to)];
     const { signal, platform = thisPlatform() } = options;
-    const remote = this.#source(source, options.fromAuth);
+    const remote = await this.#source(source, options.fromAuth);
     const tree =
       options.all === true
         ? await this.#fetched(remote, undefined, signal)
@@ -109,8 +111,14 @@ export class Remote {
 
   /** The tags of a repository; a tag in `repository` does not matter. Rejects with ImageError. */
   async tags(repository: string, options: RemoteOptions = {}): Promise<string[]> {
-    const source = this.#source(referenceOf(repository), options.auth);
+    const source = await this.#source(referenceOf(repository), options.auth);
     return await this.#context.pool.run("tags", { source }, { signal: options.signal });
+  }
+
+  /** Whether a registry takes the credentials. Rejects with ImageError Unauthorized where it does not. */
+  async login(server: string, auth: Credentials, signal?: AbortSignal): Promise<void> {
+    const source = await this.#source(referenceOf(`${server}/login`), auth);
+    await this.#context.pool.run("login", { source }, { signal });
   }
 
   /** What refers to an image in its registry: signatures, attestations. Rejects with ImageError. */
@@ -121,14 +129,15 @@ export class Remote {
     const { signal, artifactType } = options;
     const { pool } = this.#context;
     const parsed = referenceOf(reference);
-    const source = this.#source(parsed, options.auth);
+    const source = await this.#source(parsed, options.auth);
     const digest = parsed.digest ?? (await pool.run("document", { source }, { signal })).document.digest;
     return await pool.run("referrers", { source, digest, artifactType }, { signal });
   }
 
-  #source(reference: Reference, credentials: Credentials | undefined): RemoteSource {
+  async #source(reference: Reference, credentials: Credentials | undefined): Promise<RemoteSource> {
     const { registries, retry } = this.#context;
-    return { kind: "registry", reference, credentials, registries, retry };
+    const hostCredentials = credentials === undefined ? await this.#context.credentials(reference) : undefined;
+    return { kind: "registry", reference, credentials, hostCredentials, registries, retry };
   }
 
   async #send(
@@ -144,7 +153,7 @@ export class Remote {
     const { progress = () => undefined, nondistributable = false } = options;
     const abort = new AbortController();
     const signal = options.signal === undefined ? abort.signal : AbortSignal.any([options.signal, abort.signal]);
-    let target = this.#source(reference, options.auth);
+    let target = await this.#source(reference, options.auth);
     const slots = new Semaphore(PARALLEL);
     const pushBlob = async (descriptor: image.Descriptor): Promise<void> => {
       const { digest: id, size: totalBytes } = descriptor;

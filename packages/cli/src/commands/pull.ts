@@ -1,9 +1,7 @@
 import type { Command } from "commander";
-import { interruptible } from "../interrupt.ts";
 import { printJson } from "../json.ts";
-import { parseCredentials, storedCredentials } from "../pull/credentials.ts";
-import { pullDisplay, QUIET } from "../pull/progress.ts";
-import { pullImage } from "../pull/pull.ts";
+import { credentialsOf } from "../registry/credentials.ts";
+import { transfer } from "../registry/transfer.ts";
 import type { Session } from "../session.ts";
 import { printLine } from "../shell.ts";
 
@@ -11,6 +9,7 @@ interface Flags {
   readonly quiet?: boolean;
   readonly json?: boolean;
   readonly creds?: string;
+  readonly platform?: string;
 }
 
 const HELP = `
@@ -19,7 +18,7 @@ Examples:
   berth pull registry.example.com/team/app:1.2
   berth pull app@sha256:…                    exactly this one
 
-Who to be at the registry comes from --creds, else from what docker or nerdctl "login" left in ~/.docker/config.json.
+Who to be at the registry comes from --creds, else from what berth, docker or nerdctl "login" left in ~/.docker/config.json.
 Progress goes to stderr, the image's name to stdout; --json prints its id and reference.`;
 
 export function define(command: Command, session: Session): void {
@@ -28,6 +27,7 @@ export function define(command: Command, session: Session): void {
     .argument("<image>", "[registry/]repository[:tag][@digest]")
     .option("-q, --quiet", "no progress")
     .option("--creds <user:password>", "who to be at the registry")
+    .option("--platform <os/arch>", "of an image for several platforms the one for this (default: this machine's)")
     .option("--json", "print the result as JSON")
     .addHelpText("after", HELP)
     .action((image: string, flags: Flags) => pull(session, image, flags));
@@ -35,15 +35,12 @@ export function define(command: Command, session: Session): void {
 
 async function pull(session: Session, image: string, flags: Flags): Promise<void> {
   const { shell } = session;
-  const credentials = flags.creds === undefined ? storedCredentials(image, shell.env) : parseCredentials(flags.creds);
-  const display = flags.quiet || flags.json ? QUIET : pullDisplay(shell.stderr);
+  const auth = await credentialsOf(flags.creds, image, shell);
   const client = await session.connect();
-  using interrupt = interruptible(shell);
-  try {
-    const { id, reference } = await pullImage(client, image, credentials, display, interrupt.signal);
-    if (flags.json) printJson(shell, { id, reference });
-    else printLine(shell, reference);
-  } catch (error) {
-    throw interrupt.signal.aborted ? interrupt.signal.reason : error;
-  }
+  const quiet = flags.quiet === true || flags.json === true;
+  const { id, reference } = await transfer(session, `pull of "${image}"`, quiet, (signal) =>
+    client.berth.pull({ image, platform: flags.platform ?? "", ...(auth && { auth }) }, { signal }),
+  );
+  if (flags.json) printJson(shell, { id, reference });
+  else printLine(shell, reference);
 }

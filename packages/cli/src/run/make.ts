@@ -4,7 +4,7 @@ import { rm } from "node:fs/promises";
 import { CODE, failedWith } from "../call-error.ts";
 import type { Client } from "../client.ts";
 import { Failure } from "../failure.ts";
-import { storedCredentials } from "../pull/credentials.ts";
+import { storedCredentials } from "../registry/credentials.ts";
 import { pullDisplay } from "../pull/progress.ts";
 import { pullImage } from "../pull/pull.ts";
 import { removePod } from "../remove.ts";
@@ -101,7 +101,7 @@ async function ensureImage(
   const { id } = await pullImage(
     client,
     reference,
-    storedCredentials(reference, shell.env),
+    await storedCredentials(reference, shell),
     pullDisplay(shell.stderr),
     signal,
   );

@@ -54,6 +54,8 @@ export class FakeDaemon implements AsyncDisposable {
   /** What Pull reports before the image is there; a promise holds it up. */
   pullSteps: (readonly [id: string, status: string, done: bigint, total: bigint] | Promise<void>)[] = [];
   pullRequests: berth.PullRequest[] = [];
+  /** Requests of the other calls that reach registries. */
+  readonly registryRequests: unknown[] = [];
   imported = { name: "", bytes: 0 };
   stats: cri.ContainerStats[] | undefined;
   readonly #server = new Server();
@@ -356,6 +358,32 @@ export class FakeDaemon implements AsyncDisposable {
         warnings: ["no swap accounting"],
       }),
       pull: (request, cancelled) => this.#pull(request, cancelled),
+      push: (request) => this.#sent("Push", request, request.image),
+      copy: (request) => this.#sent("Copy", request, request.destination),
+      tag: (request) => {
+        this.#enter("Tag");
+        const image = this.findImage(request.image);
+        if (!image) throw new RpcError(status.NOT_FOUND, `no such image: ${request.image}`);
+        image.tags.push(request.name);
+        return { imageId: image.id };
+      },
+      listTags: (request) => {
+        this.registryRequests.push(request);
+        return { tags: ["1.0", "latest"] };
+      },
+      listReferrers: (request) => {
+        this.registryRequests.push(request);
+        const digest = `sha256:${"a".repeat(64)}`;
+        return {
+          referrers: [{ digest, mediaType: "m", artifactType: "test/sig", size: 1234n, annotations: { a: "b" } }],
+        };
+      },
+      login: (request) => {
+        this.registryRequests.push(request);
+        if (request.auth?.password !== "right")
+          throw new RpcError(status.PERMISSION_DENIED, "does not take this login");
+        return {};
+      },
       import: async (requests) => {
         for await (const { name, chunk } of requests) {
           if (name !== "") this.imported.name = name;
@@ -367,6 +395,14 @@ export class FakeDaemon implements AsyncDisposable {
         orders: [{ where: "stage", order: "clone", words: "make a process", because: "linux.namespaces" }],
       }),
     });
+  }
+
+  async *#sent(call: string, request: unknown, reference: string) {
+    this.#enter(call);
+    this.registryRequests.push(request);
+    const digest = `sha256:${"d".repeat(64)}`;
+    yield await Promise.resolve({ id: `sha256:${"1".repeat(64)}`, status: "done", doneBytes: 5n, totalBytes: 5n });
+    yield { id: digest, status: "done", imageId: digest, reference };
   }
 
   async *#pull(request: berth.PullRequest, cancelled: AbortSignal) {

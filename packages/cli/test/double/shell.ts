@@ -45,7 +45,12 @@ export interface TestShell extends Shell {
 }
 
 export function testShell(
-  options: { readonly tty?: boolean; readonly env?: Record<string, string>; readonly cwd?: string } = {},
+  options: {
+    readonly tty?: boolean;
+    readonly env?: Record<string, string>;
+    readonly cwd?: string;
+    readonly run?: Shell["run"];
+  } = {},
 ): TestShell {
   const [stdin, stdout, stderr] = [new Terminal(), new Sink(), new Sink()];
   const modes: boolean[] = [];
@@ -63,6 +68,10 @@ export function testShell(
     signals: new EventEmitter(),
     modes,
     rawTerminal,
+    run: (argv, input) => {
+      const run = options.run ?? (() => Promise.reject(new Error(`spawn ${argv[0]} ENOENT`)));
+      return run(argv, input);
+    },
   };
 }
 

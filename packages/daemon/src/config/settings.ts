@@ -20,6 +20,8 @@ export interface Settings {
   readonly cni: CniSettings;
   readonly registry: RegistrySettings;
   readonly verification: VerificationOptions;
+  /** docker's config.json, for pulls that bring no credentials. */
+  readonly authFile: string | undefined;
   /** Undefined: what works on the root directory. */
   readonly snapshotter: SnapshotterName | undefined;
   /** References of images that no garbage collection removes. */
@@ -70,6 +72,7 @@ export function settingsOf(document: Document, flags: Flags, bosun: string): Giv
     cni: cniOf(runtime.below("cni"), flags),
     registry: registryOf(images.below("registry"), flags.hostsDir),
     verification: verificationOf(file.below("plugins", "io.containerd.image-verifier.v1.bindir"), flags),
+    authFile: flags.authFile,
     snapshotter: flags.snapshotter,
     pinned: pinnedOf(images.below("pinned_images")),
     logLevel: flags.logLevel ?? levelOf(file),

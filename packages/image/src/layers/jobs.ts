@@ -98,6 +98,8 @@ export interface Jobs {
     request: { target: RemoteSource; bytes: Uint8Array; mediaType: string; tag?: string | undefined };
     result: { digest: string; session: Session };
   };
+  /** Whether the registry takes the credentials. */
+  login: { request: { source: RemoteSource }; result: undefined };
   /** Signatures of `digest` beside it in its repository, unchecked. */
   signatures: { request: { source: RemoteSource; digest: string }; result: Signature[] };
   tags: { request: { source: RemoteSource }; result: string[] };

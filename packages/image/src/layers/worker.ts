@@ -47,6 +47,7 @@ const JOBS: { readonly [N in JobName]: Job<N> } = {
   },
   pushBlob: async (request, context) => await pushBlob(request, context, http),
   pushManifest: async (request, context) => await pushManifest(request, context, http),
+  login: async ({ source }, { registry }) => await registry(source).login(),
   signatures: async ({ source, digest }, { registry }) => await fetchSignatures(registry(source), digest),
   tags: async ({ source }, { registry }) => await listTags(registry(source)),
   referrers: async ({ source, digest, artifactType }, { registry }) =>

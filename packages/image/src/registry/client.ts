@@ -44,6 +44,23 @@ export class RegistryClient {
     return this.exchange.session;
   }
 
+  /** Asks the registry itself whether it takes the credentials. Throws ImageError. */
+  async login(): Promise<undefined> {
+    const { exchange } = this;
+    const { retry, options } = exchange;
+    const { domain } = options.reference;
+    const host = (await exchange.hosts("resolve")).at(-1) as RegistryHost;
+    const call = { method: "GET", path: "", what: `login to ${domain}`, scopes: [], accepts: [200] } as const;
+    try {
+      (await retrying(retry, options.signal, async () => await exchange.send(host, call))).body.resume();
+      return undefined;
+    } catch (error) {
+      if (!(error instanceof ImageError) || error.code !== "Unauthorized") throw error;
+      const advice = "check the user name and password";
+      throw new ImageError("Unauthorized", `${domain} does not take this login: ${advice} (${error.message})`, error);
+    }
+  }
+
   /** The digest that the reference has now, without its content; undefined where no host says. Throws like `manifest`. */
   async head(): Promise<string | undefined> {
     const { reference } = this.exchange.options;

@@ -147,6 +147,7 @@ export class FakeRegistry {
 
   /** What an honest registry answers. */
   answer(request: IncomingMessage, response: ServerResponse, url: URL): void {
+    if (url.pathname === "/v2/") return void response.end("{}");
     const manifest = /^\/v2\/(.+)\/manifests\/([^/]+)$/.exec(url.pathname);
     const blob = /^\/v2\/(.+)\/blobs\/([^/]+)$/.exec(url.pathname);
     const found = manifest === null ? undefined : this.manifests.get(`${manifest[1]}/${manifest[2]}`);

@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file berth/v1/berth.proto.
  */
 export const file_berth_v1_berth: GenFile = /*@__PURE__*/
-  fileDesc("ChRiZXJ0aC92MS9iZXJ0aC5wcm90bxIIYmVydGgudjEiDQoLSW5mb1JlcXVlc3QigQIKDEluZm9SZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgJEgwKBHJvb3QYAiABKAkSDQoFc3RhdGUYAyABKAkSEAoIbG9nX3Jvb3QYBCABKAkSEwoLc25hcHNob3R0ZXIYBSABKAkSEwoLY2dyb3VwX21vZGUYBiABKAkSDgoGa2VybmVsGAcgASgJEhQKDG5vZGVfdmVyc2lvbhgIIAEoCRILCgNwaWQYCSABKA0SDAoEcG9kcxgKIAEoDRISCgpjb250YWluZXJzGAsgASgNEg4KBmltYWdlcxgMIAEoDRIQCghoYW5kbGVycxgNIAMoCRIQCgh3YXJuaW5ncxgOIAMoCSJACgtQdWxsUmVxdWVzdBINCgVpbWFnZRgBIAEoCRIQCgh1c2VybmFtZRgCIAEoCRIQCghwYXNzd29yZBgDIAEoCSJ4CgxQdWxsUHJvZ3Jlc3MSCgoCaWQYASABKAkSDgoGc3RhdHVzGAIgASgJEhIKCmRvbmVfYnl0ZXMYAyABKAQSEwoLdG90YWxfYnl0ZXMYBCABKAQSEAoIaW1hZ2VfaWQYBSABKAkSEQoJcmVmZXJlbmNlGAYgASgJIiwKDUltcG9ydFJlcXVlc3QSDAoEbmFtZRgBIAEoCRINCgVjaHVuaxgCIAEoDCJpCg5JbXBvcnRSZXNwb25zZRIuCgZpbWFnZXMYASADKAsyHi5iZXJ0aC52MS5JbXBvcnRSZXNwb25zZS5JbWFnZRonCgVJbWFnZRIKCgJpZBgBIAEoCRISCgpyZWZlcmVuY2VzGAIgAygJIiMKC1BsYW5SZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCSI2CgxQbGFuUmVzcG9uc2USJgoGb3JkZXJzGAEgAygLMhYuYmVydGgudjEuUGxhbm5lZE9yZGVyIkwKDFBsYW5uZWRPcmRlchINCgV3aGVyZRgBIAEoCRINCgVvcmRlchgCIAEoCRINCgV3b3JkcxgDIAEoCRIPCgdiZWNhdXNlGAQgASgJMvUBCgVCZXJ0aBI3CgRJbmZvEhUuYmVydGgudjEuSW5mb1JlcXVlc3QaFi5iZXJ0aC52MS5JbmZvUmVzcG9uc2UiABI5CgRQdWxsEhUuYmVydGgudjEuUHVsbFJlcXVlc3QaFi5iZXJ0aC52MS5QdWxsUHJvZ3Jlc3MiADABEj8KBkltcG9ydBIXLmJlcnRoLnYxLkltcG9ydFJlcXVlc3QaGC5iZXJ0aC52MS5JbXBvcnRSZXNwb25zZSIAKAESNwoEUGxhbhIVLmJlcnRoLnYxLlBsYW5SZXF1ZXN0GhYuYmVydGgudjEuUGxhblJlc3BvbnNlIgBiBnByb3RvMw");
+  fileDesc("ChRiZXJ0aC92MS9iZXJ0aC5wcm90bxIIYmVydGgudjEiDQoLSW5mb1JlcXVlc3QigQIKDEluZm9SZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgJEgwKBHJvb3QYAiABKAkSDQoFc3RhdGUYAyABKAkSEAoIbG9nX3Jvb3QYBCABKAkSEwoLc25hcHNob3R0ZXIYBSABKAkSEwoLY2dyb3VwX21vZGUYBiABKAkSDgoGa2VybmVsGAcgASgJEhQKDG5vZGVfdmVyc2lvbhgIIAEoCRILCgNwaWQYCSABKA0SDAoEcG9kcxgKIAEoDRISCgpjb250YWluZXJzGAsgASgNEg4KBmltYWdlcxgMIAEoDRIQCghoYW5kbGVycxgNIAMoCRIQCgh3YXJuaW5ncxgOIAMoCSKIAQoMUmVnaXN0cnlBdXRoEhAKCHVzZXJuYW1lGAEgASgJEhAKCHBhc3N3b3JkGAIgASgJEgwKBGF1dGgYAyABKAkSFgoOc2VydmVyX2FkZHJlc3MYBCABKAkSFgoOaWRlbnRpdHlfdG9rZW4YBSABKAkSFgoOcmVnaXN0cnlfdG9rZW4YBiABKAkiYAoLUHVsbFJlcXVlc3QSDQoFaW1hZ2UYASABKAkSJAoEYXV0aBgEIAEoCzIWLmJlcnRoLnYxLlJlZ2lzdHJ5QXV0aBIQCghwbGF0Zm9ybRgFIAEoCUoECAIQA0oECAMQBCJ4CgxQdWxsUHJvZ3Jlc3MSCgoCaWQYASABKAkSDgoGc3RhdHVzGAIgASgJEhIKCmRvbmVfYnl0ZXMYAyABKAQSEwoLdG90YWxfYnl0ZXMYBCABKAQSEAoIaW1hZ2VfaWQYBSABKAkSEQoJcmVmZXJlbmNlGAYgASgJIlwKC1B1c2hSZXF1ZXN0Eg0KBWltYWdlGAEgASgJEiQKBGF1dGgYAiABKAsyFi5iZXJ0aC52MS5SZWdpc3RyeUF1dGgSGAoQbm9uZGlzdHJpYnV0YWJsZRgDIAEoCCKwAQoLQ29weVJlcXVlc3QSDgoGc291cmNlGAEgASgJEhMKC2Rlc3RpbmF0aW9uGAIgASgJEisKC3NvdXJjZV9hdXRoGAMgASgLMhYuYmVydGgudjEuUmVnaXN0cnlBdXRoEjAKEGRlc3RpbmF0aW9uX2F1dGgYBCABKAsyFi5iZXJ0aC52MS5SZWdpc3RyeUF1dGgSCwoDYWxsGAUgASgIEhAKCHBsYXRmb3JtGAYgASgJIikKClRhZ1JlcXVlc3QSDQoFaW1hZ2UYASABKAkSDAoEbmFtZRgCIAEoCSIfCgtUYWdSZXNwb25zZRIQCghpbWFnZV9pZBgBIAEoCSJLCg9MaXN0VGFnc1JlcXVlc3QSEgoKcmVwb3NpdG9yeRgBIAEoCRIkCgRhdXRoGAIgASgLMhYuYmVydGgudjEuUmVnaXN0cnlBdXRoIiAKEExpc3RUYWdzUmVzcG9uc2USDAoEdGFncxgBIAMoCSJiChRMaXN0UmVmZXJyZXJzUmVxdWVzdBINCgVpbWFnZRgBIAEoCRIkCgRhdXRoGAIgASgLMhYuYmVydGgudjEuUmVnaXN0cnlBdXRoEhUKDWFydGlmYWN0X3R5cGUYAyABKAkirgIKFUxpc3RSZWZlcnJlcnNSZXNwb25zZRI7CglyZWZlcnJlcnMYASADKAsyKC5iZXJ0aC52MS5MaXN0UmVmZXJyZXJzUmVzcG9uc2UuUmVmZXJyZXIa1wEKCFJlZmVycmVyEg4KBmRpZ2VzdBgBIAEoCRISCgptZWRpYV90eXBlGAIgASgJEhUKDWFydGlmYWN0X3R5cGUYAyABKAkSDAoEc2l6ZRgEIAEoAxJOCgthbm5vdGF0aW9ucxgFIAMoCzI5LmJlcnRoLnYxLkxpc3RSZWZlcnJlcnNSZXNwb25zZS5SZWZlcnJlci5Bbm5vdGF0aW9uc0VudHJ5GjIKEEFubm90YXRpb25zRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJECgxMb2dpblJlcXVlc3QSDgoGc2VydmVyGAEgASgJEiQKBGF1dGgYAiABKAsyFi5iZXJ0aC52MS5SZWdpc3RyeUF1dGgiDwoNTG9naW5SZXNwb25zZSIsCg1JbXBvcnRSZXF1ZXN0EgwKBG5hbWUYASABKAkSDQoFY2h1bmsYAiABKAwiaQoOSW1wb3J0UmVzcG9uc2USLgoGaW1hZ2VzGAEgAygLMh4uYmVydGgudjEuSW1wb3J0UmVzcG9uc2UuSW1hZ2UaJwoFSW1hZ2USCgoCaWQYASABKAkSEgoKcmVmZXJlbmNlcxgCIAMoCSIjCgtQbGFuUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkiNgoMUGxhblJlc3BvbnNlEiYKBm9yZGVycxgBIAMoCzIWLmJlcnRoLnYxLlBsYW5uZWRPcmRlciJMCgxQbGFubmVkT3JkZXISDQoFd2hlcmUYASABKAkSDQoFb3JkZXIYAiABKAkSDQoFd29yZHMYAyABKAkSDwoHYmVjYXVzZRgEIAEoCTL2BAoFQmVydGgSNwoESW5mbxIVLmJlcnRoLnYxLkluZm9SZXF1ZXN0GhYuYmVydGgudjEuSW5mb1Jlc3BvbnNlIgASOQoEUHVsbBIVLmJlcnRoLnYxLlB1bGxSZXF1ZXN0GhYuYmVydGgudjEuUHVsbFByb2dyZXNzIgAwARI5CgRQdXNoEhUuYmVydGgudjEuUHVzaFJlcXVlc3QaFi5iZXJ0aC52MS5QdWxsUHJvZ3Jlc3MiADABEjkKBENvcHkSFS5iZXJ0aC52MS5Db3B5UmVxdWVzdBoWLmJlcnRoLnYxLlB1bGxQcm9ncmVzcyIAMAESNAoDVGFnEhQuYmVydGgudjEuVGFnUmVxdWVzdBoVLmJlcnRoLnYxLlRhZ1Jlc3BvbnNlIgASQwoITGlzdFRhZ3MSGS5iZXJ0aC52MS5MaXN0VGFnc1JlcXVlc3QaGi5iZXJ0aC52MS5MaXN0VGFnc1Jlc3BvbnNlIgASUgoNTGlzdFJlZmVycmVycxIeLmJlcnRoLnYxLkxpc3RSZWZlcnJlcnNSZXF1ZXN0Gh8uYmVydGgudjEuTGlzdFJlZmVycmVyc1Jlc3BvbnNlIgASOgoFTG9naW4SFi5iZXJ0aC52MS5Mb2dpblJlcXVlc3QaFy5iZXJ0aC52MS5Mb2dpblJlc3BvbnNlIgASPwoGSW1wb3J0EhcuYmVydGgudjEuSW1wb3J0UmVxdWVzdBoYLmJlcnRoLnYxLkltcG9ydFJlc3BvbnNlIgAoARI3CgRQbGFuEhUuYmVydGgudjEuUGxhblJlcXVlc3QaFi5iZXJ0aC52MS5QbGFuUmVzcG9uc2UiAGIGcHJvdG8z");
 
 /**
  * @generated from message berth.v1.InfoRequest
@@ -114,6 +114,54 @@ export const InfoResponseSchema: GenMessage<InfoResponse> = /*@__PURE__*/
   messageDesc(file_berth_v1_berth, 1);
 
 /**
+ * As the CRI's AuthConfig.
+ *
+ * @generated from message berth.v1.RegistryAuth
+ */
+export type RegistryAuth = Message<"berth.v1.RegistryAuth"> & {
+  /**
+   * @generated from field: string username = 1;
+   */
+  username: string;
+
+  /**
+   * @generated from field: string password = 2;
+   */
+  password: string;
+
+  /**
+   * Base64 of "username:password".
+   *
+   * @generated from field: string auth = 3;
+   */
+  auth: string;
+
+  /**
+   * Only for this host, where given.
+   *
+   * @generated from field: string server_address = 4;
+   */
+  serverAddress: string;
+
+  /**
+   * @generated from field: string identity_token = 5;
+   */
+  identityToken: string;
+
+  /**
+   * @generated from field: string registry_token = 6;
+   */
+  registryToken: string;
+};
+
+/**
+ * Describes the message berth.v1.RegistryAuth.
+ * Use `create(RegistryAuthSchema)` to create a new message.
+ */
+export const RegistryAuthSchema: GenMessage<RegistryAuth> = /*@__PURE__*/
+  messageDesc(file_berth_v1_berth, 2);
+
+/**
  * @generated from message berth.v1.PullRequest
  */
 export type PullRequest = Message<"berth.v1.PullRequest"> & {
@@ -123,14 +171,16 @@ export type PullRequest = Message<"berth.v1.PullRequest"> & {
   image: string;
 
   /**
-   * @generated from field: string username = 2;
+   * @generated from field: berth.v1.RegistryAuth auth = 4;
    */
-  username: string;
+  auth?: RegistryAuth | undefined;
 
   /**
-   * @generated from field: string password = 3;
+   * "linux/arm64/v8"; empty: this machine's.
+   *
+   * @generated from field: string platform = 5;
    */
-  password: string;
+  platform: string;
 };
 
 /**
@@ -138,7 +188,7 @@ export type PullRequest = Message<"berth.v1.PullRequest"> & {
  * Use `create(PullRequestSchema)` to create a new message.
  */
 export const PullRequestSchema: GenMessage<PullRequest> = /*@__PURE__*/
-  messageDesc(file_berth_v1_berth, 2);
+  messageDesc(file_berth_v1_berth, 3);
 
 /**
  * @generated from message berth.v1.PullProgress
@@ -152,7 +202,7 @@ export type PullProgress = Message<"berth.v1.PullProgress"> & {
   id: string;
 
   /**
-   * "waiting", "downloading", "unpacking", "done", "exists".
+   * "waiting", "downloading", "unpacking", "uploading", "mounted", "done", "exists".
    *
    * @generated from field: string status = 2;
    */
@@ -186,7 +236,280 @@ export type PullProgress = Message<"berth.v1.PullProgress"> & {
  * Use `create(PullProgressSchema)` to create a new message.
  */
 export const PullProgressSchema: GenMessage<PullProgress> = /*@__PURE__*/
-  messageDesc(file_berth_v1_berth, 3);
+  messageDesc(file_berth_v1_berth, 4);
+
+/**
+ * @generated from message berth.v1.PushRequest
+ */
+export type PushRequest = Message<"berth.v1.PushRequest"> & {
+  /**
+   * @generated from field: string image = 1;
+   */
+  image: string;
+
+  /**
+   * @generated from field: berth.v1.RegistryAuth auth = 2;
+   */
+  auth?: RegistryAuth | undefined;
+
+  /**
+   * Also layers whose media type says that they are not to be distributed.
+   *
+   * @generated from field: bool nondistributable = 3;
+   */
+  nondistributable: boolean;
+};
+
+/**
+ * Describes the message berth.v1.PushRequest.
+ * Use `create(PushRequestSchema)` to create a new message.
+ */
+export const PushRequestSchema: GenMessage<PushRequest> = /*@__PURE__*/
+  messageDesc(file_berth_v1_berth, 5);
+
+/**
+ * @generated from message berth.v1.CopyRequest
+ */
+export type CopyRequest = Message<"berth.v1.CopyRequest"> & {
+  /**
+   * @generated from field: string source = 1;
+   */
+  source: string;
+
+  /**
+   * @generated from field: string destination = 2;
+   */
+  destination: string;
+
+  /**
+   * @generated from field: berth.v1.RegistryAuth source_auth = 3;
+   */
+  sourceAuth?: RegistryAuth | undefined;
+
+  /**
+   * @generated from field: berth.v1.RegistryAuth destination_auth = 4;
+   */
+  destinationAuth?: RegistryAuth | undefined;
+
+  /**
+   * The whole index, instead of the image for `platform`.
+   *
+   * @generated from field: bool all = 5;
+   */
+  all: boolean;
+
+  /**
+   * @generated from field: string platform = 6;
+   */
+  platform: string;
+};
+
+/**
+ * Describes the message berth.v1.CopyRequest.
+ * Use `create(CopyRequestSchema)` to create a new message.
+ */
+export const CopyRequestSchema: GenMessage<CopyRequest> = /*@__PURE__*/
+  messageDesc(file_berth_v1_berth, 6);
+
+/**
+ * @generated from message berth.v1.TagRequest
+ */
+export type TagRequest = Message<"berth.v1.TagRequest"> & {
+  /**
+   * A name or id.
+   *
+   * @generated from field: string image = 1;
+   */
+  image: string;
+
+  /**
+   * @generated from field: string name = 2;
+   */
+  name: string;
+};
+
+/**
+ * Describes the message berth.v1.TagRequest.
+ * Use `create(TagRequestSchema)` to create a new message.
+ */
+export const TagRequestSchema: GenMessage<TagRequest> = /*@__PURE__*/
+  messageDesc(file_berth_v1_berth, 7);
+
+/**
+ * @generated from message berth.v1.TagResponse
+ */
+export type TagResponse = Message<"berth.v1.TagResponse"> & {
+  /**
+   * @generated from field: string image_id = 1;
+   */
+  imageId: string;
+};
+
+/**
+ * Describes the message berth.v1.TagResponse.
+ * Use `create(TagResponseSchema)` to create a new message.
+ */
+export const TagResponseSchema: GenMessage<TagResponse> = /*@__PURE__*/
+  messageDesc(file_berth_v1_berth, 8);
+
+/**
+ * @generated from message berth.v1.ListTagsRequest
+ */
+export type ListTagsRequest = Message<"berth.v1.ListTagsRequest"> & {
+  /**
+   * @generated from field: string repository = 1;
+   */
+  repository: string;
+
+  /**
+   * @generated from field: berth.v1.RegistryAuth auth = 2;
+   */
+  auth?: RegistryAuth | undefined;
+};
+
+/**
+ * Describes the message berth.v1.ListTagsRequest.
+ * Use `create(ListTagsRequestSchema)` to create a new message.
+ */
+export const ListTagsRequestSchema: GenMessage<ListTagsRequest> = /*@__PURE__*/
+  messageDesc(file_berth_v1_berth, 9);
+
+/**
+ * @generated from message berth.v1.ListTagsResponse
+ */
+export type ListTagsResponse = Message<"berth.v1.ListTagsResponse"> & {
+  /**
+   * @generated from field: repeated string tags = 1;
+   */
+  tags: string[];
+};
+
+/**
+ * Describes the message berth.v1.ListTagsResponse.
+ * Use `create(ListTagsResponseSchema)` to create a new message.
+ */
+export const ListTagsResponseSchema: GenMessage<ListTagsResponse> = /*@__PURE__*/
+  messageDesc(file_berth_v1_berth, 10);
+
+/**
+ * @generated from message berth.v1.ListReferrersRequest
+ */
+export type ListReferrersRequest = Message<"berth.v1.ListReferrersRequest"> & {
+  /**
+   * @generated from field: string image = 1;
+   */
+  image: string;
+
+  /**
+   * @generated from field: berth.v1.RegistryAuth auth = 2;
+   */
+  auth?: RegistryAuth | undefined;
+
+  /**
+   * Empty: all.
+   *
+   * @generated from field: string artifact_type = 3;
+   */
+  artifactType: string;
+};
+
+/**
+ * Describes the message berth.v1.ListReferrersRequest.
+ * Use `create(ListReferrersRequestSchema)` to create a new message.
+ */
+export const ListReferrersRequestSchema: GenMessage<ListReferrersRequest> = /*@__PURE__*/
+  messageDesc(file_berth_v1_berth, 11);
+
+/**
+ * @generated from message berth.v1.ListReferrersResponse
+ */
+export type ListReferrersResponse = Message<"berth.v1.ListReferrersResponse"> & {
+  /**
+   * @generated from field: repeated berth.v1.ListReferrersResponse.Referrer referrers = 1;
+   */
+  referrers: ListReferrersResponse_Referrer[];
+};
+
+/**
+ * Describes the message berth.v1.ListReferrersResponse.
+ * Use `create(ListReferrersResponseSchema)` to create a new message.
+ */
+export const ListReferrersResponseSchema: GenMessage<ListReferrersResponse> = /*@__PURE__*/
+  messageDesc(file_berth_v1_berth, 12);
+
+/**
+ * @generated from message berth.v1.ListReferrersResponse.Referrer
+ */
+export type ListReferrersResponse_Referrer = Message<"berth.v1.ListReferrersResponse.Referrer"> & {
+  /**
+   * @generated from field: string digest = 1;
+   */
+  digest: string;
+
+  /**
+   * @generated from field: string media_type = 2;
+   */
+  mediaType: string;
+
+  /**
+   * @generated from field: string artifact_type = 3;
+   */
+  artifactType: string;
+
+  /**
+   * @generated from field: int64 size = 4;
+   */
+  size: bigint;
+
+  /**
+   * @generated from field: map<string, string> annotations = 5;
+   */
+  annotations: { [key: string]: string };
+};
+
+/**
+ * Describes the message berth.v1.ListReferrersResponse.Referrer.
+ * Use `create(ListReferrersResponse_ReferrerSchema)` to create a new message.
+ */
+export const ListReferrersResponse_ReferrerSchema: GenMessage<ListReferrersResponse_Referrer> = /*@__PURE__*/
+  messageDesc(file_berth_v1_berth, 12, 0);
+
+/**
+ * @generated from message berth.v1.LoginRequest
+ */
+export type LoginRequest = Message<"berth.v1.LoginRequest"> & {
+  /**
+   * A registry's host and port.
+   *
+   * @generated from field: string server = 1;
+   */
+  server: string;
+
+  /**
+   * @generated from field: berth.v1.RegistryAuth auth = 2;
+   */
+  auth?: RegistryAuth | undefined;
+};
+
+/**
+ * Describes the message berth.v1.LoginRequest.
+ * Use `create(LoginRequestSchema)` to create a new message.
+ */
+export const LoginRequestSchema: GenMessage<LoginRequest> = /*@__PURE__*/
+  messageDesc(file_berth_v1_berth, 13);
+
+/**
+ * @generated from message berth.v1.LoginResponse
+ */
+export type LoginResponse = Message<"berth.v1.LoginResponse"> & {
+};
+
+/**
+ * Describes the message berth.v1.LoginResponse.
+ * Use `create(LoginResponseSchema)` to create a new message.
+ */
+export const LoginResponseSchema: GenMessage<LoginResponse> = /*@__PURE__*/
+  messageDesc(file_berth_v1_berth, 14);
 
 /**
  * @generated from message berth.v1.ImportRequest
@@ -210,7 +533,7 @@ export type ImportRequest = Message<"berth.v1.ImportRequest"> & {
  * Use `create(ImportRequestSchema)` to create a new message.
  */
 export const ImportRequestSchema: GenMessage<ImportRequest> = /*@__PURE__*/
-  messageDesc(file_berth_v1_berth, 4);
+  messageDesc(file_berth_v1_berth, 15);
 
 /**
  * @generated from message berth.v1.ImportResponse
@@ -227,7 +550,7 @@ export type ImportResponse = Message<"berth.v1.ImportResponse"> & {
  * Use `create(ImportResponseSchema)` to create a new message.
  */
 export const ImportResponseSchema: GenMessage<ImportResponse> = /*@__PURE__*/
-  messageDesc(file_berth_v1_berth, 5);
+  messageDesc(file_berth_v1_berth, 16);
 
 /**
  * @generated from message berth.v1.ImportResponse.Image
@@ -249,7 +572,7 @@ export type ImportResponse_Image = Message<"berth.v1.ImportResponse.Image"> & {
  * Use `create(ImportResponse_ImageSchema)` to create a new message.
  */
 export const ImportResponse_ImageSchema: GenMessage<ImportResponse_Image> = /*@__PURE__*/
-  messageDesc(file_berth_v1_berth, 5, 0);
+  messageDesc(file_berth_v1_berth, 16, 0);
 
 /**
  * @generated from message berth.v1.PlanRequest
@@ -266,7 +589,7 @@ export type PlanRequest = Message<"berth.v1.PlanRequest"> & {
  * Use `create(PlanRequestSchema)` to create a new message.
  */
 export const PlanRequestSchema: GenMessage<PlanRequest> = /*@__PURE__*/
-  messageDesc(file_berth_v1_berth, 6);
+  messageDesc(file_berth_v1_berth, 17);
 
 /**
  * @generated from message berth.v1.PlanResponse
@@ -283,7 +606,7 @@ export type PlanResponse = Message<"berth.v1.PlanResponse"> & {
  * Use `create(PlanResponseSchema)` to create a new message.
  */
 export const PlanResponseSchema: GenMessage<PlanResponse> = /*@__PURE__*/
-  messageDesc(file_berth_v1_berth, 7);
+  messageDesc(file_berth_v1_berth, 18);
 
 /**
  * @generated from message berth.v1.PlannedOrder
@@ -319,7 +642,7 @@ export type PlannedOrder = Message<"berth.v1.PlannedOrder"> & {
  * Use `create(PlannedOrderSchema)` to create a new message.
  */
 export const PlannedOrderSchema: GenMessage<PlannedOrder> = /*@__PURE__*/
-  messageDesc(file_berth_v1_berth, 8);
+  messageDesc(file_berth_v1_berth, 19);
 
 /**
  * What the CRI has no call for: progress, import, and a look inside.
@@ -346,6 +669,66 @@ export const Berth: GenService<{
     methodKind: "server_streaming";
     input: typeof PullRequestSchema;
     output: typeof PullProgressSchema;
+  },
+  /**
+   * Pushes an image to the registry that its name says; the last message has `image_id` (the digest there) and `reference`.
+   *
+   * @generated from rpc berth.v1.Berth.Push
+   */
+  push: {
+    methodKind: "server_streaming";
+    input: typeof PushRequestSchema;
+    output: typeof PullProgressSchema;
+  },
+  /**
+   * From one registry to another; progress and last message as with Push.
+   *
+   * @generated from rpc berth.v1.Berth.Copy
+   */
+  copy: {
+    methodKind: "server_streaming";
+    input: typeof CopyRequestSchema;
+    output: typeof PullProgressSchema;
+  },
+  /**
+   * Gives an image another name.
+   *
+   * @generated from rpc berth.v1.Berth.Tag
+   */
+  tag: {
+    methodKind: "unary";
+    input: typeof TagRequestSchema;
+    output: typeof TagResponseSchema;
+  },
+  /**
+   * The tags of a repository.
+   *
+   * @generated from rpc berth.v1.Berth.ListTags
+   */
+  listTags: {
+    methodKind: "unary";
+    input: typeof ListTagsRequestSchema;
+    output: typeof ListTagsResponseSchema;
+  },
+  /**
+   * What refers to an image in its registry: signatures, attestations.
+   *
+   * @generated from rpc berth.v1.Berth.ListReferrers
+   */
+  listReferrers: {
+    methodKind: "unary";
+    input: typeof ListReferrersRequestSchema;
+    output: typeof ListReferrersResponseSchema;
+  },
+  /**
+   * Whether a registry takes these credentials.
+   *
+   * @generated from rpc berth.v1.Berth.Login
+   */
+  login: {
+    methodKind: "unary";
+    input: typeof LoginRequestSchema;
+    output: typeof LoginResponseSchema;
   },
   /**
    * Imports an OCI layout archive or a docker archive (tar, optionally gzip or zstd) sent in chunks.
