@@ -31,7 +31,10 @@ test("what is asked for together is measured by one plan, and each directory onc
   const { hand, plans } = counting();
   const usage = new DiskUsage(hand);
   const all = await Promise.all(["/a", "/b", "/a"].map((directory) => usage.of(directory)));
-  assert.deepEqual(all, Array.from({ length: 3 }, () => ({ bytes: 4096, inodes: 1 })));
+  assert.deepEqual(
+    all,
+    Array.from({ length: 3 }, () => ({ bytes: 4096, inodes: 1 })),
+  );
   assert.deepEqual(
     plans.map(({ orders }) => orders.map(({ args }) => args)),
     [[{ path: "/a" }, { path: "/b" }]],
