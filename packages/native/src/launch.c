@@ -143,19 +143,16 @@ static void reap_stage(struct launch *l)
     l->stage = 0;
 }
 
-/* A stage or child that was killed closed its socket without a word, as an exec does. */
-static void check_alive(struct launch *l)
+/*
+ * A stage that was killed closed its socket without a word, as an exec does. The process itself, should it have ended by now, is
+ * left for whoever is its parent next: a shim learns the exit status only by reaping it.
+ */
+static void check_made(struct launch *l)
 {
-  if (l->step != LAUNCH_RUNNING)
+  if (l->step != LAUNCH_RUNNING || l->pid)
     return;
-  if (l->pid && waitpid(l->pid, &l->status, WNOHANG) == l->pid) {
-    l->dead = true;
-    /* What has exec'd may have ended already, with any status: only a signal before the exec looks different, and not always. */
-  }
-  if (!l->pid) {
-    fail(&l->report, ECHILD, "the process ended while it was set up");
-    l->step = LAUNCH_FAILED;
-  }
+  fail(&l->report, ECHILD, "the process ended while it was set up");
+  l->step = LAUNCH_FAILED;
 }
 
 void launch_make(struct launch *l, const struct message_launch *m)
@@ -167,7 +164,7 @@ void launch_make(struct launch *l, const struct message_launch *m)
   while (l->step == LAUNCH_SETUP)
     hear(l);
   reap_stage(l);
-  check_alive(l);
+  check_made(l);
   if (l->step != LAUNCH_FAILED && *m->pidfd_socket) {
     int pidfd = (int)syscall(SYS_pidfd_open, l->pid, 0);
     if (pidfd < 0 || send_descriptor(m->pidfd_socket, pidfd, m->pidfd_name) < 0) {
@@ -191,7 +188,7 @@ void launch_release(struct launch *l)
   }
   while (l->step == LAUNCH_PARKED)
     hear(l);
-  check_alive(l);
+  check_made(l);
   if (l->step == LAUNCH_FAILED)
     launch_abandon(l);
 }
