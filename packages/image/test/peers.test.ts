@@ -1,50 +1,15 @@
 /** With the real things: Debian's docker-registry, images pushed by skopeo, and trees compared with what umoci unpacks. */
 import assert from "node:assert/strict";
-import { execFileSync, spawn, spawnSync } from "node:child_process";
+import { execFileSync, spawnSync } from "node:child_process";
 import { mkdirSync, writeFileSync } from "node:fs";
-import { createServer, type AddressInfo } from "node:net";
 import { join } from "node:path";
 import test, { type TestContext } from "node:test";
 import { image } from "@berth/spec";
 import type { Rootfs } from "../src/types.ts";
+import { dockerRegistry, whyNot } from "./support/docker-registry.ts";
 import { build, digest, type BuiltImage } from "./support/registry.ts";
-import { bosunRig, openImages, overlayOf, scratch, whyNoBosun } from "./support/store.ts";
+import { bosunRig, openImages, overlayOf, scratch } from "./support/store.ts";
 import { archive, type Member } from "./support/tar-writer.ts";
-
-function why(...programs: readonly string[]): string | undefined {
-  const missing = programs.filter((program) => spawnSync("sh", ["-c", `command -v ${program}`]).status !== 0);
-  return whyNoBosun() ?? (missing.length > 0 ? `not installed: ${missing.join(", ")}` : undefined);
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => server.close(resolve));
-  return port;
-}
-
-/** Starts docker-registry; resolves to its host when it answers. `extra`: more lines of its configuration. */
-async function dockerRegistry(t: TestContext, directory: string, extra = ""): Promise<string> {
-  const port = await freePort();
-  const config = join(directory, "registry.yml");
-  writeFileSync(
-    config,
-    `version: 0.1\nlog:\n  accesslog:\n    disabled: true\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: ${directory}/registry\nhttp:\n  addr: 127.0.0.1:${port}\n${extra}`,
-  );
-  const child = spawn("docker-registry", ["serve", config], { stdio: "ignore" });
-  const ended = new Promise((resolve) => child.once("exit", resolve));
-  t.after(async () => {
-    child.kill("SIGKILL");
-    await ended;
-  });
-  for (let tries = 0; tries < 200; tries++) {
-    const answer = await fetch(`http://127.0.0.1:${port}/v2/`).catch(() => undefined);
-    if (answer !== undefined) return `127.0.0.1:${port}`;
-    await new Promise((resolve) => setTimeout(resolve, 25));
-  }
-  throw new Error("docker-registry does not answer");
-}
 
 function writeLayout(directory: string, built: BuiltImage, tag: string): void {
   mkdirSync(join(directory, "blobs/sha256"), { recursive: true });
@@ -162,7 +127,7 @@ const TARS: readonly Buffer[] = [
 ];
 
 test("an image pulled from docker-registry is the tree that umoci unpacks", async (t) => {
-  const missing = why("docker-registry", "skopeo", "umoci", "python3", "unshare");
+  const missing = whyNot("docker-registry", "skopeo", "umoci", "python3", "unshare");
   if (missing !== undefined) return t.skip(missing);
   const directory = scratch(t);
   const built = build(TARS);
@@ -200,7 +165,7 @@ test("an image pulled from docker-registry is the tree that umoci unpacks", asyn
 });
 
 test("a base system made by the machine's own packages, pulled and compared", async (t) => {
-  const missing = why("docker-registry", "skopeo", "umoci", "python3", "unshare", "tar");
+  const missing = whyNot("docker-registry", "skopeo", "umoci", "python3", "unshare", "tar");
   if (missing !== undefined) return t.skip(missing);
   const directory = scratch(t);
   const host = await dockerRegistry(t, directory);
@@ -238,7 +203,7 @@ test("a base system made by the machine's own packages, pulled and compared", as
 });
 
 test("docker-registry with basic authentication", async (t) => {
-  const missing = why("docker-registry", "skopeo", "htpasswd");
+  const missing = whyNot("docker-registry", "skopeo", "htpasswd");
   if (missing !== undefined) return t.skip(missing);
   const directory = scratch(t);
   writeFileSync(join(directory, "htpasswd"), execFileSync("htpasswd", ["-Bbn", "user", "secret"]));

@@ -230,7 +230,7 @@ export class Exchange {
   }
 
   /** What an answer that is none means: Transient where it may pass. */
-  async refusal(response: HttpResponse, { what, method }: Pick<Call, "what" | "method">): Promise<Error> {
+  async refusal(response: HttpResponse, { what, scopes = [] }: Pick<Call, "what" | "scopes">): Promise<Error> {
     const { status } = response;
     const { signal } = this.options;
     const url = printableUrl(response.url);
@@ -248,7 +248,7 @@ export class Exchange {
     }
     if (status === 404) return error("NotFound", `not found: ${what} (${url} answered 404${detail})`);
     if (status === 401 || status === 403) {
-      const doing = method === "GET" || method === "HEAD" ? "pull" : "push";
+      const doing = scopes.some((scope) => scope.includes("push")) ? "push" : "pull";
       const { credentials, hostCredentials = {} } = this.options;
       const given = credentials !== undefined || Object.keys(hostCredentials).length > 0;
       const advice = given ? `the credentials given may not ${doing} it` : "may need a login";

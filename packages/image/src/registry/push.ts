@@ -149,7 +149,7 @@ export class RegistryPusher {
       { method: "PUT", body: bodyOf(source, 0, size), what, accepts: [201, 204, 413] },
     );
     if (response.status !== 413) return true;
-    if (size <= CHUNK) throw await this.exchange.refusal(response, { what, method: "PUT" });
+    if (size <= CHUNK) throw await this.exchange.refusal(response, { what });
     response.body.destroy();
     return false;
   }
