@@ -3,7 +3,10 @@ import assert from "node:assert/strict";
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { after, before, describe, test } from "node:test";
 import { type ContainerEdits, parseCdiSpec } from "@berth/cdi";
+import { DevicePlugin, parseConfig } from "@berth/gpu";
+import * as deviceplugin from "@berth/spec/device-plugin";
 import { status as codes } from "@grpc/grpc-js";
+import { FakeKubelet } from "../packages/gpu/test/kubelet.ts";
 import { checkout, IMAGE, run, TestDaemon } from "./support/daemon.ts";
 import { assertNothingLeft, inventory } from "./support/leaks.ts";
 import { createContainer, runPod, sh, startContainer } from "./support/pods.ts";
@@ -255,6 +258,40 @@ if [ -e "$bundle/rootfs/bin/sh" ]; then echo "$1 sees the root"; else echo "$1";
     assert.match(await sh(daemon, id, "grep -c libcuda.so.1 /etc/ld.so.cache"), /^1\n$/);
     rmSync(`${daemon.dir}/mock/cdi/nvidia.json`);
     await daemon.client.runtime.removePodSandbox({ podSandboxId: pod.id });
+  });
+
+  test("from the device plugin to the container: what a kubelet is answered is what runs", async () => {
+    const dir = `${daemon.dir}/plugins`;
+    mkdirSync(dir);
+    const kubelet = new FakeKubelet(dir);
+    await kubelet.start();
+    // As mock.com/gpu of the document: no code, a file of three lines.
+    const plugin = await DevicePlugin.start({
+      config: parseConfig("version: v1\nresources:\n- name: mock.com/gpu\n"),
+      cdiSpecDirs: [`${daemon.dir}/mock/cdi`],
+      kubeletSocket: kubelet.socket,
+      log: { info() {}, warn() {}, error() {} },
+    });
+    try {
+      const resource = kubelet.resources.get("mock.com/gpu");
+      assert.ok(resource);
+      await kubelet.until(() => resource.lists.length > 0);
+      const free = Object.entries(resource.lists[0] ?? {}).flatMap(([id, health]) => (health === "Healthy" ? id : []));
+      assert.equal(free.length, 7, "the node of one of the eight went away above");
+      const { getPreferredAllocation, allocate } = deviceplugin.DevicePlugin.method;
+      const asked = { availableDeviceIDs: free, mustIncludeDeviceIDs: [], allocationSize: 4 };
+      const preferred = await resource.call(getPreferredAllocation, { containerRequests: [asked] });
+      const devicesIds = preferred.containerResponses[0]?.deviceIDs ?? [];
+      const { containerResponses } = await resource.call(allocate, { containerRequests: [{ devicesIds }] });
+      const pod = await runPod(daemon);
+      const CDIDevices = (containerResponses[0]?.cdiDevices ?? []).map(({ name }) => ({ name }));
+      const id = await startContainer(daemon, pod, "sleep 1000", { CDIDevices });
+      assert.equal(await sh(daemon, id, "ls /dev/mock"), "device_0\ndevice_1\ndevice_2\ndevice_3\n");
+      await daemon.client.runtime.removePodSandbox({ podSandboxId: pod.id });
+    } finally {
+      await plugin.close();
+      await kubelet.stop();
+    }
   });
 
   test("where CDI is turned off, a container that asks for it is refused", async () => {

@@ -1,0 +1,3 @@
+/** GPUs and other devices for Kubernetes: the device plugin. */
+export { parseConfig, type PluginConfig, type ResourceConfig } from "./plugin/config.ts";
+export { DevicePlugin, type Log, type PluginOptions } from "./plugin/plugin.ts";

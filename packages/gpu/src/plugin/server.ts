@@ -1,0 +1,122 @@
+/** One resource's plugin: its socket, its registration, and the kubelet's calls. */
+import { rm } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
+import { create, type MessageShape } from "@bufbuild/protobuf";
+import * as api from "@berth/spec/device-plugin";
+import { type sendUnaryData, type ServerUnaryCall, type ServerWritableStream, status } from "@grpc/grpc-js";
+import { allocate, AllocationError, preferred } from "./allocate.ts";
+import type { ResourceConfig } from "./config.ts";
+import type { PluginDevice } from "./devices.ts";
+import { call, definitionOf, listen, Server } from "./rpc.ts";
+
+const API_VERSION = "v1beta1";
+const REGISTER_TIMEOUT_MS = 5_000;
+
+type Unary<I, O> = (call: Pick<ServerUnaryCall<I, O>, "request">, callback: sendUnaryData<O>) => void;
+
+export class PluginServer {
+  readonly config: ResourceConfig;
+  readonly socket: string;
+  readonly #kubelet: string;
+  readonly #server = new Server();
+  readonly #watching = new Set<ServerWritableStream<unknown, unknown>>();
+  #devices: readonly PluginDevice[];
+
+  constructor(config: ResourceConfig, devices: readonly PluginDevice[], kubeletSocket: string) {
+    this.config = config;
+    this.#devices = devices;
+    this.#kubelet = kubeletSocket;
+    this.socket = join(dirname(kubeletSocket), `berth-${config.name.replaceAll("/", "_")}.sock`);
+    this.#server.addService(definitionOf(api.DevicePlugin), {
+      getDevicePluginOptions: answering(() => options()),
+      listAndWatch: (stream: ServerWritableStream<unknown, unknown>) => this.#watch(stream),
+      getPreferredAllocation: answering((request: MessageShape<typeof api.PreferredAllocationRequestSchema>) =>
+        this.#preferred(request),
+      ),
+      allocate: answering((request: MessageShape<typeof api.AllocateRequestSchema>) => this.#allocate(request)),
+      preStartContainer: answering(() => create(api.PreStartContainerResponseSchema)),
+    });
+  }
+
+  /** Listens, and then tells the kubelet. Rejects when either fails; then nothing listens. */
+  async start(): Promise<void> {
+    await rm(this.socket, { force: true });
+    await listen(this.#server, this.socket);
+    try {
+      const request = {
+        version: API_VERSION,
+        endpoint: basename(this.socket),
+        resourceName: this.config.name,
+        options: options(),
+      };
+      await call(this.#kubelet, api.Registration.method.register, request, REGISTER_TIMEOUT_MS);
+    } catch (error) {
+      await this.close();
+      throw error;
+    }
+  }
+
+  get devices(): readonly PluginDevice[] {
+    return this.#devices;
+  }
+
+  /** Told to the kubelet when it is different from what was told before. */
+  update(devices: readonly PluginDevice[]): void {
+    if (JSON.stringify(devices) === JSON.stringify(this.#devices)) return;
+    this.#devices = devices;
+    for (const stream of this.#watching) stream.write(this.#list());
+  }
+
+  async close(): Promise<void> {
+    for (const stream of this.#watching) stream.end();
+    this.#server.forceShutdown();
+    await rm(this.socket, { force: true });
+  }
+
+  #watch(stream: ServerWritableStream<unknown, unknown>): void {
+    this.#watching.add(stream);
+    stream.on("cancelled", () => this.#watching.delete(stream));
+    stream.write(this.#list());
+  }
+
+  #list(): MessageShape<typeof api.ListAndWatchResponseSchema> {
+    return create(api.ListAndWatchResponseSchema, {
+      devices: this.#devices.map(({ id, problem, numaNodes }) => ({
+        ID: id,
+        health: problem === undefined ? "Healthy" : "Unhealthy",
+        ...(numaNodes.length > 0 && { topology: { nodes: numaNodes.map((node) => ({ ID: BigInt(node) })) } }),
+      })),
+    });
+  }
+
+  #allocate({ containerRequests }: MessageShape<typeof api.AllocateRequestSchema>) {
+    return create(api.AllocateResponseSchema, {
+      containerResponses: containerRequests.map(({ devicesIds }) => allocate(this.config, this.#devices, devicesIds)),
+    });
+  }
+
+  #preferred({ containerRequests }: MessageShape<typeof api.PreferredAllocationRequestSchema>) {
+    return create(api.PreferredAllocationResponseSchema, {
+      containerResponses: containerRequests.map(({ availableDeviceIDs, mustIncludeDeviceIDs, allocationSize }) => ({
+        deviceIDs: preferred(this.config, this.#devices, {
+          available: availableDeviceIDs,
+          must: mustIncludeDeviceIDs,
+          size: allocationSize,
+        }),
+      })),
+    });
+  }
+}
+
+const options = () => create(api.DevicePluginOptionsSchema, { getPreferredAllocationAvailable: true });
+
+function answering<I, O>(answer: (request: I) => O): Unary<I, O> {
+  return ({ request }, callback) => {
+    try {
+      callback(null, answer(request));
+    } catch (error) {
+      const code = error instanceof AllocationError ? status.INVALID_ARGUMENT : status.INTERNAL;
+      callback({ code, details: (error as Error).message });
+    }
+  };
+}
