@@ -6,7 +6,7 @@ import { type ContainerEdits, parseCdiSpec } from "@berth/cdi";
 import { DevicePlugin, parseConfig } from "@berth/gpu";
 import * as deviceplugin from "@berth/spec/device-plugin";
 import { status as codes } from "@grpc/grpc-js";
-import { FakeKubelet } from "../packages/gpu/test/kubelet.ts";
+import { FakeKubelet } from "@berth/gpu/testing";
 import { checkout, IMAGE, run, TestDaemon } from "./support/daemon.ts";
 import { assertNothingLeft, inventory } from "./support/leaks.ts";
 import { createContainer, runPod, sh, startContainer } from "./support/pods.ts";

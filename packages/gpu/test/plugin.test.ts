@@ -9,7 +9,7 @@ import * as api from "@berth/spec/device-plugin";
 import { status } from "@grpc/grpc-js";
 import { parseConfig } from "../src/plugin/config.ts";
 import { DevicePlugin } from "../src/plugin/plugin.ts";
-import { FakeKubelet } from "./kubelet.ts";
+import { FakeKubelet } from "../src/testing/kubelet.ts";
 
 const silent = { info() {}, warn() {}, error() {} };
 const EIGHT = Array.from({ length: 8 }, (_, index) => `device_${index}`);

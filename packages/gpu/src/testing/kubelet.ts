@@ -12,7 +12,7 @@ import {
 } from "@bufbuild/protobuf";
 import * as api from "@berth/spec/device-plugin";
 import { Client, credentials, type sendUnaryData, type ServerUnaryCall } from "@grpc/grpc-js";
-import { definitionOf, listen, Server } from "../src/plugin/rpc.ts";
+import { definitionOf, listen, Server } from "../plugin/rpc.ts";
 
 export interface Resource {
   readonly request: MessageShape<typeof api.RegisterRequestSchema>;
