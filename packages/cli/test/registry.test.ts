@@ -105,6 +105,24 @@ test("a credential helper is asked, and its failure told", async () => {
   });
 });
 
+test("image pulls: what is under way, whoever asked for it", async () => {
+  await using daemon = await FakeDaemon.start();
+  assert.equal(
+    (await run(daemon, "image", "pulls")).stdout,
+    "IMAGE             LAYERS   SIZE\nr.example/app:1   1/2      1.5kB / 2kB\n",
+  );
+  assert.deepEqual(JSON.parse((await run(daemon, "image", "pulls", "--json")).stdout), [
+    {
+      reference: "r.example/app:1",
+      startedAt: "2026-01-02T03:04:05.000000000Z",
+      layers: 2,
+      layersDone: 1,
+      doneBytes: 1500,
+      totalBytes: 2000,
+    },
+  ]);
+});
+
 test("image: its commands are those that stand alone, and copy, tags, referrers", async () => {
   await using daemon = await FakeDaemon.start();
   assert.match((await run(daemon, "image", "ls")).stdout, /^REPOSITORY +TAG/);

@@ -53,6 +53,7 @@ export async function assemble({ settings, version, log, onStep }: AssembleOptio
     registries: settings.registry,
     verification: settings.verification,
     authFile: settings.authFile,
+    maxConcurrentDownloads: settings.maxConcurrentDownloads,
     snapshotter: settings.snapshotter,
     pinned: settings.pinned,
     database,

@@ -16,6 +16,7 @@ const FIXED = [
   "registry",
   "verification",
   "authFile",
+  "maxConcurrentDownloads",
   "pinned",
   "oomScore",
   "metricsAddress",

@@ -5,6 +5,7 @@
 import type { Hand } from "@berth/kernel";
 import { formatReference } from "@berth/spec/oci";
 import { mkdir } from "node:fs/promises";
+import { availableParallelism } from "node:os";
 import { Committer } from "./commit.ts";
 import { canceled, ImageError } from "./errors.ts";
 import { importDirectory, importStream } from "./import.ts";
@@ -12,6 +13,7 @@ import type { LayerLimits } from "./layers/apply.ts";
 import { WorkerPool } from "./layers/pool.ts";
 import { raceAbort, Unpacker } from "./layers/unpacker.ts";
 import { namesFor, pullImage, type PullContext, referenceOf } from "./pull.ts";
+import { Pulls } from "./pulls.ts";
 import { Remote } from "./remote.ts";
 import { nodeCredentials } from "./registry/node-credentials.ts";
 import type { RegistrySettings } from "./registry/settings.ts";
@@ -41,6 +43,8 @@ export interface ImagesOptions {
   /** References whose images are `pinned`; a trailing "*" matches any rest. */
   readonly pinned?: readonly string[];
   readonly limits?: LayerLimits;
+  /** Layers that are fetched and unpacked at a time, of all images together. Default 3. */
+  readonly maxConcurrentDownloads?: number | undefined;
   /** Default: the first of erofs, overlayfs and native that works on `root`. */
   readonly snapshotter?: SnapshotterName | undefined;
   readonly retry?: RetryPolicy;
@@ -78,6 +82,8 @@ export class Images {
   /** Pulls and imports, so that close can wait for what they leave behind. */
   readonly #working = new Set<Promise<unknown>>();
   readonly #closing = new AbortController();
+  /** Those under way, whoever asked for them. */
+  readonly pulls = new Pulls();
   #closed: Promise<void> | undefined;
 
   private constructor(parts: Parts) {
@@ -90,13 +96,14 @@ export class Images {
     const database = options.database ?? (await openDatabase(options.root));
     database.migrate("image", IMAGE_SCHEMA);
     const content = await ContentStore.open(options.root, database);
-    const pool = new WorkerPool();
+    const parallel = options.maxConcurrentDownloads;
+    const pool = new WorkerPool(Math.max(parallel ?? 0, availableParallelism(), 3) + 1);
     const tree = { module: options.treeModule ?? "@berth/kernel", socket: options.serveSocket };
     const { root, hand } = options;
     const choice = await chooseSnapshotter(root, hand, options.snapshotter);
     const snapshotter = await SnapshotStore.open({ root, hand, database, pool, tree, choice });
     const warn = (message: string): void => options.log?.("warn", message);
-    const unpacker = new Unpacker({ warn, content, snapshotter, pool, tree, limits: options.limits });
+    const unpacker = new Unpacker({ warn, content, snapshotter, pool, tree, limits: options.limits, parallel });
     const catalog = new Catalog(database, options.pinned ?? []);
     const committer = new Committer({ database, content, snapshotter, unpacker, catalog });
     const collector = new Collector({ database, content, snapshotter, catalog });
@@ -138,9 +145,13 @@ export class Images {
    * resolves once it survives a power cut. Rejects with ImageError; after an abort within 100 ms.
    */
   async pull(reference: string, options: PullOptions = {}): Promise<ImageRecord> {
-    const id = await this.#work(
-      options.signal,
-      async (signal, lease) => await pullImage(reference, { ...options, signal }, lease, this.#parts.context),
+    const { context } = this.#parts;
+    const own = options.progress ?? (() => undefined);
+    const id = await this.pulls.track(reference, own, async (progress) =>
+      this.#work(
+        options.signal,
+        async (signal, lease) => await pullImage(reference, { ...options, progress, signal }, lease, context),
+      ),
     );
     return this.#record(id);
   }

@@ -1,6 +1,7 @@
 /** Images: registry client, content store, layers, snapshots. */
 export { Images, type ImagesOptions } from "./images.ts";
 export { Database, openDatabase, type Migration } from "./store/database.ts";
+export type { PullEvent, Pulls, PullState } from "./pulls.ts";
 export type { CopyOptions, PushOptions, Remote, RemoteOptions } from "./remote.ts";
 export type { VerificationOptions } from "./verify/verifier.ts";
 export type { BinDirOptions } from "./verify/bindir.ts";

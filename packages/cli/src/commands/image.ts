@@ -1,5 +1,6 @@
 /** `berth image`: nerdctl's management command, and what skopeo does with registries. */
 import type { Command } from "commander";
+import type { berth } from "@berth/spec";
 import { configure } from "../command.ts";
 import { printJson } from "../json.ts";
 import { credentialsOf, parseCredentials, storedCredentials } from "../registry/credentials.ts";
@@ -7,7 +8,7 @@ import { transfer } from "../registry/transfer.ts";
 import type { Session } from "../session.ts";
 import { printLine } from "../shell.ts";
 import { formatTable } from "../table.ts";
-import { humanSize } from "../units.ts";
+import { humanSize, rfc3339 } from "../units.ts";
 import type { VerbModule } from "../verbs.ts";
 
 interface Alias {
@@ -35,7 +36,50 @@ export async function define(command: Command, session: Session): Promise<void> 
     configure(sub, session.shell);
     await (await load()).define(sub, session);
   }
-  for (const own of [copyCommand, tagsCommand, referrersCommand]) configure(own(command, session), session.shell);
+  for (const own of [pullsCommand, copyCommand, tagsCommand, referrersCommand])
+    configure(own(command, session), session.shell);
+}
+
+const pullsCommand = (command: Command, session: Session): Command =>
+  command
+    .command("pulls")
+    .summary("list the pulls under way, whoever asked for them")
+    .description("Lists the pulls under way, also those of the kubelet, with how far they have got.")
+    .usage("[options]")
+    .option("--json", "a JSON list of reference, startedAt, layers, layersDone, doneBytes, totalBytes")
+    .action((flags: { readonly json?: boolean }) => pulls(session, flags.json === true));
+
+async function pulls(session: Session, json: boolean): Promise<void> {
+  const { shell } = session;
+  const client = await session.connect();
+  const events: berth.PullEvent[] = [];
+  for await (const event of client.berth.watchPulls({ once: true })) events.push(event);
+  const byPull = Map.groupBy(events, ({ reference, startedAt }) => `${reference} ${startedAt}`);
+  const rows = [...byPull.values()].map((all) => {
+    const layers = all.flatMap(({ progress }) => (progress?.id.includes(":") ? [progress] : []));
+    const sum = (of: (progress: berth.PullProgress) => bigint): bigint =>
+      layers.reduce((total, progress) => total + of(progress), 0n);
+    return {
+      reference: all[0]?.reference ?? "",
+      startedAt: rfc3339(all[0]?.startedAt ?? 0n) ?? null,
+      layers: layers.length,
+      layersDone: layers.filter(({ status }) => status === "done" || status === "exists").length,
+      doneBytes: Number(sum(({ doneBytes }) => doneBytes)),
+      totalBytes: Number(sum(({ totalBytes }) => totalBytes)),
+    };
+  });
+  if (json) return printJson(shell, rows);
+  const size = (bytes: number): string => humanSize(BigInt(bytes));
+  shell.stdout.write(
+    formatTable(
+      [
+        { title: "IMAGE", value: ({ reference }) => reference },
+        { title: "LAYERS", value: ({ layersDone, layers }) => `${layersDone}/${layers}` },
+        { title: "SIZE", value: ({ doneBytes, totalBytes }) => `${size(doneBytes)} / ${size(totalBytes)}` },
+      ],
+      rows,
+    ),
+  );
 }
 
 interface CopyFlags {

@@ -358,6 +358,17 @@ export class FakeDaemon implements AsyncDisposable {
         warnings: ["no swap accounting"],
       }),
       pull: (request, cancelled) => this.#pull(request, cancelled),
+      watchPulls: async function* () {
+        const startedAt = 1_767_323_045_000_000_000n;
+        const event = (id: string, layer: string, doneBytes: bigint) => ({
+          reference: "r.example/app:1",
+          startedAt,
+          progress: { id, status: layer, doneBytes, totalBytes: 1000n },
+        });
+        yield await Promise.resolve(event("manifest", "done", 0n));
+        yield event("sha256:1", "downloading", 500n);
+        yield event("sha256:2", "done", 1000n);
+      },
       push: (request) => this.#sent("Push", request, request.image),
       copy: (request) => this.#sent("Copy", request, request.destination),
       tag: (request) => {

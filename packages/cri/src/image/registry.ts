@@ -6,11 +6,12 @@ import type { CriContext } from "../context.ts";
 import { invalid } from "../errors.ts";
 import type { Handlers, Send } from "../server/grpc.ts";
 
-type Verbs = "pull" | "push" | "copy" | "tag" | "listTags" | "listReferrers" | "login";
+type Verbs = "pull" | "watchPulls" | "push" | "copy" | "tag" | "listTags" | "listReferrers" | "login";
 
 export function registryHandlers(context: CriContext): Pick<Handlers<typeof berth.Berth>, Verbs> {
   return {
     pull: (request, signal, send) => pull(context, request, signal, send),
+    watchPulls: ({ once }, signal, send) => watchPulls(context, once, signal, send),
     push: (request, signal, send) => push(context, request, signal, send),
     copy: (request, signal, send) => copy(context, request, signal, send),
     tag: async ({ image, name }) =>
@@ -37,6 +38,31 @@ async function pull(
   const image = await context.images.pull(reference, { signal, progress, ...authOf(auth), ...platformOf(platform) });
   await sent();
   await sendEnd(send, image.id, image.tags[0] ?? image.digests[0] ?? reference);
+}
+
+/** Ends with the caller. */
+async function watchPulls(
+  context: CriContext,
+  once: boolean,
+  signal: AbortSignal,
+  send: Send<berth.PullEvent>,
+): Promise<void> {
+  const over = new AbortController();
+  const both = AbortSignal.any([signal, over.signal]);
+  let last = Promise.resolve();
+  context.images.pulls.watch(({ reference, startedAt, progress, error }) => {
+    const message = create(berth.PullEventSchema, {
+      reference,
+      startedAt: BigInt(startedAt) * 1_000_000n,
+      ...(progress && { progress: toMessage(progress) }),
+      ...(error !== undefined && { error }),
+    });
+    last = last.then(() => send(message));
+    last.catch((failure: unknown) => over.abort(failure));
+  }, both);
+  if (once) over.abort();
+  else await new Promise((resolve) => both.addEventListener("abort", resolve, { once: true }));
+  await last;
 }
 
 async function push(
@@ -96,17 +122,20 @@ function progressTo(send: Send<berth.PullProgress>): {
 } {
   let last = Promise.resolve();
   const progress = (update: Progress): void => {
-    const message = create(berth.PullProgressSchema, {
-      ...update,
-      doneBytes: BigInt(update.doneBytes),
-      totalBytes: BigInt(update.totalBytes),
-    });
+    const message = toMessage(update);
     last = last.then(() => send(message));
     // A reader that has gone is noticed by the call's own signal.
     last.catch(() => undefined);
   };
   return { progress, sent: () => last };
 }
+
+const toMessage = (progress: Progress): berth.PullProgress =>
+  create(berth.PullProgressSchema, {
+    ...progress,
+    doneBytes: BigInt(progress.doneBytes),
+    totalBytes: BigInt(progress.totalBytes),
+  });
 
 async function sendEnd(send: Send<berth.PullProgress>, imageId: string, reference: string): Promise<void> {
   await send(create(berth.PullProgressSchema, { id: imageId, status: "done", imageId, reference }));

@@ -89,7 +89,7 @@ const IMAGE_KEYS: readonly Row[] = [
     "bool",
     none(false, "compressed layers are kept, so that they can be pushed and checked"),
   ],
-  ["max_concurrent_downloads", "int", none(3, "the pull decides by the machine's processors")],
+  ["max_concurrent_downloads", "int", works(3)],
   [
     "image_pull_progress_timeout",
     "duration",

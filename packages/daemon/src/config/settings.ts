@@ -22,6 +22,8 @@ export interface Settings {
   readonly verification: VerificationOptions;
   /** docker's config.json, for pulls that bring no credentials. */
   readonly authFile: string | undefined;
+  /** Layers at a time. */
+  readonly maxConcurrentDownloads: number;
   /** Undefined: what works on the root directory. */
   readonly snapshotter: SnapshotterName | undefined;
   /** References of images that no garbage collection removes. */
@@ -73,6 +75,8 @@ export function settingsOf(document: Document, flags: Flags, bosun: string): Giv
     registry: registryOf(images.below("registry"), flags.hostsDir),
     verification: verificationOf(file.below("plugins", "io.containerd.image-verifier.v1.bindir"), flags),
     authFile: flags.authFile,
+    // containerd's 0 is "as many as there are": each takes memory, so it is the default here.
+    maxConcurrentDownloads: images.int("max_concurrent_downloads") || 3,
     snapshotter: flags.snapshotter,
     pinned: pinnedOf(images.below("pinned_images")),
     logLevel: flags.logLevel ?? levelOf(file),

@@ -30,7 +30,7 @@ export interface UnpackerOptions {
   readonly limits?: LayerLimits | undefined;
   readonly warn: (message: string) => void;
   /** Layers at a time, of all images together. */
-  readonly parallel?: number;
+  readonly parallel?: number | undefined;
 }
 
 /** An unpacked layer that is not committed, or was committed by another who asked for it. */

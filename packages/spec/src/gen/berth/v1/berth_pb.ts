@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file berth/v1/berth.proto.
  */
 export const file_berth_v1_berth: GenFile = /*@__PURE__*/
-  fileDesc("ChRiZXJ0aC92MS9iZXJ0aC5wcm90bxIIYmVydGgudjEiDQoLSW5mb1JlcXVlc3QigQIKDEluZm9SZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgJEgwKBHJvb3QYAiABKAkSDQoFc3RhdGUYAyABKAkSEAoIbG9nX3Jvb3QYBCABKAkSEwoLc25hcHNob3R0ZXIYBSABKAkSEwoLY2dyb3VwX21vZGUYBiABKAkSDgoGa2VybmVsGAcgASgJEhQKDG5vZGVfdmVyc2lvbhgIIAEoCRILCgNwaWQYCSABKA0SDAoEcG9kcxgKIAEoDRISCgpjb250YWluZXJzGAsgASgNEg4KBmltYWdlcxgMIAEoDRIQCghoYW5kbGVycxgNIAMoCRIQCgh3YXJuaW5ncxgOIAMoCSKIAQoMUmVnaXN0cnlBdXRoEhAKCHVzZXJuYW1lGAEgASgJEhAKCHBhc3N3b3JkGAIgASgJEgwKBGF1dGgYAyABKAkSFgoOc2VydmVyX2FkZHJlc3MYBCABKAkSFgoOaWRlbnRpdHlfdG9rZW4YBSABKAkSFgoOcmVnaXN0cnlfdG9rZW4YBiABKAkiYAoLUHVsbFJlcXVlc3QSDQoFaW1hZ2UYASABKAkSJAoEYXV0aBgEIAEoCzIWLmJlcnRoLnYxLlJlZ2lzdHJ5QXV0aBIQCghwbGF0Zm9ybRgFIAEoCUoECAIQA0oECAMQBCJ4CgxQdWxsUHJvZ3Jlc3MSCgoCaWQYASABKAkSDgoGc3RhdHVzGAIgASgJEhIKCmRvbmVfYnl0ZXMYAyABKAQSEwoLdG90YWxfYnl0ZXMYBCABKAQSEAoIaW1hZ2VfaWQYBSABKAkSEQoJcmVmZXJlbmNlGAYgASgJIlwKC1B1c2hSZXF1ZXN0Eg0KBWltYWdlGAEgASgJEiQKBGF1dGgYAiABKAsyFi5iZXJ0aC52MS5SZWdpc3RyeUF1dGgSGAoQbm9uZGlzdHJpYnV0YWJsZRgDIAEoCCKwAQoLQ29weVJlcXVlc3QSDgoGc291cmNlGAEgASgJEhMKC2Rlc3RpbmF0aW9uGAIgASgJEisKC3NvdXJjZV9hdXRoGAMgASgLMhYuYmVydGgudjEuUmVnaXN0cnlBdXRoEjAKEGRlc3RpbmF0aW9uX2F1dGgYBCABKAsyFi5iZXJ0aC52MS5SZWdpc3RyeUF1dGgSCwoDYWxsGAUgASgIEhAKCHBsYXRmb3JtGAYgASgJIikKClRhZ1JlcXVlc3QSDQoFaW1hZ2UYASABKAkSDAoEbmFtZRgCIAEoCSIfCgtUYWdSZXNwb25zZRIQCghpbWFnZV9pZBgBIAEoCSJLCg9MaXN0VGFnc1JlcXVlc3QSEgoKcmVwb3NpdG9yeRgBIAEoCRIkCgRhdXRoGAIgASgLMhYuYmVydGgudjEuUmVnaXN0cnlBdXRoIiAKEExpc3RUYWdzUmVzcG9uc2USDAoEdGFncxgBIAMoCSJiChRMaXN0UmVmZXJyZXJzUmVxdWVzdBINCgVpbWFnZRgBIAEoCRIkCgRhdXRoGAIgASgLMhYuYmVydGgudjEuUmVnaXN0cnlBdXRoEhUKDWFydGlmYWN0X3R5cGUYAyABKAkirgIKFUxpc3RSZWZlcnJlcnNSZXNwb25zZRI7CglyZWZlcnJlcnMYASADKAsyKC5iZXJ0aC52MS5MaXN0UmVmZXJyZXJzUmVzcG9uc2UuUmVmZXJyZXIa1wEKCFJlZmVycmVyEg4KBmRpZ2VzdBgBIAEoCRISCgptZWRpYV90eXBlGAIgASgJEhUKDWFydGlmYWN0X3R5cGUYAyABKAkSDAoEc2l6ZRgEIAEoAxJOCgthbm5vdGF0aW9ucxgFIAMoCzI5LmJlcnRoLnYxLkxpc3RSZWZlcnJlcnNSZXNwb25zZS5SZWZlcnJlci5Bbm5vdGF0aW9uc0VudHJ5GjIKEEFubm90YXRpb25zRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJECgxMb2dpblJlcXVlc3QSDgoGc2VydmVyGAEgASgJEiQKBGF1dGgYAiABKAsyFi5iZXJ0aC52MS5SZWdpc3RyeUF1dGgiDwoNTG9naW5SZXNwb25zZSIsCg1JbXBvcnRSZXF1ZXN0EgwKBG5hbWUYASABKAkSDQoFY2h1bmsYAiABKAwiaQoOSW1wb3J0UmVzcG9uc2USLgoGaW1hZ2VzGAEgAygLMh4uYmVydGgudjEuSW1wb3J0UmVzcG9uc2UuSW1hZ2UaJwoFSW1hZ2USCgoCaWQYASABKAkSEgoKcmVmZXJlbmNlcxgCIAMoCSIjCgtQbGFuUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkiNgoMUGxhblJlc3BvbnNlEiYKBm9yZGVycxgBIAMoCzIWLmJlcnRoLnYxLlBsYW5uZWRPcmRlciJMCgxQbGFubmVkT3JkZXISDQoFd2hlcmUYASABKAkSDQoFb3JkZXIYAiABKAkSDQoFd29yZHMYAyABKAkSDwoHYmVjYXVzZRgEIAEoCTL2BAoFQmVydGgSNwoESW5mbxIVLmJlcnRoLnYxLkluZm9SZXF1ZXN0GhYuYmVydGgudjEuSW5mb1Jlc3BvbnNlIgASOQoEUHVsbBIVLmJlcnRoLnYxLlB1bGxSZXF1ZXN0GhYuYmVydGgudjEuUHVsbFByb2dyZXNzIgAwARI5CgRQdXNoEhUuYmVydGgudjEuUHVzaFJlcXVlc3QaFi5iZXJ0aC52MS5QdWxsUHJvZ3Jlc3MiADABEjkKBENvcHkSFS5iZXJ0aC52MS5Db3B5UmVxdWVzdBoWLmJlcnRoLnYxLlB1bGxQcm9ncmVzcyIAMAESNAoDVGFnEhQuYmVydGgudjEuVGFnUmVxdWVzdBoVLmJlcnRoLnYxLlRhZ1Jlc3BvbnNlIgASQwoITGlzdFRhZ3MSGS5iZXJ0aC52MS5MaXN0VGFnc1JlcXVlc3QaGi5iZXJ0aC52MS5MaXN0VGFnc1Jlc3BvbnNlIgASUgoNTGlzdFJlZmVycmVycxIeLmJlcnRoLnYxLkxpc3RSZWZlcnJlcnNSZXF1ZXN0Gh8uYmVydGgudjEuTGlzdFJlZmVycmVyc1Jlc3BvbnNlIgASOgoFTG9naW4SFi5iZXJ0aC52MS5Mb2dpblJlcXVlc3QaFy5iZXJ0aC52MS5Mb2dpblJlc3BvbnNlIgASPwoGSW1wb3J0EhcuYmVydGgudjEuSW1wb3J0UmVxdWVzdBoYLmJlcnRoLnYxLkltcG9ydFJlc3BvbnNlIgAoARI3CgRQbGFuEhUuYmVydGgudjEuUGxhblJlcXVlc3QaFi5iZXJ0aC52MS5QbGFuUmVzcG9uc2UiAGIGcHJvdG8z");
+  fileDesc("ChRiZXJ0aC92MS9iZXJ0aC5wcm90bxIIYmVydGgudjEiDQoLSW5mb1JlcXVlc3QigQIKDEluZm9SZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgJEgwKBHJvb3QYAiABKAkSDQoFc3RhdGUYAyABKAkSEAoIbG9nX3Jvb3QYBCABKAkSEwoLc25hcHNob3R0ZXIYBSABKAkSEwoLY2dyb3VwX21vZGUYBiABKAkSDgoGa2VybmVsGAcgASgJEhQKDG5vZGVfdmVyc2lvbhgIIAEoCRILCgNwaWQYCSABKA0SDAoEcG9kcxgKIAEoDRISCgpjb250YWluZXJzGAsgASgNEg4KBmltYWdlcxgMIAEoDRIQCghoYW5kbGVycxgNIAMoCRIQCgh3YXJuaW5ncxgOIAMoCSKIAQoMUmVnaXN0cnlBdXRoEhAKCHVzZXJuYW1lGAEgASgJEhAKCHBhc3N3b3JkGAIgASgJEgwKBGF1dGgYAyABKAkSFgoOc2VydmVyX2FkZHJlc3MYBCABKAkSFgoOaWRlbnRpdHlfdG9rZW4YBSABKAkSFgoOcmVnaXN0cnlfdG9rZW4YBiABKAkiYAoLUHVsbFJlcXVlc3QSDQoFaW1hZ2UYASABKAkSJAoEYXV0aBgEIAEoCzIWLmJlcnRoLnYxLlJlZ2lzdHJ5QXV0aBIQCghwbGF0Zm9ybRgFIAEoCUoECAIQA0oECAMQBCJ4CgxQdWxsUHJvZ3Jlc3MSCgoCaWQYASABKAkSDgoGc3RhdHVzGAIgASgJEhIKCmRvbmVfYnl0ZXMYAyABKAQSEwoLdG90YWxfYnl0ZXMYBCABKAQSEAoIaW1hZ2VfaWQYBSABKAkSEQoJcmVmZXJlbmNlGAYgASgJIiEKEVdhdGNoUHVsbHNSZXF1ZXN0EgwKBG9uY2UYASABKAgiawoJUHVsbEV2ZW50EhEKCXJlZmVyZW5jZRgBIAEoCRISCgpzdGFydGVkX2F0GAIgASgDEigKCHByb2dyZXNzGAMgASgLMhYuYmVydGgudjEuUHVsbFByb2dyZXNzEg0KBWVycm9yGAQgASgJIlwKC1B1c2hSZXF1ZXN0Eg0KBWltYWdlGAEgASgJEiQKBGF1dGgYAiABKAsyFi5iZXJ0aC52MS5SZWdpc3RyeUF1dGgSGAoQbm9uZGlzdHJpYnV0YWJsZRgDIAEoCCKwAQoLQ29weVJlcXVlc3QSDgoGc291cmNlGAEgASgJEhMKC2Rlc3RpbmF0aW9uGAIgASgJEisKC3NvdXJjZV9hdXRoGAMgASgLMhYuYmVydGgudjEuUmVnaXN0cnlBdXRoEjAKEGRlc3RpbmF0aW9uX2F1dGgYBCABKAsyFi5iZXJ0aC52MS5SZWdpc3RyeUF1dGgSCwoDYWxsGAUgASgIEhAKCHBsYXRmb3JtGAYgASgJIikKClRhZ1JlcXVlc3QSDQoFaW1hZ2UYASABKAkSDAoEbmFtZRgCIAEoCSIfCgtUYWdSZXNwb25zZRIQCghpbWFnZV9pZBgBIAEoCSJLCg9MaXN0VGFnc1JlcXVlc3QSEgoKcmVwb3NpdG9yeRgBIAEoCRIkCgRhdXRoGAIgASgLMhYuYmVydGgudjEuUmVnaXN0cnlBdXRoIiAKEExpc3RUYWdzUmVzcG9uc2USDAoEdGFncxgBIAMoCSJiChRMaXN0UmVmZXJyZXJzUmVxdWVzdBINCgVpbWFnZRgBIAEoCRIkCgRhdXRoGAIgASgLMhYuYmVydGgudjEuUmVnaXN0cnlBdXRoEhUKDWFydGlmYWN0X3R5cGUYAyABKAkirgIKFUxpc3RSZWZlcnJlcnNSZXNwb25zZRI7CglyZWZlcnJlcnMYASADKAsyKC5iZXJ0aC52MS5MaXN0UmVmZXJyZXJzUmVzcG9uc2UuUmVmZXJyZXIa1wEKCFJlZmVycmVyEg4KBmRpZ2VzdBgBIAEoCRISCgptZWRpYV90eXBlGAIgASgJEhUKDWFydGlmYWN0X3R5cGUYAyABKAkSDAoEc2l6ZRgEIAEoAxJOCgthbm5vdGF0aW9ucxgFIAMoCzI5LmJlcnRoLnYxLkxpc3RSZWZlcnJlcnNSZXNwb25zZS5SZWZlcnJlci5Bbm5vdGF0aW9uc0VudHJ5GjIKEEFubm90YXRpb25zRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJECgxMb2dpblJlcXVlc3QSDgoGc2VydmVyGAEgASgJEiQKBGF1dGgYAiABKAsyFi5iZXJ0aC52MS5SZWdpc3RyeUF1dGgiDwoNTG9naW5SZXNwb25zZSIsCg1JbXBvcnRSZXF1ZXN0EgwKBG5hbWUYASABKAkSDQoFY2h1bmsYAiABKAwiaQoOSW1wb3J0UmVzcG9uc2USLgoGaW1hZ2VzGAEgAygLMh4uYmVydGgudjEuSW1wb3J0UmVzcG9uc2UuSW1hZ2UaJwoFSW1hZ2USCgoCaWQYASABKAkSEgoKcmVmZXJlbmNlcxgCIAMoCSIjCgtQbGFuUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkiNgoMUGxhblJlc3BvbnNlEiYKBm9yZGVycxgBIAMoCzIWLmJlcnRoLnYxLlBsYW5uZWRPcmRlciJMCgxQbGFubmVkT3JkZXISDQoFd2hlcmUYASABKAkSDQoFb3JkZXIYAiABKAkSDQoFd29yZHMYAyABKAkSDwoHYmVjYXVzZRgEIAEoCTK6BQoFQmVydGgSNwoESW5mbxIVLmJlcnRoLnYxLkluZm9SZXF1ZXN0GhYuYmVydGgudjEuSW5mb1Jlc3BvbnNlIgASOQoEUHVsbBIVLmJlcnRoLnYxLlB1bGxSZXF1ZXN0GhYuYmVydGgudjEuUHVsbFByb2dyZXNzIgAwARJCCgpXYXRjaFB1bGxzEhsuYmVydGgudjEuV2F0Y2hQdWxsc1JlcXVlc3QaEy5iZXJ0aC52MS5QdWxsRXZlbnQiADABEjkKBFB1c2gSFS5iZXJ0aC52MS5QdXNoUmVxdWVzdBoWLmJlcnRoLnYxLlB1bGxQcm9ncmVzcyIAMAESOQoEQ29weRIVLmJlcnRoLnYxLkNvcHlSZXF1ZXN0GhYuYmVydGgudjEuUHVsbFByb2dyZXNzIgAwARI0CgNUYWcSFC5iZXJ0aC52MS5UYWdSZXF1ZXN0GhUuYmVydGgudjEuVGFnUmVzcG9uc2UiABJDCghMaXN0VGFncxIZLmJlcnRoLnYxLkxpc3RUYWdzUmVxdWVzdBoaLmJlcnRoLnYxLkxpc3RUYWdzUmVzcG9uc2UiABJSCg1MaXN0UmVmZXJyZXJzEh4uYmVydGgudjEuTGlzdFJlZmVycmVyc1JlcXVlc3QaHy5iZXJ0aC52MS5MaXN0UmVmZXJyZXJzUmVzcG9uc2UiABI6CgVMb2dpbhIWLmJlcnRoLnYxLkxvZ2luUmVxdWVzdBoXLmJlcnRoLnYxLkxvZ2luUmVzcG9uc2UiABI/CgZJbXBvcnQSFy5iZXJ0aC52MS5JbXBvcnRSZXF1ZXN0GhguYmVydGgudjEuSW1wb3J0UmVzcG9uc2UiACgBEjcKBFBsYW4SFS5iZXJ0aC52MS5QbGFuUmVxdWVzdBoWLmJlcnRoLnYxLlBsYW5SZXNwb25zZSIAYgZwcm90bzM");
 
 /**
  * @generated from message berth.v1.InfoRequest
@@ -239,6 +239,65 @@ export const PullProgressSchema: GenMessage<PullProgress> = /*@__PURE__*/
   messageDesc(file_berth_v1_berth, 4);
 
 /**
+ * @generated from message berth.v1.WatchPullsRequest
+ */
+export type WatchPullsRequest = Message<"berth.v1.WatchPullsRequest"> & {
+  /**
+   * Ends after what is under way now has been told.
+   *
+   * @generated from field: bool once = 1;
+   */
+  once: boolean;
+};
+
+/**
+ * Describes the message berth.v1.WatchPullsRequest.
+ * Use `create(WatchPullsRequestSchema)` to create a new message.
+ */
+export const WatchPullsRequestSchema: GenMessage<WatchPullsRequest> = /*@__PURE__*/
+  messageDesc(file_berth_v1_berth, 5);
+
+/**
+ * @generated from message berth.v1.PullEvent
+ */
+export type PullEvent = Message<"berth.v1.PullEvent"> & {
+  /**
+   * As it was asked for.
+   *
+   * @generated from field: string reference = 1;
+   */
+  reference: string;
+
+  /**
+   * Nanoseconds since the epoch.
+   *
+   * @generated from field: int64 started_at = 2;
+   */
+  startedAt: bigint;
+
+  /**
+   * Absent: the pull has ended.
+   *
+   * @generated from field: berth.v1.PullProgress progress = 3;
+   */
+  progress?: PullProgress | undefined;
+
+  /**
+   * Of one that failed: why.
+   *
+   * @generated from field: string error = 4;
+   */
+  error: string;
+};
+
+/**
+ * Describes the message berth.v1.PullEvent.
+ * Use `create(PullEventSchema)` to create a new message.
+ */
+export const PullEventSchema: GenMessage<PullEvent> = /*@__PURE__*/
+  messageDesc(file_berth_v1_berth, 6);
+
+/**
  * @generated from message berth.v1.PushRequest
  */
 export type PushRequest = Message<"berth.v1.PushRequest"> & {
@@ -265,7 +324,7 @@ export type PushRequest = Message<"berth.v1.PushRequest"> & {
  * Use `create(PushRequestSchema)` to create a new message.
  */
 export const PushRequestSchema: GenMessage<PushRequest> = /*@__PURE__*/
-  messageDesc(file_berth_v1_berth, 5);
+  messageDesc(file_berth_v1_berth, 7);
 
 /**
  * @generated from message berth.v1.CopyRequest
@@ -309,7 +368,7 @@ export type CopyRequest = Message<"berth.v1.CopyRequest"> & {
  * Use `create(CopyRequestSchema)` to create a new message.
  */
 export const CopyRequestSchema: GenMessage<CopyRequest> = /*@__PURE__*/
-  messageDesc(file_berth_v1_berth, 6);
+  messageDesc(file_berth_v1_berth, 8);
 
 /**
  * @generated from message berth.v1.TagRequest
@@ -333,7 +392,7 @@ export type TagRequest = Message<"berth.v1.TagRequest"> & {
  * Use `create(TagRequestSchema)` to create a new message.
  */
 export const TagRequestSchema: GenMessage<TagRequest> = /*@__PURE__*/
-  messageDesc(file_berth_v1_berth, 7);
+  messageDesc(file_berth_v1_berth, 9);
 
 /**
  * @generated from message berth.v1.TagResponse
@@ -350,7 +409,7 @@ export type TagResponse = Message<"berth.v1.TagResponse"> & {
  * Use `create(TagResponseSchema)` to create a new message.
  */
 export const TagResponseSchema: GenMessage<TagResponse> = /*@__PURE__*/
-  messageDesc(file_berth_v1_berth, 8);
+  messageDesc(file_berth_v1_berth, 10);
 
 /**
  * @generated from message berth.v1.ListTagsRequest
@@ -372,7 +431,7 @@ export type ListTagsRequest = Message<"berth.v1.ListTagsRequest"> & {
  * Use `create(ListTagsRequestSchema)` to create a new message.
  */
 export const ListTagsRequestSchema: GenMessage<ListTagsRequest> = /*@__PURE__*/
-  messageDesc(file_berth_v1_berth, 9);
+  messageDesc(file_berth_v1_berth, 11);
 
 /**
  * @generated from message berth.v1.ListTagsResponse
@@ -389,7 +448,7 @@ export type ListTagsResponse = Message<"berth.v1.ListTagsResponse"> & {
  * Use `create(ListTagsResponseSchema)` to create a new message.
  */
 export const ListTagsResponseSchema: GenMessage<ListTagsResponse> = /*@__PURE__*/
-  messageDesc(file_berth_v1_berth, 10);
+  messageDesc(file_berth_v1_berth, 12);
 
 /**
  * @generated from message berth.v1.ListReferrersRequest
@@ -418,7 +477,7 @@ export type ListReferrersRequest = Message<"berth.v1.ListReferrersRequest"> & {
  * Use `create(ListReferrersRequestSchema)` to create a new message.
  */
 export const ListReferrersRequestSchema: GenMessage<ListReferrersRequest> = /*@__PURE__*/
-  messageDesc(file_berth_v1_berth, 11);
+  messageDesc(file_berth_v1_berth, 13);
 
 /**
  * @generated from message berth.v1.ListReferrersResponse
@@ -435,7 +494,7 @@ export type ListReferrersResponse = Message<"berth.v1.ListReferrersResponse"> & 
  * Use `create(ListReferrersResponseSchema)` to create a new message.
  */
 export const ListReferrersResponseSchema: GenMessage<ListReferrersResponse> = /*@__PURE__*/
-  messageDesc(file_berth_v1_berth, 12);
+  messageDesc(file_berth_v1_berth, 14);
 
 /**
  * @generated from message berth.v1.ListReferrersResponse.Referrer
@@ -472,7 +531,7 @@ export type ListReferrersResponse_Referrer = Message<"berth.v1.ListReferrersResp
  * Use `create(ListReferrersResponse_ReferrerSchema)` to create a new message.
  */
 export const ListReferrersResponse_ReferrerSchema: GenMessage<ListReferrersResponse_Referrer> = /*@__PURE__*/
-  messageDesc(file_berth_v1_berth, 12, 0);
+  messageDesc(file_berth_v1_berth, 14, 0);
 
 /**
  * @generated from message berth.v1.LoginRequest
@@ -496,7 +555,7 @@ export type LoginRequest = Message<"berth.v1.LoginRequest"> & {
  * Use `create(LoginRequestSchema)` to create a new message.
  */
 export const LoginRequestSchema: GenMessage<LoginRequest> = /*@__PURE__*/
-  messageDesc(file_berth_v1_berth, 13);
+  messageDesc(file_berth_v1_berth, 15);
 
 /**
  * @generated from message berth.v1.LoginResponse
@@ -509,7 +568,7 @@ export type LoginResponse = Message<"berth.v1.LoginResponse"> & {
  * Use `create(LoginResponseSchema)` to create a new message.
  */
 export const LoginResponseSchema: GenMessage<LoginResponse> = /*@__PURE__*/
-  messageDesc(file_berth_v1_berth, 14);
+  messageDesc(file_berth_v1_berth, 16);
 
 /**
  * @generated from message berth.v1.ImportRequest
@@ -533,7 +592,7 @@ export type ImportRequest = Message<"berth.v1.ImportRequest"> & {
  * Use `create(ImportRequestSchema)` to create a new message.
  */
 export const ImportRequestSchema: GenMessage<ImportRequest> = /*@__PURE__*/
-  messageDesc(file_berth_v1_berth, 15);
+  messageDesc(file_berth_v1_berth, 17);
 
 /**
  * @generated from message berth.v1.ImportResponse
@@ -550,7 +609,7 @@ export type ImportResponse = Message<"berth.v1.ImportResponse"> & {
  * Use `create(ImportResponseSchema)` to create a new message.
  */
 export const ImportResponseSchema: GenMessage<ImportResponse> = /*@__PURE__*/
-  messageDesc(file_berth_v1_berth, 16);
+  messageDesc(file_berth_v1_berth, 18);
 
 /**
  * @generated from message berth.v1.ImportResponse.Image
@@ -572,7 +631,7 @@ export type ImportResponse_Image = Message<"berth.v1.ImportResponse.Image"> & {
  * Use `create(ImportResponse_ImageSchema)` to create a new message.
  */
 export const ImportResponse_ImageSchema: GenMessage<ImportResponse_Image> = /*@__PURE__*/
-  messageDesc(file_berth_v1_berth, 16, 0);
+  messageDesc(file_berth_v1_berth, 18, 0);
 
 /**
  * @generated from message berth.v1.PlanRequest
@@ -589,7 +648,7 @@ export type PlanRequest = Message<"berth.v1.PlanRequest"> & {
  * Use `create(PlanRequestSchema)` to create a new message.
  */
 export const PlanRequestSchema: GenMessage<PlanRequest> = /*@__PURE__*/
-  messageDesc(file_berth_v1_berth, 17);
+  messageDesc(file_berth_v1_berth, 19);
 
 /**
  * @generated from message berth.v1.PlanResponse
@@ -606,7 +665,7 @@ export type PlanResponse = Message<"berth.v1.PlanResponse"> & {
  * Use `create(PlanResponseSchema)` to create a new message.
  */
 export const PlanResponseSchema: GenMessage<PlanResponse> = /*@__PURE__*/
-  messageDesc(file_berth_v1_berth, 18);
+  messageDesc(file_berth_v1_berth, 20);
 
 /**
  * @generated from message berth.v1.PlannedOrder
@@ -642,7 +701,7 @@ export type PlannedOrder = Message<"berth.v1.PlannedOrder"> & {
  * Use `create(PlannedOrderSchema)` to create a new message.
  */
 export const PlannedOrderSchema: GenMessage<PlannedOrder> = /*@__PURE__*/
-  messageDesc(file_berth_v1_berth, 19);
+  messageDesc(file_berth_v1_berth, 21);
 
 /**
  * What the CRI has no call for: progress, import, and a look inside.
@@ -669,6 +728,16 @@ export const Berth: GenService<{
     methodKind: "server_streaming";
     input: typeof PullRequestSchema;
     output: typeof PullProgressSchema;
+  },
+  /**
+   * Pulls under way, whoever asked for them: how far each has got, then every change, until the caller hangs up.
+   *
+   * @generated from rpc berth.v1.Berth.WatchPulls
+   */
+  watchPulls: {
+    methodKind: "server_streaming";
+    input: typeof WatchPullsRequestSchema;
+    output: typeof PullEventSchema;
   },
   /**
    * Pushes an image to the registry that its name says; the last message has `image_id` (the digest there) and `reference`.
