@@ -71,7 +71,7 @@ describe("volumes", () => {
     for (const path of ["/all/models/v1/weights", "/v1/weights", "/weights", "/latest/weights", "/rooted/weights"])
       assert.equal(await sh(daemon, id, `cat ${path}`), "heavy\n", path);
     await assert.rejects(sh(daemon, id, "touch /all/x"), /Read-only file system/);
-    await assert.rejects(sh(daemon, id, "/all/tool"), /Permission denied/);
+    assert.equal(await sh(daemon, id, "/all/tool"), "ran\n");
     assert.ok(!readFileSync("/proc/self/mountinfo", "utf8").includes(`${id}/images`));
     const { status } = await daemon.client.runtime.containerStatus({ containerId: id });
     assert.deepEqual(

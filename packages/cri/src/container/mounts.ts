@@ -115,12 +115,12 @@ async function volume(mount: cri.Mount, field: string, image: string | undefined
   return { destination: mount.containerPath, type: "bind", source, options, ...idmap };
 }
 
-/** KEP-4639: read-only. Its programs may be executed, as the conformance suite asks; what they are owned by counts for nothing. */
+/** KEP-4639: read-only. Its programs may be executed, as the conformance suite asks; set-uid bits count for nothing. */
 const imageMount = (mount: cri.Mount, source: string): oci.Mount => ({
   destination: mount.containerPath,
   type: "bind",
   source,
-  options: ["bind", "rprivate", "ro", "nosuid", "nodev"],
+  options: ["bind", "rprivate", "ro", "nosuid", "nodev", "exec"],
 });
 
 /** What the host's mount does not pass on cannot arrive (mount_namespaces(7)): silence about it would be a volume that never fills. */
