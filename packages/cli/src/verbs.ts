@@ -79,6 +79,24 @@ export const VERBS: readonly Verb[] = [
     summary: "show every step that makes a container, in words",
     load: () => import("./commands/plan.ts"),
   },
+  {
+    name: "top",
+    group: LOOK,
+    summary: "list a container's processes",
+    load: () => import("./commands/top.ts"),
+  },
+  {
+    name: "trace",
+    group: LOOK,
+    summary: "show what a pod's start spent its time on",
+    load: () => import("./commands/trace.ts"),
+  },
+  {
+    name: "events",
+    group: LOOK,
+    summary: "print what happens to containers as it happens",
+    load: () => import("./commands/events.ts"),
+  },
   { name: "pods", group: LOOK, summary: "list pods", load: () => import("./commands/pods.ts") },
 
   {

@@ -7,7 +7,7 @@ import { berth } from "@berth/spec";
 import { rootfsOf } from "./container/rootfs.ts";
 import { specOf } from "./container/running.ts";
 import type { CriContext } from "./context.ts";
-import { precondition } from "./errors.ts";
+import { notFound, precondition } from "./errors.ts";
 import { registryHandlers } from "./image/registry.ts";
 import type { Handlers } from "./server/grpc.ts";
 
@@ -17,6 +17,7 @@ export function berthHandlers(context: CriContext): Handlers<typeof berth.Berth>
     ...registryHandlers(context),
     import: (requests, signal) => importArchive(context, requests, signal),
     plan: (request) => plan(context, request),
+    trace: (request) => Promise.resolve(trace(context, request)),
   };
 }
 
@@ -58,6 +59,18 @@ async function importArchive(
   return create(berth.ImportResponseSchema, {
     images: images.map((image: ImageRecord) => ({ id: image.id, references: [...image.tags, ...image.digests] })),
   });
+}
+
+/** Spans are kept for a while after their pod has gone, so an id that is whole need not be known any more. */
+function trace({ sandboxes, containers, telemetry }: CriContext, request: berth.TraceRequest): berth.TraceResponse {
+  const podSandboxId = sandboxes.find(request.podSandboxId)?.record.id ?? request.podSandboxId;
+  const spans = telemetry.spansOf(podSandboxId).map(({ container, ...span }) => ({
+    ...span,
+    containerId: container,
+    containerName: (container !== "" && containers.find(container)?.record.config.metadata?.name) || "",
+  }));
+  if (spans.length === 0) throw notFound("trace of pod sandbox", request.podSandboxId);
+  return create(berth.TraceResponseSchema, { podSandboxId, spans });
 }
 
 /** The plan is a pure function of what was recorded, so that it can be made again to be shown. */

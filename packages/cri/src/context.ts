@@ -9,6 +9,7 @@ import type { Locks } from "./lock.ts";
 import type { Log } from "./log.ts";
 import type { CriSettings } from "./settings.ts";
 import type { Container, ContainerRecord, Sandbox, SandboxRecord } from "./store/records.ts";
+import type { Telemetry } from "./telemetry/telemetry.ts";
 import type { Store } from "./store/store.ts";
 
 export interface Paths {
@@ -40,6 +41,7 @@ export interface CriContext {
   readonly config: CriConfig;
   /** Replaced as a whole when the configuration is read again. */
   runtimes: HandlerTable;
+  readonly telemetry: Telemetry;
   readonly log: Log;
   /** Called before each step of the verbs that make things; tests stop the daemon there. */
   readonly onStep?: ((operation: string, step: string) => void) | undefined;

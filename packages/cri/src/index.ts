@@ -6,6 +6,8 @@ export { type Log, silent } from "./log.ts";
 export type { CriConfig, CriContext, Paths } from "./context.ts";
 export type { HandlerTable, RuntimeHandler } from "./handlers.ts";
 export type { CriSettings } from "./settings.ts";
+export { exposition } from "./telemetry/exposition.ts";
+export { Telemetry } from "./telemetry/telemetry.ts";
 export { CriError, toStatus } from "./errors.ts";
 export { containerStore, sandboxStore } from "./store/open.ts";
 export { recover } from "./recovery.ts";

@@ -2,11 +2,21 @@
  * One `Progress` runs through every server operation: the caller's deadline and cancellation, the names of the steps (for the
  * log, and for tests that stop the daemon between any two), and what must be undone if a later step fails.
  */
+import { instant } from "./clock.ts";
 import type { Log } from "./log.ts";
+import type { Telemetry } from "./telemetry/telemetry.ts";
 
 export interface Undo {
   readonly name: string;
   run(): Promise<void>;
+}
+
+/** Of whom a Progress tells how long its steps took. */
+export interface Timed {
+  readonly telemetry: Telemetry;
+  readonly pod: string;
+  /** "": the pod's own. */
+  readonly container: string;
 }
 
 export interface ProgressOptions {
@@ -14,6 +24,7 @@ export interface ProgressOptions {
   readonly operation: string;
   readonly signal: AbortSignal;
   readonly log: Log;
+  readonly timed?: Timed;
   /** Called before each step. */
   readonly onStep?: ((operation: string, step: string) => void) | undefined;
 }
@@ -24,18 +35,41 @@ export class Progress {
   readonly #operation: string;
   readonly #onStep: ProgressOptions["onStep"];
   readonly #undo: Undo[] = [];
+  readonly #timed: Timed | undefined;
+  readonly #startedAt = instant();
+  #current: { readonly step: string; readonly startedAt: bigint } | undefined;
 
   constructor(options: ProgressOptions) {
     this.signal = options.signal;
     this.log = options.log;
     this.#operation = options.operation;
     this.#onStep = options.onStep;
+    this.#timed = options.timed;
   }
 
   /** Names the step that begins; rejects the operation here if its caller has gone. */
   step(name: string): void {
     this.signal.throwIfAborted();
+    this.#stepEnded();
+    this.#current = { step: name, startedAt: instant() };
     this.#onStep?.(this.#operation, name);
+  }
+
+  /** The operation has ended, with `error` or well. */
+  ended(error?: unknown): void {
+    this.#stepEnded(error);
+    this.#tell({ step: "", startedAt: this.#startedAt }, error);
+  }
+
+  #stepEnded(error?: unknown): void {
+    if (this.#current) this.#tell(this.#current, error);
+    this.#current = undefined;
+  }
+
+  #tell(span: { readonly step: string; readonly startedAt: bigint }, error: unknown): void {
+    if (!this.#timed) return;
+    const { telemetry, pod, container } = this.#timed;
+    telemetry.stage(pod, { operation: this.#operation, container, ...span }, error);
   }
 
   /** Registers how to take back what was just begun. Undone in reverse order, whether or not it was finished. */
@@ -63,8 +97,11 @@ export class Progress {
 export async function withProgress<T>(options: ProgressOptions, work: (progress: Progress) => Promise<T>): Promise<T> {
   const progress = new Progress(options);
   try {
-    return await work(progress);
+    const result = await work(progress);
+    progress.ended();
+    return result;
   } catch (error) {
+    progress.ended(error);
     await progress.rollBack();
     throw error;
   }

@@ -10,11 +10,13 @@ import {
   containerStore,
   recover,
   sandboxStore,
+  Telemetry,
 } from "@berth/cri";
 import { Images, openDatabase } from "@berth/image";
 import { cgroupRemoval, probeHost, startHand } from "@berth/kernel";
 import { Cni, ensureDefault } from "@berth/network";
 import type { Settings } from "./config/settings.ts";
+import { serveMetrics } from "./metrics-server.ts";
 import { cgroupRootOf, prepareState, releaseState } from "./state.ts";
 
 export interface Daemon {
@@ -61,12 +63,14 @@ export async function assemble({ settings, version, log, onStep }: AssembleOptio
   });
   parts.defer(() => images.close());
   await ensureDefault({ hand, confDir: settings.cni.confDir });
+  const telemetry = new Telemetry();
   const cni = await Cni.open({
     hand,
     confDir: settings.cni.confDir,
     binDirs: settings.cni.binDirs,
     cacheDir: settings.cni.cacheDir,
     maxNetworks: settings.cni.maxNetworks,
+    onCall: (call) => telemetry.plugin(call),
     owner: settings.root,
   });
   parts.defer(() => cni.close());
@@ -87,6 +91,7 @@ export async function assemble({ settings, version, log, onStep }: AssembleOptio
       version,
     },
     runtimes: settings.handlers,
+    telemetry,
     log,
     onStep,
   };
@@ -95,6 +100,7 @@ export async function assemble({ settings, version, log, onStep }: AssembleOptio
   const recovered = [...(await images.recover()), ...(await recover(context))];
   const server = await CriServer.listen(context, settings.addresses, settings.socketGid);
   parts.defer(() => server.close());
+  if (settings.metricsAddress !== undefined) parts.use(await serveMetrics(context, settings.metricsAddress));
   const open = parts.move();
   return { recovered, context, settings, close: () => open.disposeAsync() };
 }

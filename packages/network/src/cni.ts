@@ -22,6 +22,8 @@ import {
 
 /** What undoing a failed ADD may take, however little time the request had left. */
 const UNDO_TIMEOUT_MS = 30_000;
+/** Nanoseconds since the epoch, to a microsecond. */
+const instant = (): bigint => BigInt(Math.round((performance.timeOrigin + performance.now()) * 1000)) * 1000n;
 /** statfs(2): what a pinned namespace's file is, as nsfs or, before Linux 3.19, procfs. */
 const NAMESPACE_FS = new Set([0x6e736673, 0x9fa0]);
 
@@ -34,6 +36,7 @@ export class Cni {
   readonly #confPath: string;
   /** The spec forbids two operations on one container at a time: the last one's end, by container. */
   readonly #busy = new Map<string, Promise<void>>();
+  readonly #onCall: CniOptions["onCall"];
   #conf!: ConfDir;
 
   private constructor(options: CniOptions) {
@@ -42,6 +45,7 @@ export class Cni {
     this.#log = options.log ?? silent;
     this.#cache = new AttachmentCache(options.cacheDir ?? DEFAULT_CACHE_DIR, this.#log);
     this.#owner = options.owner;
+    this.#onCall = options.onCall;
     this.#confPath = resolve(options.confDir ?? DEFAULT_CONF_DIR);
   }
 
@@ -334,7 +338,7 @@ export class Cni {
     }
   }
 
-  #call(
+  async #call(
     network: NetworkConf,
     plugin: PluginConf,
     command: CniCommand,
@@ -359,12 +363,17 @@ export class Cni {
         .map(([name, value]) => `${name}=${value}`)
         .join(";"),
     };
-    return callPlugin(
-      this.#hand,
-      this.#binDirs,
-      { network: network.name, plugin: plugin.type, command, conf, ...(about ? { attachment: about } : {}) },
-      options,
-    );
+    const call = { network: network.name, plugin: plugin.type, command };
+    const begun = { ...call, containerId: attachment?.containerId, startedAt: instant() };
+    try {
+      const invocation = { ...call, conf, ...(about ? { attachment: about } : {}) };
+      const answer = await callPlugin(this.#hand, this.#binDirs, invocation, options);
+      this.#onCall?.(begun);
+      return answer;
+    } catch (error) {
+      this.#onCall?.({ ...begun, error });
+      throw error;
+    }
   }
 
   async #exclusively<T>(containerId: string, work: () => Promise<T>): Promise<T> {

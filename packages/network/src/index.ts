@@ -1,7 +1,7 @@
 /** CNI: pods on networks. */
 export { Cni } from "./cni.ts";
 export { DEFAULT_BIN_DIRS, DEFAULT_CACHE_DIR, DEFAULT_CONF_DIR, kubernetesArgs } from "./types.ts";
-export type { AttachRequest, Capabilities, CniOptions, CniResult, CniStatus, PortMapping } from "./types.ts";
+export type { AttachRequest, Capabilities, CniCall, CniOptions, CniResult, CniStatus, PortMapping } from "./types.ts";
 export { CNI_VERSIONS, ConfError, parseConf } from "./conf.ts";
 export type { CniVersion, NetworkConf, PluginConf } from "./conf.ts";
 export { ConfDir, loadConfDir } from "./confdir.ts";

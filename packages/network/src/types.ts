@@ -8,7 +8,21 @@ export const DEFAULT_CONF_DIR = "/etc/cni/net.d";
 export const DEFAULT_BIN_DIRS: readonly string[] = ["/opt/cni/bin", "/usr/lib/cni"];
 export const DEFAULT_CACHE_DIR = "/var/lib/cni";
 
+/** One plugin's call, as it has ended. */
+export interface CniCall {
+  readonly network: string;
+  readonly plugin: string;
+  readonly command: string;
+  /** Absent for calls about no container. */
+  readonly containerId: string | undefined;
+  /** Nanoseconds since the epoch. */
+  readonly startedAt: bigint;
+  readonly error?: unknown;
+}
+
 export interface CniOptions {
+  /** Told of every plugin's call when it has ended. */
+  readonly onCall?: (call: CniCall) => void;
   readonly hand: Hand;
   /** Default /etc/cni/net.d. */
   readonly confDir?: string;

@@ -43,7 +43,9 @@ export async function createContainer(
     checkPrivileged(sandbox.record.config, config);
     if (sandbox.record.phase !== "ready")
       throw precondition(`pod sandbox "${sandbox.record.id}" is not ready (it is ${sandbox.record.phase})`);
-    const options = { operation: "CreateContainer", signal, log: context.log, onStep: context.onStep };
+    const { log, onStep, telemetry } = context;
+    const timed = { telemetry, pod: sandbox.record.id, container: id };
+    const options = { operation: "CreateContainer", signal, log, onStep, timed };
     await withProgress(options, (progress) => make(context, progress, id, sandbox, config));
   });
   return create(cri.CreateContainerResponseSchema, { containerId: id });

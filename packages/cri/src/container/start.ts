@@ -20,7 +20,9 @@ export async function startContainer(
   signal: AbortSignal,
 ): Promise<cri.StartContainerResponse> {
   const container = context.containers.get(request.containerId);
-  const options = { operation: "StartContainer", signal, log: context.log, onStep: context.onStep };
+  const { log, onStep, telemetry } = context;
+  const timed = { telemetry, pod: container.record.sandboxId, container: container.record.id };
+  const options = { operation: "StartContainer", signal, log, onStep, timed };
   await context.locks.with(container.record.id, signal, () =>
     withProgress(options, async (progress) => {
       checkStartable(context, container);

@@ -2,7 +2,7 @@
 import { create } from "@bufbuild/protobuf";
 import type { ImageRecord } from "@berth/image";
 import { cri } from "@berth/spec";
-import { now } from "../clock.ts";
+import { instant, now } from "../clock.ts";
 import type { CriContext } from "../context.ts";
 import { invalid } from "../errors.ts";
 
@@ -30,8 +30,34 @@ export async function pullImage(
   signal: AbortSignal,
 ): Promise<cri.PullImageResponse> {
   const reference = imageOf(request.image);
-  const image = await context.images.pull(reference, { signal, ...(request.auth && { auth: request.auth }) });
+  const options = { signal, ...(request.auth && { auth: request.auth }) };
+  const image = await timedPull(context, request, context.images.pull(reference, options));
   return create(cri.PullImageResponseSchema, { imageRef: image.id });
+}
+
+/** Notes the pull among the stages of the pod that it is for, which the kubelet names. */
+async function timedPull(
+  { sandboxes, telemetry }: CriContext,
+  { sandboxConfig }: cri.PullImageRequest,
+  pull: Promise<ImageRecord>,
+): Promise<ImageRecord> {
+  const wanted = sandboxConfig?.metadata;
+  const pod = sandboxes.values().find(({ record }) => {
+    const has = record.config.metadata;
+    return (
+      wanted !== undefined && has?.uid === wanted.uid && has.name === wanted.name && has.attempt === wanted.attempt
+    );
+  });
+  const span = { operation: "PullImage", step: "", container: "", startedAt: instant() };
+  const ended = (error?: unknown): void => telemetry.stage(pod?.record.id ?? "", span, error);
+  try {
+    const record = await pull;
+    ended();
+    return record;
+  } catch (error) {
+    ended(error);
+    throw error;
+  }
 }
 
 export async function removeImage(

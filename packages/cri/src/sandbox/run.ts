@@ -41,7 +41,9 @@ export async function runPodSandbox(
   cgroupParentOf(context, record.config);
   const sandbox: Sandbox = { record };
   context.sandboxes.add(sandbox);
-  const options = { operation: "RunPodSandbox", signal, log: context.log, onStep: context.onStep };
+  const { log, onStep, telemetry } = context;
+  const timed = { telemetry, pod: record.id, container: "" };
+  const options = { operation: "RunPodSandbox", signal, log, onStep, timed };
   await context.locks.with(record.id, undefined, () =>
     withProgress(options, async (progress) => {
       progress.onFailure("release the pod", async () => {

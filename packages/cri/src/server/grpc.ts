@@ -34,7 +34,16 @@ export type Handlers<S extends DescService> = {
 type AnyHandler = (request: unknown, signal: AbortSignal, send?: Send<unknown>) => Promise<unknown>;
 type Call = Pick<ServerUnaryCall<unknown, unknown>, "on" | "getDeadline" | "cancelled">;
 
-export function addService<S extends DescService>(server: Server, service: S, handlers: Handlers<S>, log: Log): void {
+/** How long a call took, and how it ended. */
+export type Observe = (method: string, code: status, milliseconds: number) => void;
+
+export function addService<S extends DescService>(
+  server: Server,
+  service: S,
+  handlers: Handlers<S>,
+  log: Log,
+  observe: Observe,
+): void {
   const definition: Record<string, MethodDefinition<unknown, unknown>> = {};
   const implementation: Record<string, UntypedHandleCall> = {};
   for (const method of service.methods) {
@@ -49,7 +58,7 @@ export function addService<S extends DescService>(server: Server, service: S, ha
     };
     const handler =
       (handlers as Record<string, AnyHandler | undefined>)[method.localName] ?? unimplementedCall(method.name);
-    implementation[method.localName] = serve(method.name, method.methodKind, handler, log);
+    implementation[method.localName] = serve(method.name, method.methodKind, handler, { log, observe });
   }
   server.addService(definition, implementation);
 }
@@ -60,23 +69,48 @@ function unimplementedCall(name: string): AnyHandler {
 }
 class UnimplementedCall extends Error {}
 
-function serve(name: string, kind: string, handler: AnyHandler, log: Log): UntypedHandleCall {
+interface Watch {
+  readonly log: Log;
+  readonly observe: Observe;
+}
+
+function serve(name: string, kind: string, handler: AnyHandler, { log, observe }: Watch): UntypedHandleCall {
+  const begin = (): { done(): void; failed(error: unknown): ReturnType<typeof toServiceError> } => {
+    const startedAt = performance.now();
+    const told = (code: status): void => observe(name, code, performance.now() - startedAt);
+    return {
+      done: () => told(status.OK),
+      failed: (error) => {
+        const answer = toServiceError(name, error, log);
+        told(answer.code);
+        return answer;
+      },
+    };
+  };
   if (kind === "server_streaming") {
     const stream: handleServerStreamingCall<unknown, unknown> = (call) => {
+      const timing = begin();
       void Promise.try(handler, call.request, signalOf(call), (message: unknown) => write(call, message)).then(
-        () => call.end(),
+        () => {
+          timing.done();
+          call.end();
+        },
         // grpc-js sends the status of an "error" event; destroying the stream would send none.
-        (error: unknown) => call.emit("error", toServiceError(name, error, log)),
+        (error: unknown) => call.emit("error", timing.failed(error)),
       );
     };
     return stream as UntypedHandleCall;
   }
   const unary: handleUnaryCall<unknown, unknown> = (call, callback) => {
+    const timing = begin();
     const request =
       kind === "client_streaming" ? (call as unknown as ServerReadableStream<unknown, unknown>) : call.request;
     void Promise.try(handler, request, signalOf(call)).then(
-      (answer) => callback(null, answer),
-      (error: unknown) => callback(toServiceError(name, error, log)),
+      (answer) => {
+        timing.done();
+        callback(null, answer);
+      },
+      (error: unknown) => callback(timing.failed(error)),
     );
   };
   return unary as UntypedHandleCall;

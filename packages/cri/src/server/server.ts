@@ -8,7 +8,7 @@ import { imageHandlers, ownHandlers, runtimeHandlers } from "../services.ts";
 import { streamOpener } from "../streaming/open.ts";
 import { streamingOptions } from "../streaming/options.ts";
 import { StreamingServer } from "../streaming/server.ts";
-import { addService } from "./grpc.ts";
+import { addService, type Observe } from "./grpc.ts";
 
 /** The kubelet's own limit on messages of the CRI. */
 const MAX_MESSAGE = 16 << 20;
@@ -35,9 +35,10 @@ export class CriServer {
       "grpc.max_receive_message_length": MAX_MESSAGE,
       "grpc.max_send_message_length": MAX_MESSAGE,
     });
-    addService(server, cri.RuntimeService, runtimeHandlers(context, streaming), context.log);
-    addService(server, cri.ImageService, imageHandlers(context), context.log);
-    addService(server, berth.Berth, ownHandlers(context), context.log);
+    const observe: Observe = (method, code, milliseconds) => context.telemetry.call(method, code, milliseconds);
+    addService(server, cri.RuntimeService, runtimeHandlers(context, streaming), context.log, observe);
+    addService(server, cri.ImageService, imageHandlers(context), context.log, observe);
+    addService(server, berth.Berth, ownHandlers(context), context.log, observe);
     for (const address of addresses) await bind(server, address, gid);
     return new CriServer(context, server, streaming, addresses);
   }

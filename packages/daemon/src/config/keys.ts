@@ -300,7 +300,7 @@ const OTHER_PLUGINS: readonly (readonly [string, readonly Row[]])[] = [
       ["verify_on_run", "bool", refusedUnless([false], "images are verified when they are pulled")],
     ],
   ],
-  ["io.containerd.server.v1.metrics", [["address", "string", refused("", "this version of berth serves no metrics")]]],
+  ["io.containerd.server.v1.metrics", [["address", "string", works("")]]],
   [
     "io.containerd.metrics.v1.grpc-prometheus",
     [["grpc_histogram", "bool", none(false, "latencies are always histograms")]],

@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file berth/v1/berth.proto.
  */
 export const file_berth_v1_berth: GenFile = /*@__PURE__*/
-  fileDesc("ChRiZXJ0aC92MS9iZXJ0aC5wcm90bxIIYmVydGgudjEiDQoLSW5mb1JlcXVlc3QigQIKDEluZm9SZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgJEgwKBHJvb3QYAiABKAkSDQoFc3RhdGUYAyABKAkSEAoIbG9nX3Jvb3QYBCABKAkSEwoLc25hcHNob3R0ZXIYBSABKAkSEwoLY2dyb3VwX21vZGUYBiABKAkSDgoGa2VybmVsGAcgASgJEhQKDG5vZGVfdmVyc2lvbhgIIAEoCRILCgNwaWQYCSABKA0SDAoEcG9kcxgKIAEoDRISCgpjb250YWluZXJzGAsgASgNEg4KBmltYWdlcxgMIAEoDRIQCghoYW5kbGVycxgNIAMoCRIQCgh3YXJuaW5ncxgOIAMoCSKIAQoMUmVnaXN0cnlBdXRoEhAKCHVzZXJuYW1lGAEgASgJEhAKCHBhc3N3b3JkGAIgASgJEgwKBGF1dGgYAyABKAkSFgoOc2VydmVyX2FkZHJlc3MYBCABKAkSFgoOaWRlbnRpdHlfdG9rZW4YBSABKAkSFgoOcmVnaXN0cnlfdG9rZW4YBiABKAkiYAoLUHVsbFJlcXVlc3QSDQoFaW1hZ2UYASABKAkSJAoEYXV0aBgEIAEoCzIWLmJlcnRoLnYxLlJlZ2lzdHJ5QXV0aBIQCghwbGF0Zm9ybRgFIAEoCUoECAIQA0oECAMQBCJ4CgxQdWxsUHJvZ3Jlc3MSCgoCaWQYASABKAkSDgoGc3RhdHVzGAIgASgJEhIKCmRvbmVfYnl0ZXMYAyABKAQSEwoLdG90YWxfYnl0ZXMYBCABKAQSEAoIaW1hZ2VfaWQYBSABKAkSEQoJcmVmZXJlbmNlGAYgASgJIiEKEVdhdGNoUHVsbHNSZXF1ZXN0EgwKBG9uY2UYASABKAgiawoJUHVsbEV2ZW50EhEKCXJlZmVyZW5jZRgBIAEoCRISCgpzdGFydGVkX2F0GAIgASgDEigKCHByb2dyZXNzGAMgASgLMhYuYmVydGgudjEuUHVsbFByb2dyZXNzEg0KBWVycm9yGAQgASgJIlwKC1B1c2hSZXF1ZXN0Eg0KBWltYWdlGAEgASgJEiQKBGF1dGgYAiABKAsyFi5iZXJ0aC52MS5SZWdpc3RyeUF1dGgSGAoQbm9uZGlzdHJpYnV0YWJsZRgDIAEoCCKwAQoLQ29weVJlcXVlc3QSDgoGc291cmNlGAEgASgJEhMKC2Rlc3RpbmF0aW9uGAIgASgJEisKC3NvdXJjZV9hdXRoGAMgASgLMhYuYmVydGgudjEuUmVnaXN0cnlBdXRoEjAKEGRlc3RpbmF0aW9uX2F1dGgYBCABKAsyFi5iZXJ0aC52MS5SZWdpc3RyeUF1dGgSCwoDYWxsGAUgASgIEhAKCHBsYXRmb3JtGAYgASgJIikKClRhZ1JlcXVlc3QSDQoFaW1hZ2UYASABKAkSDAoEbmFtZRgCIAEoCSIfCgtUYWdSZXNwb25zZRIQCghpbWFnZV9pZBgBIAEoCSJLCg9MaXN0VGFnc1JlcXVlc3QSEgoKcmVwb3NpdG9yeRgBIAEoCRIkCgRhdXRoGAIgASgLMhYuYmVydGgudjEuUmVnaXN0cnlBdXRoIiAKEExpc3RUYWdzUmVzcG9uc2USDAoEdGFncxgBIAMoCSJiChRMaXN0UmVmZXJyZXJzUmVxdWVzdBINCgVpbWFnZRgBIAEoCRIkCgRhdXRoGAIgASgLMhYuYmVydGgudjEuUmVnaXN0cnlBdXRoEhUKDWFydGlmYWN0X3R5cGUYAyABKAkirgIKFUxpc3RSZWZlcnJlcnNSZXNwb25zZRI7CglyZWZlcnJlcnMYASADKAsyKC5iZXJ0aC52MS5MaXN0UmVmZXJyZXJzUmVzcG9uc2UuUmVmZXJyZXIa1wEKCFJlZmVycmVyEg4KBmRpZ2VzdBgBIAEoCRISCgptZWRpYV90eXBlGAIgASgJEhUKDWFydGlmYWN0X3R5cGUYAyABKAkSDAoEc2l6ZRgEIAEoAxJOCgthbm5vdGF0aW9ucxgFIAMoCzI5LmJlcnRoLnYxLkxpc3RSZWZlcnJlcnNSZXNwb25zZS5SZWZlcnJlci5Bbm5vdGF0aW9uc0VudHJ5GjIKEEFubm90YXRpb25zRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJECgxMb2dpblJlcXVlc3QSDgoGc2VydmVyGAEgASgJEiQKBGF1dGgYAiABKAsyFi5iZXJ0aC52MS5SZWdpc3RyeUF1dGgiDwoNTG9naW5SZXNwb25zZSIsCg1JbXBvcnRSZXF1ZXN0EgwKBG5hbWUYASABKAkSDQoFY2h1bmsYAiABKAwiaQoOSW1wb3J0UmVzcG9uc2USLgoGaW1hZ2VzGAEgAygLMh4uYmVydGgudjEuSW1wb3J0UmVzcG9uc2UuSW1hZ2UaJwoFSW1hZ2USCgoCaWQYASABKAkSEgoKcmVmZXJlbmNlcxgCIAMoCSIjCgtQbGFuUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkiNgoMUGxhblJlc3BvbnNlEiYKBm9yZGVycxgBIAMoCzIWLmJlcnRoLnYxLlBsYW5uZWRPcmRlciJMCgxQbGFubmVkT3JkZXISDQoFd2hlcmUYASABKAkSDQoFb3JkZXIYAiABKAkSDQoFd29yZHMYAyABKAkSDwoHYmVjYXVzZRgEIAEoCTK6BQoFQmVydGgSNwoESW5mbxIVLmJlcnRoLnYxLkluZm9SZXF1ZXN0GhYuYmVydGgudjEuSW5mb1Jlc3BvbnNlIgASOQoEUHVsbBIVLmJlcnRoLnYxLlB1bGxSZXF1ZXN0GhYuYmVydGgudjEuUHVsbFByb2dyZXNzIgAwARJCCgpXYXRjaFB1bGxzEhsuYmVydGgudjEuV2F0Y2hQdWxsc1JlcXVlc3QaEy5iZXJ0aC52MS5QdWxsRXZlbnQiADABEjkKBFB1c2gSFS5iZXJ0aC52MS5QdXNoUmVxdWVzdBoWLmJlcnRoLnYxLlB1bGxQcm9ncmVzcyIAMAESOQoEQ29weRIVLmJlcnRoLnYxLkNvcHlSZXF1ZXN0GhYuYmVydGgudjEuUHVsbFByb2dyZXNzIgAwARI0CgNUYWcSFC5iZXJ0aC52MS5UYWdSZXF1ZXN0GhUuYmVydGgudjEuVGFnUmVzcG9uc2UiABJDCghMaXN0VGFncxIZLmJlcnRoLnYxLkxpc3RUYWdzUmVxdWVzdBoaLmJlcnRoLnYxLkxpc3RUYWdzUmVzcG9uc2UiABJSCg1MaXN0UmVmZXJyZXJzEh4uYmVydGgudjEuTGlzdFJlZmVycmVyc1JlcXVlc3QaHy5iZXJ0aC52MS5MaXN0UmVmZXJyZXJzUmVzcG9uc2UiABI6CgVMb2dpbhIWLmJlcnRoLnYxLkxvZ2luUmVxdWVzdBoXLmJlcnRoLnYxLkxvZ2luUmVzcG9uc2UiABI/CgZJbXBvcnQSFy5iZXJ0aC52MS5JbXBvcnRSZXF1ZXN0GhguYmVydGgudjEuSW1wb3J0UmVzcG9uc2UiACgBEjcKBFBsYW4SFS5iZXJ0aC52MS5QbGFuUmVxdWVzdBoWLmJlcnRoLnYxLlBsYW5SZXNwb25zZSIAYgZwcm90bzM");
+  fileDesc("ChRiZXJ0aC92MS9iZXJ0aC5wcm90bxIIYmVydGgudjEiDQoLSW5mb1JlcXVlc3QigQIKDEluZm9SZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgJEgwKBHJvb3QYAiABKAkSDQoFc3RhdGUYAyABKAkSEAoIbG9nX3Jvb3QYBCABKAkSEwoLc25hcHNob3R0ZXIYBSABKAkSEwoLY2dyb3VwX21vZGUYBiABKAkSDgoGa2VybmVsGAcgASgJEhQKDG5vZGVfdmVyc2lvbhgIIAEoCRILCgNwaWQYCSABKA0SDAoEcG9kcxgKIAEoDRISCgpjb250YWluZXJzGAsgASgNEg4KBmltYWdlcxgMIAEoDRIQCghoYW5kbGVycxgNIAMoCRIQCgh3YXJuaW5ncxgOIAMoCSKIAQoMUmVnaXN0cnlBdXRoEhAKCHVzZXJuYW1lGAEgASgJEhAKCHBhc3N3b3JkGAIgASgJEgwKBGF1dGgYAyABKAkSFgoOc2VydmVyX2FkZHJlc3MYBCABKAkSFgoOaWRlbnRpdHlfdG9rZW4YBSABKAkSFgoOcmVnaXN0cnlfdG9rZW4YBiABKAkiYAoLUHVsbFJlcXVlc3QSDQoFaW1hZ2UYASABKAkSJAoEYXV0aBgEIAEoCzIWLmJlcnRoLnYxLlJlZ2lzdHJ5QXV0aBIQCghwbGF0Zm9ybRgFIAEoCUoECAIQA0oECAMQBCJ4CgxQdWxsUHJvZ3Jlc3MSCgoCaWQYASABKAkSDgoGc3RhdHVzGAIgASgJEhIKCmRvbmVfYnl0ZXMYAyABKAQSEwoLdG90YWxfYnl0ZXMYBCABKAQSEAoIaW1hZ2VfaWQYBSABKAkSEQoJcmVmZXJlbmNlGAYgASgJIiEKEVdhdGNoUHVsbHNSZXF1ZXN0EgwKBG9uY2UYASABKAgiawoJUHVsbEV2ZW50EhEKCXJlZmVyZW5jZRgBIAEoCRISCgpzdGFydGVkX2F0GAIgASgDEigKCHByb2dyZXNzGAMgASgLMhYuYmVydGgudjEuUHVsbFByb2dyZXNzEg0KBWVycm9yGAQgASgJIlwKC1B1c2hSZXF1ZXN0Eg0KBWltYWdlGAEgASgJEiQKBGF1dGgYAiABKAsyFi5iZXJ0aC52MS5SZWdpc3RyeUF1dGgSGAoQbm9uZGlzdHJpYnV0YWJsZRgDIAEoCCKwAQoLQ29weVJlcXVlc3QSDgoGc291cmNlGAEgASgJEhMKC2Rlc3RpbmF0aW9uGAIgASgJEisKC3NvdXJjZV9hdXRoGAMgASgLMhYuYmVydGgudjEuUmVnaXN0cnlBdXRoEjAKEGRlc3RpbmF0aW9uX2F1dGgYBCABKAsyFi5iZXJ0aC52MS5SZWdpc3RyeUF1dGgSCwoDYWxsGAUgASgIEhAKCHBsYXRmb3JtGAYgASgJIikKClRhZ1JlcXVlc3QSDQoFaW1hZ2UYASABKAkSDAoEbmFtZRgCIAEoCSIfCgtUYWdSZXNwb25zZRIQCghpbWFnZV9pZBgBIAEoCSJLCg9MaXN0VGFnc1JlcXVlc3QSEgoKcmVwb3NpdG9yeRgBIAEoCRIkCgRhdXRoGAIgASgLMhYuYmVydGgudjEuUmVnaXN0cnlBdXRoIiAKEExpc3RUYWdzUmVzcG9uc2USDAoEdGFncxgBIAMoCSJiChRMaXN0UmVmZXJyZXJzUmVxdWVzdBINCgVpbWFnZRgBIAEoCRIkCgRhdXRoGAIgASgLMhYuYmVydGgudjEuUmVnaXN0cnlBdXRoEhUKDWFydGlmYWN0X3R5cGUYAyABKAkirgIKFUxpc3RSZWZlcnJlcnNSZXNwb25zZRI7CglyZWZlcnJlcnMYASADKAsyKC5iZXJ0aC52MS5MaXN0UmVmZXJyZXJzUmVzcG9uc2UuUmVmZXJyZXIa1wEKCFJlZmVycmVyEg4KBmRpZ2VzdBgBIAEoCRISCgptZWRpYV90eXBlGAIgASgJEhUKDWFydGlmYWN0X3R5cGUYAyABKAkSDAoEc2l6ZRgEIAEoAxJOCgthbm5vdGF0aW9ucxgFIAMoCzI5LmJlcnRoLnYxLkxpc3RSZWZlcnJlcnNSZXNwb25zZS5SZWZlcnJlci5Bbm5vdGF0aW9uc0VudHJ5GjIKEEFubm90YXRpb25zRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJECgxMb2dpblJlcXVlc3QSDgoGc2VydmVyGAEgASgJEiQKBGF1dGgYAiABKAsyFi5iZXJ0aC52MS5SZWdpc3RyeUF1dGgiDwoNTG9naW5SZXNwb25zZSIsCg1JbXBvcnRSZXF1ZXN0EgwKBG5hbWUYASABKAkSDQoFY2h1bmsYAiABKAwiaQoOSW1wb3J0UmVzcG9uc2USLgoGaW1hZ2VzGAEgAygLMh4uYmVydGgudjEuSW1wb3J0UmVzcG9uc2UuSW1hZ2UaJwoFSW1hZ2USCgoCaWQYASABKAkSEgoKcmVmZXJlbmNlcxgCIAMoCSImCgxUcmFjZVJlcXVlc3QSFgoOcG9kX3NhbmRib3hfaWQYASABKAki5AEKDVRyYWNlUmVzcG9uc2USFgoOcG9kX3NhbmRib3hfaWQYASABKAkSKwoFc3BhbnMYAiADKAsyHC5iZXJ0aC52MS5UcmFjZVJlc3BvbnNlLlNwYW4ajQEKBFNwYW4SEQoJb3BlcmF0aW9uGAEgASgJEgwKBHN0ZXAYAiABKAkSFAoMY29udGFpbmVyX2lkGAMgASgJEhYKDmNvbnRhaW5lcl9uYW1lGAQgASgJEhIKCnN0YXJ0ZWRfYXQYBSABKAMSEwoLZmluaXNoZWRfYXQYBiABKAMSDQoFZXJyb3IYByABKAkiIwoLUGxhblJlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJIjYKDFBsYW5SZXNwb25zZRImCgZvcmRlcnMYASADKAsyFi5iZXJ0aC52MS5QbGFubmVkT3JkZXIiTAoMUGxhbm5lZE9yZGVyEg0KBXdoZXJlGAEgASgJEg0KBW9yZGVyGAIgASgJEg0KBXdvcmRzGAMgASgJEg8KB2JlY2F1c2UYBCABKAky9gUKBUJlcnRoEjcKBEluZm8SFS5iZXJ0aC52MS5JbmZvUmVxdWVzdBoWLmJlcnRoLnYxLkluZm9SZXNwb25zZSIAEjkKBFB1bGwSFS5iZXJ0aC52MS5QdWxsUmVxdWVzdBoWLmJlcnRoLnYxLlB1bGxQcm9ncmVzcyIAMAESQgoKV2F0Y2hQdWxscxIbLmJlcnRoLnYxLldhdGNoUHVsbHNSZXF1ZXN0GhMuYmVydGgudjEuUHVsbEV2ZW50IgAwARI5CgRQdXNoEhUuYmVydGgudjEuUHVzaFJlcXVlc3QaFi5iZXJ0aC52MS5QdWxsUHJvZ3Jlc3MiADABEjkKBENvcHkSFS5iZXJ0aC52MS5Db3B5UmVxdWVzdBoWLmJlcnRoLnYxLlB1bGxQcm9ncmVzcyIAMAESNAoDVGFnEhQuYmVydGgudjEuVGFnUmVxdWVzdBoVLmJlcnRoLnYxLlRhZ1Jlc3BvbnNlIgASQwoITGlzdFRhZ3MSGS5iZXJ0aC52MS5MaXN0VGFnc1JlcXVlc3QaGi5iZXJ0aC52MS5MaXN0VGFnc1Jlc3BvbnNlIgASUgoNTGlzdFJlZmVycmVycxIeLmJlcnRoLnYxLkxpc3RSZWZlcnJlcnNSZXF1ZXN0Gh8uYmVydGgudjEuTGlzdFJlZmVycmVyc1Jlc3BvbnNlIgASOgoFTG9naW4SFi5iZXJ0aC52MS5Mb2dpblJlcXVlc3QaFy5iZXJ0aC52MS5Mb2dpblJlc3BvbnNlIgASPwoGSW1wb3J0EhcuYmVydGgudjEuSW1wb3J0UmVxdWVzdBoYLmJlcnRoLnYxLkltcG9ydFJlc3BvbnNlIgAoARI3CgRQbGFuEhUuYmVydGgudjEuUGxhblJlcXVlc3QaFi5iZXJ0aC52MS5QbGFuUmVzcG9uc2UiABI6CgVUcmFjZRIWLmJlcnRoLnYxLlRyYWNlUmVxdWVzdBoXLmJlcnRoLnYxLlRyYWNlUmVzcG9uc2UiAGIGcHJvdG8z");
 
 /**
  * @generated from message berth.v1.InfoRequest
@@ -634,6 +634,102 @@ export const ImportResponse_ImageSchema: GenMessage<ImportResponse_Image> = /*@_
   messageDesc(file_berth_v1_berth, 18, 0);
 
 /**
+ * @generated from message berth.v1.TraceRequest
+ */
+export type TraceRequest = Message<"berth.v1.TraceRequest"> & {
+  /**
+   * @generated from field: string pod_sandbox_id = 1;
+   */
+  podSandboxId: string;
+};
+
+/**
+ * Describes the message berth.v1.TraceRequest.
+ * Use `create(TraceRequestSchema)` to create a new message.
+ */
+export const TraceRequestSchema: GenMessage<TraceRequest> = /*@__PURE__*/
+  messageDesc(file_berth_v1_berth, 19);
+
+/**
+ * @generated from message berth.v1.TraceResponse
+ */
+export type TraceResponse = Message<"berth.v1.TraceResponse"> & {
+  /**
+   * @generated from field: string pod_sandbox_id = 1;
+   */
+  podSandboxId: string;
+
+  /**
+   * @generated from field: repeated berth.v1.TraceResponse.Span spans = 2;
+   */
+  spans: TraceResponse_Span[];
+};
+
+/**
+ * Describes the message berth.v1.TraceResponse.
+ * Use `create(TraceResponseSchema)` to create a new message.
+ */
+export const TraceResponseSchema: GenMessage<TraceResponse> = /*@__PURE__*/
+  messageDesc(file_berth_v1_berth, 20);
+
+/**
+ * @generated from message berth.v1.TraceResponse.Span
+ */
+export type TraceResponse_Span = Message<"berth.v1.TraceResponse.Span"> & {
+  /**
+   * As in "RunPodSandbox", "CNI".
+   *
+   * @generated from field: string operation = 1;
+   */
+  operation: string;
+
+  /**
+   * Of the operation; empty: the whole of it.
+   *
+   * @generated from field: string step = 2;
+   */
+  step: string;
+
+  /**
+   * Id and name; empty: the pod's own.
+   *
+   * @generated from field: string container_id = 3;
+   */
+  containerId: string;
+
+  /**
+   * @generated from field: string container_name = 4;
+   */
+  containerName: string;
+
+  /**
+   * Nanoseconds since the epoch.
+   *
+   * @generated from field: int64 started_at = 5;
+   */
+  startedAt: bigint;
+
+  /**
+   * @generated from field: int64 finished_at = 6;
+   */
+  finishedAt: bigint;
+
+  /**
+   * Empty: it went well.
+   *
+   * @generated from field: string error = 7;
+   */
+  error: string;
+};
+
+/**
+ * Describes the message berth.v1.TraceResponse.Span.
+ * Use `create(TraceResponse_SpanSchema)` to create a new message.
+ */
+export const TraceResponse_SpanSchema: GenMessage<TraceResponse_Span> = /*@__PURE__*/
+  messageDesc(file_berth_v1_berth, 20, 0);
+
+/**
  * @generated from message berth.v1.PlanRequest
  */
 export type PlanRequest = Message<"berth.v1.PlanRequest"> & {
@@ -648,7 +744,7 @@ export type PlanRequest = Message<"berth.v1.PlanRequest"> & {
  * Use `create(PlanRequestSchema)` to create a new message.
  */
 export const PlanRequestSchema: GenMessage<PlanRequest> = /*@__PURE__*/
-  messageDesc(file_berth_v1_berth, 19);
+  messageDesc(file_berth_v1_berth, 21);
 
 /**
  * @generated from message berth.v1.PlanResponse
@@ -665,7 +761,7 @@ export type PlanResponse = Message<"berth.v1.PlanResponse"> & {
  * Use `create(PlanResponseSchema)` to create a new message.
  */
 export const PlanResponseSchema: GenMessage<PlanResponse> = /*@__PURE__*/
-  messageDesc(file_berth_v1_berth, 20);
+  messageDesc(file_berth_v1_berth, 22);
 
 /**
  * @generated from message berth.v1.PlannedOrder
@@ -701,7 +797,7 @@ export type PlannedOrder = Message<"berth.v1.PlannedOrder"> & {
  * Use `create(PlannedOrderSchema)` to create a new message.
  */
 export const PlannedOrderSchema: GenMessage<PlannedOrder> = /*@__PURE__*/
-  messageDesc(file_berth_v1_berth, 21);
+  messageDesc(file_berth_v1_berth, 23);
 
 /**
  * What the CRI has no call for: progress, import, and a look inside.
@@ -818,6 +914,16 @@ export const Berth: GenService<{
     methodKind: "unary";
     input: typeof PlanRequestSchema;
     output: typeof PlanResponseSchema;
+  },
+  /**
+   * What was done for a pod and how long it took: every operation, stage and CNI plugin, in the order of their beginning.
+   *
+   * @generated from rpc berth.v1.Berth.Trace
+   */
+  trace: {
+    methodKind: "unary";
+    input: typeof TraceRequestSchema;
+    output: typeof TraceResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_berth_v1_berth, 0);

@@ -1,0 +1,92 @@
+/** How long things take: every call, every stage of what pods are made by, every CNI plugin; as histograms, and span by span for each pod. */
+import { status } from "@grpc/grpc-js";
+import { instant } from "../clock.ts";
+import { Histogram } from "./metrics.ts";
+
+/** A stretch of a pod's life in which something was done for it. */
+export interface Span {
+  /** As in "RunPodSandbox". */
+  readonly operation: string;
+  /** Of the operation; "": the whole of it. */
+  readonly step: string;
+  /** "": the pod's own. */
+  readonly container: string;
+  /** Nanoseconds since the epoch. */
+  readonly startedAt: bigint;
+  readonly finishedAt: bigint;
+  /** "": it went well. */
+  readonly error: string;
+}
+
+/** Pods whose spans are kept, and spans of each: bounds on memory. */
+const MOST_PODS = 500;
+const MOST_SPANS = 400;
+const SECOND = 1e9;
+
+export class Telemetry {
+  readonly calls = new Histogram(
+    "berth_rpc_duration_seconds",
+    "Calls of the CRI and of berth's own service, by method and gRPC code.",
+  );
+  readonly stages = new Histogram(
+    "berth_stage_duration_seconds",
+    "Stages of the operations that make pods and containers.",
+  );
+  readonly plugins = new Histogram("berth_cni_duration_seconds", "CNI plugins, by network, plugin and command.");
+  readonly #spans = new Map<string, Span[]>();
+
+  call(method: string, code: status, milliseconds: number): void {
+    this.calls.observe({ method, code: status[code] }, milliseconds / 1000);
+  }
+
+  plugin(call: PluginCall): void {
+    const { network, plugin, command, containerId, startedAt, error } = call;
+    const finishedAt = instant();
+    this.plugins.observe(
+      { network, plugin, command, outcome: error === undefined ? "ok" : "error" },
+      seconds(startedAt, finishedAt),
+    );
+    if (containerId === undefined) return;
+    const step = `${command} ${plugin}`;
+    this.#keep(containerId, { operation: "CNI", step, container: "", startedAt, finishedAt, error: messageOf(error) });
+  }
+
+  /** A stage has ended: with an `error`, or well. `step` "" is the operation itself, `pod` "" none that is known. */
+  stage(pod: string, span: Omit<Span, "finishedAt" | "error">, error?: unknown): void {
+    const finishedAt = instant();
+    const { operation, step } = span;
+    this.stages.observe({ operation, stage: step === "" ? "all" : step }, seconds(span.startedAt, finishedAt));
+    if (pod !== "") this.#keep(pod, { ...span, finishedAt, error: messageOf(error) });
+  }
+
+  /** In the order of their beginning. */
+  spansOf(pod: string): Span[] {
+    return (this.#spans.get(pod) ?? []).toSorted(
+      (a, b) => Number(a.startedAt - b.startedAt) || a.step.length - b.step.length,
+    );
+  }
+
+  #keep(pod: string, span: Span): void {
+    const spans = this.#spans.get(pod) ?? [];
+    if (spans.length < MOST_SPANS) spans.push(span);
+    this.#spans.set(pod, spans);
+    for (const oldest of this.#spans.keys()) {
+      if (this.#spans.size <= MOST_PODS) break;
+      this.#spans.delete(oldest);
+    }
+  }
+}
+
+export interface PluginCall {
+  readonly network: string;
+  readonly plugin: string;
+  readonly command: string;
+  /** Absent for calls about no container. */
+  readonly containerId: string | undefined;
+  readonly startedAt: bigint;
+  readonly error?: unknown;
+}
+
+const seconds = (from: bigint, to: bigint): number => Number(to - from) / SECOND;
+const messageOf = (error: unknown): string =>
+  error === undefined ? "" : error instanceof Error ? error.message : String(error);
