@@ -89,4 +89,4 @@ export interface PluginCall {
 
 const seconds = (from: bigint, to: bigint): number => Number(to - from) / SECOND;
 const messageOf = (error: unknown): string =>
-  error === undefined ? "" : error instanceof Error ? error.message : String(error);
+  error === undefined ? "" : error instanceof Error ? error.message : JSON.stringify(error);
