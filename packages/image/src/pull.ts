@@ -79,7 +79,9 @@ export async function pullImage(
   progress({ id: "manifest", status: "downloading", doneBytes: 0, totalBytes: 0 });
   context.pool.warm(WORKERS_AHEAD);
   const known = context.known(namesFor(reference, reference.digest ?? "")[0] as string);
-  const usable = known !== undefined && runsOn(known.content.config, platform) ? known : undefined;
+  // Of an index, what is here may be the image of another variant than the one that is asked for by name.
+  const chosen = options.platform === undefined || known?.target === known?.content.manifestDigest;
+  const usable = known !== undefined && chosen && runsOn(known.content.config, platform) ? known : undefined;
   const { target, documents, session } = await context.pool.run(
     "resolve",
     { source, platform, known: usable?.target },
