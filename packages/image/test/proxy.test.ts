@@ -231,6 +231,38 @@ test("a SOCKS 5 proxy with a login, which looks names up itself, for all that ho
   );
 });
 
+test("an abort does not wait for a proxy that says nothing", async (t) => {
+  const silent = createServer();
+  silent.on("connect", () => undefined);
+  const host = await listen(t, silent);
+  const http = new HttpClient();
+  t.after(() => http.close());
+  const abort = new AbortController();
+  const request = http.request({
+    method: "GET",
+    url: new URL("https://r.example/v2/"),
+    headers: {},
+    proxy: { https: host },
+    signal: abort.signal,
+  });
+  const refused = assert.rejects(request, isError("Canceled"));
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  const start = performance.now();
+  abort.abort();
+  await refused;
+  assert.ok(performance.now() - start < 100);
+  await assert.rejects(
+    http.request({
+      method: "GET",
+      url: new URL("https://r.example/v2/"),
+      headers: {},
+      proxy: { https: host },
+      dialTimeoutMs: 50,
+    }),
+    isError("Unavailable", /no connection within 0\.05 s|cannot be used: no answer/),
+  );
+});
+
 test("a proxy that is not there is told as the proxy", async (t) => {
   const registry = await FakeRegistry.start();
   const { host } = registry;

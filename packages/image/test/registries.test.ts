@@ -12,7 +12,7 @@ import type { Credentials } from "../src/types.ts";
 import { certificate } from "./support/certificate.ts";
 import { dockerRegistry, frontOf, listen, whyNot } from "./support/docker-registry.ts";
 import { app, isError, registryFor } from "./support/fixtures.ts";
-import { build, type BuiltImage } from "./support/registry.ts";
+import { build, type BuiltImage, digest } from "./support/registry.ts";
 import { bosunRig, openImages, scratch } from "./support/store.ts";
 import { archive } from "./support/tar-writer.ts";
 
@@ -270,6 +270,41 @@ function cut(
   }).end();
   return true;
 }
+
+test("a registry that is slow, but goes on", async (t) => {
+  const missing = whyNot("docker-registry");
+  if (missing !== undefined) return t.skip(missing);
+  const host = await dockerRegistry(t, scratch(t));
+  const images = await openImages(t, await bosunRig(t));
+  const built = build([archive({ name: "f", data: randomBytes(400_000) })]);
+  const front = await frontOf(t, host, (request, response) => {
+    if (request.method !== "GET" || request.url?.includes("/blobs/sha256") !== true) return false;
+    const [address, port] = host.split(":");
+    httpRequest({ host: address, port, path: request.url, headers: request.headers }, (answer) => {
+      response.writeHead(answer.statusCode ?? 502, answer.headers);
+      answer.on("data", (chunk: Buffer) => {
+        response.write(chunk);
+        answer.pause();
+        setTimeout(() => answer.resume(), 40);
+      });
+      answer.on("end", () => response.end());
+    }).end();
+    return true;
+  });
+  await seeded(t, built, `${front}/a:1`, images);
+  await images.remote.push(`${front}/a:1`);
+  await images.remove(built.id);
+  const seen: number[] = [];
+  const layer = digest(built.layers[0] as Buffer);
+  const pulled = await images.pull(`${front}/a:1`, {
+    progress: ({ id, doneBytes }) => {
+      if (id === layer) seen.push(doneBytes);
+    },
+  });
+  assert.equal(pulled.id, built.id);
+  assert.ok(new Set(seen).size > 3, `progress in steps: ${seen.join(", ")}`);
+  return undefined;
+});
 
 test("what a registry's disk has lost or changed is refused, and nothing of it stays", async (t) => {
   const missing = whyNot("docker-registry");

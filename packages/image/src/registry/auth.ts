@@ -32,7 +32,7 @@ const TOKEN = "[!#$%&'*+.^_`|~0-9A-Za-z-]+";
 export function parseChallenges(header: string): Challenge[] {
   const challenges: { scheme: string; parameters: Map<string, string> }[] = [];
   const lexer = new RegExp(
-    `\\s*,?\\s*(?:(${TOKEN})\\s*=\\s*(?:"((?:[^"\\\\]|\\\\.)*)"|([^\\s,"]+))|(${TOKEN})(?=\\s|,|$))`,
+    `[\\s,]*(?:(${TOKEN})\\s*=\\s*(?:"((?:[^"\\\\]|\\\\.)*)"|([^\\s,"]+))|(${TOKEN})(?=\\s|,|$))`,
     "y",
   );
   const text = header.slice(0, CHALLENGE_MAX);

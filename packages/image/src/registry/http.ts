@@ -113,20 +113,31 @@ export class HttpClient {
         const told = plain ? proxyError(proxy, error) : error;
         return new ImageError("Unavailable", `${method} ${where}: ${reasonOf(told)}`, { url: where, cause: error });
       };
+      // Without waiting for the connection, which a proxy may still be making.
+      const giveUp = (error: Error): void => {
+        outgoing.destroy(error);
+        reject(fail(error));
+      };
+      const aborted = (): void => giveUp(new Error("aborted"));
+      signal?.addEventListener("abort", aborted, { once: true });
       const dialTimeout = request.dialTimeoutMs ?? DIAL_TIMEOUT;
-      const dial = setTimeout(
-        () => outgoing.destroy(new Error(`no connection within ${dialTimeout / 1000} s`)),
-        dialTimeout,
-      );
+      const dial = setTimeout(() => giveUp(new Error(`no connection within ${dialTimeout / 1000} s`)), dialTimeout);
+      const begun = (): void => {
+        clearTimeout(dial);
+        signal?.removeEventListener("abort", aborted);
+      };
       outgoing.once("socket", (socket) => {
         if (!socket.connecting) clearTimeout(dial);
         else socket.once(url.protocol === "https:" ? "secureConnect" : "connect", () => clearTimeout(dial));
       });
       const idle = method === "GET" || method === "HEAD" ? IDLE_TIMEOUT : STORE_TIMEOUT;
       outgoing.setTimeout(idle, () => outgoing.destroy(new Error(`no data for ${idle / 1000} s`)));
-      outgoing.once("close", () => clearTimeout(dial));
+      outgoing.once("close", begun);
       outgoing.on("error", (error) => reject(fail(error)));
-      outgoing.once("response", resolve);
+      outgoing.once("response", (response) => {
+        begun();
+        resolve(response);
+      });
       sendBody(outgoing, request.body);
     });
   }
