@@ -4,8 +4,9 @@ import { fileURLToPath } from "node:url";
 import { configCommand } from "./config/command.ts";
 import { parseCommandLine } from "./options.ts";
 
-// Where compiled code of this program is kept is no business of the programs that it starts.
+// What bin/berthd sets for this program is no business of the programs that it starts.
 delete process.env["NODE_COMPILE_CACHE"];
+delete process.env["MALLOC_ARENA_MAX"];
 
 const checkout = fileURLToPath(new URL("../../..", import.meta.url)).replace(/\/$/, "");
 const { version } = JSON.parse(readFileSync(`${checkout}/package.json`, "utf8")) as { version: string };

@@ -5,6 +5,7 @@ import { describe } from "./config/check.ts";
 import { loadDocument } from "./config/load.ts";
 import { type Given, settingsOf } from "./config/settings.ts";
 import type { Flags } from "./options.ts";
+import { type Notifier, notifier } from "./notify.ts";
 import { reload } from "./reload.ts";
 
 export interface RunOptions {
@@ -25,22 +26,27 @@ export async function runDaemon({ flags, version, bosun }: RunOptions): Promise<
     for (const line of daemon.recovered) log.info({}, line);
     for (const warning of daemon.context.host.warnings) log.warn({}, warning);
     const { addresses, root, state } = settings;
+    const manager = notifier(daemon.context.hand, process.env, (error) =>
+      log.warn({ err: error }, "could not tell the service manager"),
+    );
     log.info({ addresses, root, state, pid: process.pid }, "berthd is ready");
-    process.on("SIGHUP", () => void reload(daemon, read, log));
-    stopOnSignal(daemon, log);
+    await manager.ready(`serves ${addresses.join(" and ")}`);
+    process.on("SIGHUP", () => void manager.reloading(() => reload(daemon, read, log)));
+    stopOnSignal(daemon, manager, log);
   } catch (error) {
     log.fatal({ err: error }, error instanceof Error ? error.message : String(error));
     process.exitCode = 1;
   }
 }
 
-function stopOnSignal(daemon: Daemon, log: pino.Logger): void {
+function stopOnSignal(daemon: Daemon, manager: Notifier, log: pino.Logger): void {
   let stopping = false;
   const stop = (signal: NodeJS.Signals): void => {
     if (stopping) return;
     stopping = true;
     log.info({ signal }, "berthd stops; containers run on");
-    daemon.close().then(
+    const closed = manager[Symbol.asyncDispose]().then(() => daemon.close());
+    closed.then(
       () => log.info({}, "berthd has stopped"),
       (error: unknown) => {
         log.error({ err: error }, "berthd did not stop cleanly");
