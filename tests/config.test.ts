@@ -1,6 +1,6 @@
 /** berthd with a configuration file: what it changes in pods, and what a SIGHUP changes while they run. */
 import assert from "node:assert/strict";
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { after, before, test } from "node:test";
 import { TestDaemon } from "./support/daemon.ts";
 import { runPod, sh, startContainer, status } from "./support/pods.ts";
@@ -47,6 +47,28 @@ test("Status lists the handlers, and one that cannot be served is refused by nam
   await assert.rejects(
     runPod(daemon, {}, "nothing"),
     /no runtime for "nothing" is configured; known: runc, berth, based, gvisor/,
+  );
+});
+
+test("a handler's own CNI directory: its pods are on that network, and are taken off it", async () => {
+  const subnet = `10.99.${process.pid % 250}.0/24`;
+  const ipam = { type: "host-local", ranges: [[{ subnet }]], dataDir: `${daemon.dir}/leases` };
+  const conflist = { cniVersion: "1.0.0", name: "other", plugins: [{ type: "ptp", ipam }] };
+  mkdirSync(`${daemon.dir}/other-net`, { recursive: true });
+  writeFileSync(`${daemon.dir}/other-net/10-other.conflist`, JSON.stringify(conflist));
+  await daemon.reload(`${BASE}[${RUNTIME}.containerd.runtimes.other]\ncni_conf_dir = "${daemon.dir}/other-net"\n`);
+  const address = async (id: string): Promise<string> => {
+    const { status: found } = await daemon.client.runtime.podSandboxStatus({ podSandboxId: id });
+    return found?.network?.ip ?? "";
+  };
+  const other = await runPod(daemon, {}, "other");
+  const ordinary = await runPod(daemon);
+  assert.ok((await address(other.id)).startsWith(subnet.replace("0/24", "")));
+  assert.ok(!(await address(ordinary.id)).startsWith(subnet.replace("0/24", "")));
+  await daemon.client.runtime.removePodSandbox({ podSandboxId: other.id });
+  assert.deepEqual(
+    readdirSync(`${daemon.dir}/leases/other`).filter((name) => name.startsWith("10.")),
+    [],
   );
 });
 

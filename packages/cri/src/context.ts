@@ -4,7 +4,7 @@ import type { Images } from "@berth/image";
 import type { Hand, HostFacts } from "@berth/kernel";
 import type { CdiSpecs } from "./container/cdi.ts";
 import type { Events } from "./events.ts";
-import type { HandlerTable } from "./handlers.ts";
+import type { HandlerTable, RuntimeHandler } from "./handlers.ts";
 import type { Locks } from "./lock.ts";
 import type { Log } from "./log.ts";
 import type { CriSettings } from "./settings.ts";
@@ -31,7 +31,10 @@ export interface CriContext {
   readonly hand: Hand;
   readonly host: HostFacts;
   readonly images: Images;
+  /** The node's own networks; it can undo any attachment. */
   readonly cni: Cni;
+  /** The networks of a handler's pods. */
+  readonly cniOf: (handler: RuntimeHandler) => Promise<Cni>;
   readonly cdi: CdiSpecs;
   readonly sandboxes: Store<SandboxRecord, Sandbox>;
   readonly containers: Store<ContainerRecord, Container>;

@@ -14,9 +14,10 @@ import {
 } from "@berth/cri";
 import { Images, openDatabase } from "@berth/image";
 import { cgroupRemoval, probeHost, startHand } from "@berth/kernel";
-import { Cni, ensureDefault } from "@berth/network";
+import { Cni, type CniCall, ensureDefault } from "@berth/network";
 import type { Settings } from "./config/settings.ts";
 import { serveMetrics } from "./metrics-server.ts";
+import { networks } from "./networks.ts";
 import { cgroupRootOf, prepareState, releaseState } from "./state.ts";
 
 export interface Daemon {
@@ -64,21 +65,23 @@ export async function assemble({ settings, version, log, onStep }: AssembleOptio
   parts.defer(() => images.close());
   await ensureDefault({ hand, confDir: settings.cni.confDir });
   const telemetry = new Telemetry();
-  const cni = await Cni.open({
+  const common = {
     hand,
-    confDir: settings.cni.confDir,
     binDirs: settings.cni.binDirs,
     cacheDir: settings.cni.cacheDir,
-    maxNetworks: settings.cni.maxNetworks,
-    onCall: (call) => telemetry.plugin(call),
     owner: settings.root,
-  });
+    onCall: (call: CniCall) => telemetry.plugin(call),
+  };
+  const { confDir, maxNetworks } = settings.cni;
+  const cni = await Cni.open({ ...common, confDir, maxNetworks });
   parts.defer(() => cni.close());
+  const handlerNetworks = parts.use(networks(cni, common, maxNetworks));
   const context: CriContext = {
     hand,
     host,
     images,
     cni,
+    cniOf: (handler) => handlerNetworks.of(handler),
     cdi: new CdiSpecs(log),
     sandboxes: sandboxStore(database.sql),
     containers: containerStore(database.sql),

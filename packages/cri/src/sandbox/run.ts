@@ -76,7 +76,8 @@ async function attach(context: CriContext, sandbox: Sandbox, signal: AbortSignal
   record.networked = true;
   context.sandboxes.save(sandbox);
   try {
-    const result = await context.cni.add(attachmentOf(record, record.netns), { signal });
+    const cni = await context.cniOf(handlerOf(context, record.handler));
+    const result = await cni.add(attachmentOf(record, record.netns), { signal });
     record.ips = preferred(
       result.ips.map(({ address }) => address),
       context.config.ipPreference,

@@ -132,7 +132,6 @@ const IMAGE_KEYS: readonly Row[] = [
 const NO_SELINUX = "this version of berth sets no SELinux labels";
 const OLD_RUNTIME = "containerd 2 does not know it either; name the runtime in containerd.runtimes";
 
-const ONE_NETWORK = "every handler's pods are on the networks of cni.conf_dir";
 const RUNTIME_KEYS: readonly Row[] = [
   ["enable_selinux", "bool", refused(false, NO_SELINUX)],
   ["selinux_category_range", "int", none(1024, NO_SELINUX)],
@@ -189,10 +188,10 @@ const RUNTIME_KEYS: readonly Row[] = [
   ["containerd.runtimes.*.cgroup_writable", "bool", works()],
   ["containerd.runtimes.runc.base_runtime_spec", "string", works("")],
   ["containerd.runtimes.*.base_runtime_spec", "string", works()],
-  ["containerd.runtimes.runc.cni_conf_dir", "string", refused("", ONE_NETWORK)],
-  ["containerd.runtimes.*.cni_conf_dir", "string", refusedUnless([""], ONE_NETWORK)],
-  ["containerd.runtimes.runc.cni_max_conf_num", "int", none(0, ONE_NETWORK)],
-  ["containerd.runtimes.*.cni_max_conf_num", "int", none(undefined, ONE_NETWORK)],
+  ["containerd.runtimes.runc.cni_conf_dir", "string", works("")],
+  ["containerd.runtimes.*.cni_conf_dir", "string", works()],
+  ["containerd.runtimes.runc.cni_max_conf_num", "int", works(0)],
+  ["containerd.runtimes.*.cni_max_conf_num", "int", works()],
   ["containerd.runtimes.runc.snapshotter", "string", none("", "every handler's images are unpacked alike")],
   ["containerd.runtimes.*.snapshotter", "string", none(undefined, "every handler's images are unpacked alike")],
   ["containerd.runtimes.runc.sandboxer", "string", works("podsandbox")],
