@@ -1,0 +1,159 @@
+/** The `berth-ctk` command: nvidia-ctk's commands, flags and environment, as far as they are here. */
+import { existsSync } from "node:fs";
+import { readFile, writeFile } from "node:fs/promises";
+import { extname } from "node:path";
+import { formatSpec, parseCdiSpec, Registry } from "@berth/cdi";
+import { Command, CommanderError, Option } from "commander";
+import { type Side, withRoot } from "../generate/root.ts";
+import { type GenerateFlags, generateSpec, MODES } from "./generate.ts";
+
+export interface Io {
+  readonly stdout: { write(text: string): unknown };
+  readonly stderr: { write(text: string): unknown };
+  readonly stdin: AsyncIterable<Buffer | string>;
+}
+
+/** Exit status. */
+export async function ctk(argv: readonly string[], io: Io): Promise<number> {
+  try {
+    await program(io).parseAsync(argv, { from: "user" });
+    return 0;
+  } catch (error) {
+    if (error instanceof CommanderError) return error.code === "commander.help" ? 0 : error.exitCode;
+    io.stderr.write(`berth-ctk: ${(error as Error).message}\n`);
+    return 1;
+  }
+}
+
+function program(io: Io): Command {
+  const command = new Command("berth-ctk")
+    .description("Makes NVIDIA GPUs ready for containers: CDI specifications of the GPUs of this machine.")
+    .option("-d, --debug", "accepted for nvidia-ctk's sake")
+    .option("--quiet", "say only what went wrong")
+    .exitOverride()
+    .configureOutput({ writeOut: (text) => io.stdout.write(text), writeErr: (text) => io.stderr.write(text) });
+  const cdi = command.command("cdi").description("CDI specifications").helpCommand(false);
+  const say = (text: string): void => {
+    if (command.opts<{ quiet?: boolean }>().quiet !== true) io.stderr.write(`${text}\n`);
+  };
+  addGenerate(cdi, io, say);
+  addList(cdi, io, say);
+  addTransform(cdi, io);
+  command
+    .command("hook")
+    .description("CDI hooks: run by the program cdi-hook, which may be installed as nvidia-ctk and nvidia-cdi-hook")
+    .allowUnknownOption()
+    .argument("[args...]")
+    .action((args: string[]) => {
+      const program = new URL("../../../../.build/native/cdi-hook", import.meta.url).pathname;
+      process.execve?.(program, ["nvidia-cdi-hook", ...args], process.env);
+    });
+  return command;
+}
+
+const list = (text: string, before: readonly string[] | undefined): string[] => [...(before ?? []), ...text.split(",")];
+const flag = (flags: string, about: string, variable: string): Option => new Option(flags, about).env(variable);
+
+function addGenerate(cdi: Command, io: Io, say: (text: string) => void): void {
+  const prefix = "NVIDIA_CTK_CDI_GENERATE";
+  cdi
+    .command("generate")
+    .description("Generate CDI specifications for use with CDI-enabled runtimes")
+    .addOption(
+      flag("--output <file>", "where to write it (default: standard output)", "NVIDIA_CTK_CDI_OUTPUT_FILE_PATH"),
+    )
+    .addOption(flag("--format <format>", "json or yaml", `${prefix}_OUTPUT_FORMAT`).choices(["json", "yaml"]))
+    .addOption(flag("--mode <mode>", `how GPUs are found: ${MODES.join(", ")}`, `${prefix}_MODE`).default("auto"))
+    .addOption(
+      flag(
+        "--device-name-strategy <name>",
+        "index, type-index, uuid; may be repeated (default: index, uuid)",
+        `${prefix}_DEVICE_NAME_STRATEGIES`,
+      ).argParser(list),
+    )
+    .addOption(
+      flag("--driver-root <dir>", "the root that the driver is installed in", "NVIDIA_CTK_DRIVER_ROOT").default("/"),
+    )
+    .addOption(
+      flag("--dev-root <dir>", "the root that has the device nodes (default: the driver's)", "NVIDIA_CTK_DEV_ROOT"),
+    )
+    .addOption(
+      flag(
+        "--nvidia-cdi-hook-path <file>",
+        "the hook program, as the specification names it",
+        "NVIDIA_CTK_CDI_HOOK_PATH",
+      ).default("/usr/bin/nvidia-cdi-hook"),
+    )
+    .addOption(flag("--ldconfig-path <file>", "ldconfig, as the specification names it", `${prefix}_LDCONFIG_PATH`))
+    .addOption(flag("--vendor <name>", "of the kind", `${prefix}_VENDOR`).default("nvidia.com"))
+    .addOption(flag("--class <name>", "of the kind", `${prefix}_CLASS`).default("gpu"))
+    .addOption(
+      flag(
+        "--disable-hook <name>",
+        'a hook to leave out, or "all"; may be repeated',
+        `${prefix}_DISABLED_HOOKS`,
+      ).argParser(list),
+    )
+    .addOption(flag("--no-all-device", "no device `all` of all the others", `${prefix}_NO_ALL_DEVICE`))
+    .action(async (flags: GenerateFlags & { output?: string; format?: string }) => {
+      const spec = generateSpec(flags);
+      const named = { ".json": ".json", ".yaml": ".yaml", ".yml": ".yaml" }[extname(flags.output ?? "")];
+      const text = formatSpec(spec, flags.format === undefined ? (named ?? ".yaml") : `.${flags.format}`);
+      if (flags.output) await writeFile(flags.output, text, { mode: 0o644 });
+      else io.stdout.write(text);
+      say(`Generated CDI spec with version ${spec.cdiVersion}`);
+    });
+}
+
+function addList(cdi: Command, io: Io, say: (text: string) => void): void {
+  cdi
+    .command("list")
+    .description("List the available CDI devices")
+    .addOption(
+      flag(
+        "--spec-dir <dir>",
+        "directory of CDI specifications; may be repeated",
+        "NVIDIA_CTK_CDI_SPEC_DIRS",
+      ).argParser(list),
+    )
+    .action(async ({ specDir }: { specDir?: string[] }) => {
+      const registry = await Registry.open({ dirs: specDir });
+      for (const [file, errors] of registry.errors) for (const error of errors) say(`${file}: ${error.message}`);
+      const names = registry.devices();
+      say(`Found ${names.length} CDI devices`);
+      io.stdout.write(names.map((name) => `${name}\n`).join(""));
+    });
+}
+
+function addTransform(cdi: Command, io: Io): void {
+  cdi
+    .command("transform")
+    .description("Apply a transform to a CDI specification")
+    .helpCommand(false)
+    .command("root")
+    .description("Apply a root transform to a CDI specification")
+    .requiredOption("--from <dir>", "the root to be transformed")
+    .option("--to <dir>", "its replacement", "")
+    .option("--input <file>", 'the specification; "-" for standard input', "-")
+    .option("--output <file>", "where to write it (default: standard output)", "")
+    .addOption(new Option("--relative-to <side>", "whose paths").choices(["host", "container"]).default("host"))
+    .action(async (flags: { from: string; to: string; input: string; output: string; relativeTo: Side }) => {
+      const isFile = flags.input !== "-";
+      const text = isFile ? await readFile(flags.input, "utf8") : await readAll(io.stdin);
+      const spec = withRoot(
+        parseCdiSpec(text, isFile ? flags.input : undefined),
+        flags.relativeTo,
+        flags.from,
+        flags.to,
+      );
+      const out = formatSpec(spec, extname(flags.output));
+      if (flags.output === "") io.stdout.write(out);
+      else await writeFile(flags.output, out, { mode: existsSync(flags.output) ? undefined : 0o644 });
+    });
+}
+
+async function readAll(input: AsyncIterable<Buffer | string>): Promise<string> {
+  const chunks: Buffer[] = [];
+  for await (const chunk of input) chunks.push(Buffer.from(chunk));
+  return Buffer.concat(chunks).toString("utf8");
+}

@@ -1,0 +1,76 @@
+/** Device nodes as a specification has them, with what the host's nodes are. */
+import { lstatSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { dirname, join } from "node:path";
+import type { ContainerEdits, DeviceNode } from "@berth/cdi";
+
+const OTHERS_READ_AND_WRITE = 0o006;
+
+/** Those of `paths` that are character devices below `devRoot`. A group that alone may use a node is one that the container needs. */
+export function nodeEdits(devRoot: string, paths: readonly string[]): ContainerEdits {
+  const nodes = paths.flatMap((path) => nodeAt(devRoot, path));
+  const groups = nodes.flatMap(({ gid, fileMode = 0 }) =>
+    gid !== undefined && (fileMode & OTHERS_READ_AND_WRITE) !== OTHERS_READ_AND_WRITE ? [gid] : [],
+  );
+  return { deviceNodes: nodes, additionalGids: groups };
+}
+
+function nodeAt(devRoot: string, path: string): DeviceNode[] {
+  const hostPath = `${devRoot}${path}`;
+  const stats = lstatSync(hostPath, { throwIfNoEntry: false });
+  if (!stats?.isCharacterDevice()) return [];
+  const major = (stats.rdev >>> 8) & 0xfff;
+  const minor = (stats.rdev & 0xff) | ((stats.rdev >>> 12) & 0xfff00);
+  const fileMode = stats.mode & 0o7777;
+  return [
+    {
+      path,
+      ...(hostPath !== path && { hostPath }),
+      ...(major !== 0 && { major }),
+      ...(minor !== 0 && { minor }),
+      ...(fileMode !== 0 && { fileMode }),
+      permissions: "rwm",
+      ...(stats.gid !== 0 && { gid: stats.gid }),
+    },
+  ];
+}
+
+/** /dev/dri nodes of a GPU, by its address on the PCI bus. */
+export function drmNodes(busId: string): string[] {
+  try {
+    return readdirSync(`/sys/bus/pci/devices/${busId}/drm`)
+      .filter((name) => /^(?:card|renderD)\d+$/.test(name))
+      .sort()
+      .map((name) => `/dev/dri/${name}`);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return [];
+    throw error;
+  }
+}
+
+/** Links by bus address to those of `nodes` that the host has such links to, as "target::link". */
+export function byPathLinks(devRoot: string, busId: string, nodes: readonly DeviceNode[]): string[] {
+  const known = new Set(nodes.map(({ path, hostPath }) => hostPath ?? path));
+  return ["card", "render"].flatMap((kind) => {
+    const link = `/dev/dri/by-path/pci-${busId}-${kind}`;
+    const hostLink = `${devRoot}${link}`;
+    if (!lstatSync(hostLink, { throwIfNoEntry: false })?.isSymbolicLink()) return [];
+    const target = readlinkSync(hostLink);
+    return known.has(join(dirname(hostLink), target)) || known.has(target) ? [`${target}::${link}`] : [];
+  });
+}
+
+/** The capability nodes of a MIG device: its GPU instance's, and its compute instance's. Throws Error when the driver has none. */
+export function migNodes(gpu: number, gpuInstance: number, computeInstance: number): string[] {
+  const file = "/proc/driver/nvidia-caps/mig-minors";
+  const minors = new Map(
+    readFileSync(file, "utf8")
+      .split("\n")
+      .map((line) => line.split(" ") as [string, string]),
+  );
+  const gi = `gpu${gpu}/gi${gpuInstance}`;
+  return [`${gi}/access`, `${gi}/ci${computeInstance}/access`].map((capability) => {
+    const minor = minors.get(capability);
+    if (minor === undefined) throw new Error(`${file} has no ${capability}`);
+    return `/dev/nvidia-caps/nvidia-cap${minor}`;
+  });
+}

@@ -1,0 +1,170 @@
+/**
+ * NVIDIA's management library, through koffi: the functions that finding GPUs takes (nvml.h, CUDA 12). Where a function has
+ * newer editions, the newest that the library has.
+ */
+import koffi, { type KoffiFunc } from "koffi";
+
+type Call = KoffiFunc<(...values: unknown[]) => unknown>;
+
+const NAME_SIZE = 96;
+const NOT_SUPPORTED = 3;
+const INVALID_ARGUMENT = 2;
+const NOT_FOUND = 6;
+
+export class NvmlError extends Error {
+  override readonly name = "NvmlError";
+  /** nvmlReturn_t. */
+  readonly code: number;
+  constructor(call: string, code: number, text: string) {
+    super(`${call}: ${text} (${code})`);
+    this.code = code;
+  }
+}
+
+/** nvmlDevice_t. Good until the library is closed. */
+export type Handle = object;
+
+koffi.struct("berth_nvml_pci", {
+  busIdLegacy: koffi.array("char", 16, "String"),
+  domain: "uint32_t",
+  bus: "uint32_t",
+  device: "uint32_t",
+  pciDeviceId: "uint32_t",
+  pciSubSystemId: "uint32_t",
+  busId: koffi.array("char", 32, "String"),
+});
+
+export class Nvml implements Disposable {
+  readonly #library: ReturnType<typeof koffi.load>;
+  readonly #functions = new Map<string, Call | undefined>();
+
+  /** Loads and initializes it. Throws where there is no such library, and NvmlError. */
+  constructor(path: string) {
+    this.#library = koffi.load(path);
+    this.#call(["nvmlInit_v2", "nvmlInit"], "", []);
+  }
+
+  [Symbol.dispose](): void {
+    this.#call(["nvmlShutdown"], "", []);
+    this.#library.unload();
+  }
+
+  driverVersion(): string {
+    return this.#text(["nvmlSystemGetDriverVersion"], "_Out_ char *out, uint32_t size", []);
+  }
+
+  /** Handles of all GPUs, in the order of their indexes. */
+  gpus(): Handle[] {
+    const count = this.#number(["nvmlDeviceGetCount_v2", "nvmlDeviceGetCount"], "_Out_ uint32_t *out", []);
+    return Array.from({ length: count }, (_, index) =>
+      this.#handle(
+        ["nvmlDeviceGetHandleByIndex_v2", "nvmlDeviceGetHandleByIndex"],
+        "uint32_t index, _Out_ void **out",
+        [index],
+      ),
+    );
+  }
+
+  uuid(device: Handle): string {
+    return this.#text(["nvmlDeviceGetUUID"], "void *device, _Out_ char *out, uint32_t size", [device]);
+  }
+
+  /** The number in /dev/nvidiaN. */
+  minor(device: Handle): number {
+    return this.#number(["nvmlDeviceGetMinorNumber"], "void *device, _Out_ uint32_t *out", [device]);
+  }
+
+  /** As sysfs names it: "0000:01:00.0". */
+  pciBusId(device: Handle): string {
+    const out = {} as { busId?: string };
+    this.#call(["nvmlDeviceGetPciInfo_v3", "nvmlDeviceGetPciInfo_v2"], "void *device, _Out_ berth_nvml_pci *out", [
+      device,
+      out,
+    ]);
+    // NVML writes the domain with eight digits, the kernel with four.
+    return (out.busId ?? "").toLowerCase().replace(/^0000(?=[0-9a-f]{4}:)/, "");
+  }
+
+  isMigEnabled(device: Handle): boolean {
+    const [now, pending] = [[0], [0]];
+    const code = this.#code(["nvmlDeviceGetMigMode"], "void *device, _Out_ uint32_t *now, _Out_ uint32_t *pending", [
+      device,
+      now,
+      pending,
+    ]);
+    if (code === NOT_SUPPORTED) return false;
+    this.#check("nvmlDeviceGetMigMode", code);
+    return now[0] === 1;
+  }
+
+  /** MIG devices, with their indexes on the GPU. */
+  migDevices(device: Handle): { readonly index: number; readonly handle: Handle }[] {
+    const most = this.#number(["nvmlDeviceGetMaxMigDeviceCount"], "void *device, _Out_ uint32_t *out", [device]);
+    return Array.from({ length: most }, (_, index) => index).flatMap((index) => {
+      const out: (Handle | null)[] = [null];
+      const name = "nvmlDeviceGetMigDeviceHandleByIndex";
+      const code = this.#code([name], "void *device, uint32_t index, _Out_ void **out", [device, index, out]);
+      if (code === NOT_FOUND || code === INVALID_ARGUMENT) return [];
+      this.#check(name, code);
+      return [{ index, handle: out[0] ?? {} }];
+    });
+  }
+
+  gpuInstanceId(mig: Handle): number {
+    return this.#number(["nvmlDeviceGetGpuInstanceId"], "void *device, _Out_ uint32_t *out", [mig]);
+  }
+
+  computeInstanceId(mig: Handle): number {
+    return this.#number(["nvmlDeviceGetComputeInstanceId"], "void *device, _Out_ uint32_t *out", [mig]);
+  }
+
+  #number(names: readonly string[], parameters: string, values: readonly unknown[]): number {
+    const out = [0];
+    this.#call(names, parameters, [...values, out]);
+    return out[0] ?? 0;
+  }
+
+  #handle(names: readonly string[], parameters: string, values: readonly unknown[]): Handle {
+    const out: (Handle | null)[] = [null];
+    this.#call(names, parameters, [...values, out]);
+    return out[0] ?? {};
+  }
+
+  #text(names: readonly string[], parameters: string, values: readonly unknown[]): string {
+    const out = Buffer.alloc(NAME_SIZE);
+    this.#call(names, parameters, [...values, out, NAME_SIZE]);
+    return out.toString("utf8", 0, out.indexOf(0));
+  }
+
+  #call(names: readonly string[], parameters: string, values: readonly unknown[]): void {
+    this.#check(names[0] ?? "", this.#code(names, parameters, values));
+  }
+
+  #check(name: string, code: number): void {
+    if (code === 0) return;
+    const describe = this.#function("nvmlErrorString", "const char *", "int code");
+    throw new NvmlError(name, code, describe ? String(describe(code)) : "error");
+  }
+
+  #code(names: readonly string[], parameters: string, values: readonly unknown[]): number {
+    for (const name of names) {
+      const found = this.#function(name, "int", parameters);
+      if (found) return found(...values) as number;
+    }
+    throw new NvmlError(names[0] ?? "", NOT_SUPPORTED, "the library has no such function");
+  }
+
+  #function(name: string, result: string, parameters: string): Call | undefined {
+    if (!this.#functions.has(name)) this.#functions.set(name, this.#find(name, result, parameters));
+    return this.#functions.get(name);
+  }
+
+  #find(name: string, result: string, parameters: string): Call | undefined {
+    try {
+      return this.#library.func(`${result} ${name}(${parameters})`);
+    } catch (error) {
+      if (/cannot find function/i.test((error as Error).message)) return undefined;
+      throw error;
+    }
+  }
+}

@@ -1,0 +1,140 @@
+/*
+ * A libnvidia-ml.so for machines without a GPU: what it says comes from the file that FAKE_NVML names, read at nvmlInit.
+ *
+ *   driver VERSION            cuda 12000                     fail FUNCTION CODE
+ *   gpu UUID MINOR BUS-ID MIG(0|1) NAME...
+ *   mig UUID GPU-INSTANCE COMPUTE-INSTANCE                   (of the gpu above)
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { SUCCESS = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, UNKNOWN = 999 };
+#define MAX 16
+
+struct mig { struct gpu *parent; char uuid[80]; unsigned gi, ci, index; int is_mig; };
+struct gpu { struct mig self; unsigned minor, index, mig_mode, count; char bus[32], name[64]; struct mig migs[MAX]; };
+struct pci_info { char legacy[16]; unsigned domain, bus, device, id, subsystem; char bus_id[32]; };
+
+static struct gpu gpus[MAX];
+static unsigned count, cuda = 12000;
+static char driver[80] = "525.147.05", failing[80];
+static int users, failure;
+
+#define CHECK(name) do { if (strcmp(failing, name) == 0) return failure; if (!users) return UNINITIALIZED; } while (0)
+
+static void read_script(void)
+{
+  char line[512], uuid[80];
+  FILE *file = fopen(getenv("FAKE_NVML") ? getenv("FAKE_NVML") : "", "r");
+  count = 0;
+  failing[0] = 0;
+  while (file && fgets(line, sizeof line, file)) {
+    struct gpu *gpu = &gpus[count];
+    unsigned minor, mode, gi, ci;
+    char bus[32], name[64];
+    if (sscanf(line, "driver %79s", driver) == 1 || sscanf(line, "cuda %u", &cuda) == 1 || sscanf(line, "fail %79s %d", failing, &failure) == 2)
+      continue;
+    if (count < MAX && sscanf(line, "gpu %79s %u %31s %u %63[^\n]", uuid, &minor, bus, &mode, name) == 5) {
+      *gpu = (struct gpu){.self = {.parent = gpu}, .minor = minor, .index = count, .mig_mode = mode};
+      strcpy(gpu->self.uuid, uuid);
+      strcpy(gpu->bus, bus);
+      strcpy(gpu->name, name);
+      count++;
+    } else if (count > 0 && sscanf(line, "mig %79s %u %u", uuid, &gi, &ci) == 3 && gpus[count - 1].count < MAX) {
+      gpu = &gpus[count - 1];
+      struct mig *mig = &gpu->migs[gpu->count];
+      *mig = (struct mig){.parent = gpu, .gi = gi, .ci = ci, .index = gpu->count++, .is_mig = 1};
+      strcpy(mig->uuid, uuid);
+    }
+  }
+  if (file)
+    fclose(file);
+}
+
+int nvmlInit_v2(void)
+{
+  if (users++ == 0)
+    read_script();
+  if (strcmp(failing, "nvmlInit_v2") == 0) {
+    users--;
+    return failure;
+  }
+  return SUCCESS;
+}
+int nvmlInit(void) { return nvmlInit_v2(); }
+int nvmlShutdown(void) { return users > 0 ? (users--, SUCCESS) : UNINITIALIZED; }
+const char *nvmlErrorString(int code) { return code == SUCCESS ? "Success" : code == NOT_FOUND ? "Not Found" : "Unknown Error"; }
+
+static int text(char *out, unsigned size, const char *value)
+{
+  return (unsigned)snprintf(out, size, "%s", value) < size ? SUCCESS : 7;
+}
+int nvmlSystemGetDriverVersion(char *out, unsigned size) { CHECK("nvmlSystemGetDriverVersion"); return text(out, size, driver); }
+int nvmlSystemGetCudaDriverVersion(int *out) { CHECK("nvmlSystemGetCudaDriverVersion"); *out = (int)cuda; return SUCCESS; }
+int nvmlSystemGetCudaDriverVersion_v2(int *out) { return nvmlSystemGetCudaDriverVersion(out); }
+int nvmlDeviceGetCount_v2(unsigned *out) { CHECK("nvmlDeviceGetCount_v2"); *out = count; return SUCCESS; }
+int nvmlDeviceGetCount(unsigned *out) { return nvmlDeviceGetCount_v2(out); }
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, struct mig **out)
+{
+  CHECK("nvmlDeviceGetHandleByIndex_v2");
+  if (index >= count)
+    return INVALID_ARGUMENT;
+  *out = &gpus[index].self;
+  return SUCCESS;
+}
+int nvmlDeviceGetHandleByIndex(unsigned index, struct mig **out) { return nvmlDeviceGetHandleByIndex_v2(index, out); }
+int nvmlDeviceGetHandleByUUID(const char *uuid, struct mig **out)
+{
+  CHECK("nvmlDeviceGetHandleByUUID");
+  for (unsigned i = 0; i < count; i++) {
+    if (strcmp(gpus[i].self.uuid, uuid) == 0)
+      return *out = &gpus[i].self, SUCCESS;
+    for (unsigned j = 0; j < gpus[i].count; j++)
+      if (strcmp(gpus[i].migs[j].uuid, uuid) == 0)
+        return *out = &gpus[i].migs[j], SUCCESS;
+  }
+  return NOT_FOUND;
+}
+int nvmlDeviceGetUUID(struct mig *d, char *out, unsigned size) { CHECK("nvmlDeviceGetUUID"); return text(out, size, d->uuid); }
+int nvmlDeviceGetName(struct mig *d, char *out, unsigned size) { CHECK("nvmlDeviceGetName"); return text(out, size, d->parent->name); }
+int nvmlDeviceGetIndex(struct mig *d, unsigned *out) { CHECK("nvmlDeviceGetIndex"); *out = d->is_mig ? d->index : d->parent->index; return SUCCESS; }
+int nvmlDeviceGetMinorNumber(struct mig *d, unsigned *out) { CHECK("nvmlDeviceGetMinorNumber"); *out = d->parent->minor; return SUCCESS; }
+int nvmlDeviceGetPciInfo_v3(struct mig *d, struct pci_info *out)
+{
+  CHECK("nvmlDeviceGetPciInfo_v3");
+  memset(out, 0, sizeof *out);
+  text(out->bus_id, sizeof out->bus_id, d->parent->bus);
+  sscanf(d->parent->bus, "%x:%x:%x", &out->domain, &out->bus, &out->device);
+  snprintf(out->legacy, sizeof out->legacy, "%04x:%02x:%02x.0", out->domain, out->bus & 0xff, out->device & 0xff);
+  return SUCCESS;
+}
+int nvmlDeviceGetPciInfo(struct mig *d, struct pci_info *out) { return nvmlDeviceGetPciInfo_v3(d, out); }
+int nvmlDeviceGetMigMode(struct mig *d, unsigned *now, unsigned *pending)
+{
+  CHECK("nvmlDeviceGetMigMode");
+  *now = *pending = d->parent->mig_mode;
+  return SUCCESS;
+}
+int nvmlDeviceGetMaxMigDeviceCount(struct mig *d, unsigned *out) { (void)d; CHECK("nvmlDeviceGetMaxMigDeviceCount"); *out = 7; return SUCCESS; }
+int nvmlDeviceGetMigDeviceHandleByIndex(struct mig *d, unsigned index, struct mig **out)
+{
+  CHECK("nvmlDeviceGetMigDeviceHandleByIndex");
+  if (index >= d->parent->count)
+    return NOT_FOUND;
+  *out = &d->parent->migs[index];
+  return SUCCESS;
+}
+int nvmlDeviceIsMigDeviceHandle(struct mig *d, unsigned *out) { CHECK("nvmlDeviceIsMigDeviceHandle"); *out = (unsigned)d->is_mig; return SUCCESS; }
+int nvmlDeviceGetDeviceHandleFromMigDeviceHandle(struct mig *d, struct mig **out) { CHECK("nvmlDeviceGetDeviceHandleFromMigDeviceHandle"); *out = &d->parent->self; return SUCCESS; }
+int nvmlDeviceGetGpuInstanceId(struct mig *d, unsigned *out) { CHECK("nvmlDeviceGetGpuInstanceId"); *out = d->gi; return SUCCESS; }
+int nvmlDeviceGetComputeInstanceId(struct mig *d, unsigned *out) { CHECK("nvmlDeviceGetComputeInstanceId"); *out = d->ci; return SUCCESS; }
+struct memory { unsigned long long total, free, used; };
+int nvmlDeviceGetMemoryInfo(struct mig *d, struct memory *out)
+{
+  CHECK("nvmlDeviceGetMemoryInfo");
+  unsigned long long total = d->is_mig ? 5ull << 30 : 40ull << 30;
+  *out = (struct memory){total, total, 0};
+  return SUCCESS;
+}
+int nvmlDeviceGetAttributes_v2(struct mig *d, void *out) { (void)d; (void)out; return NOT_SUPPORTED; }
