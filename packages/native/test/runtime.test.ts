@@ -69,7 +69,7 @@ test("a start that fails is told, and the process is still there to be ended", a
 
 test("a process in a container that already runs, made by exec", async (t) => {
   const s = await serve(t);
-  const c = await byRuntime(s, "sleep 1000");
+  const c = await byRuntime(s, "exec sleep 1000");
   await c.link.ask("start", "state");
   const pidFile = join(s.directory, "exec-pid");
   const script = `(echo from exec; exit 8) & echo $! >${pidFile}`;
@@ -86,7 +86,7 @@ test("a process in a container that already runs, made by exec", async (t) => {
 
 test("orphans below the monitor are reaped", async (t) => {
   const s = await serve(t);
-  const c = await byRuntime(s, `(sleep 0.05 & echo $! >orphan) ; sleep 1000`);
+  const c = await byRuntime(s, `(sleep 0.05 & echo $! >orphan) ; exec sleep 1000`);
   await c.link.ask("start", "state");
   await until("the orphan is known", () => existsSync(join(s.directory, "orphan")));
   const orphan = Number(readFileSync(join(s.directory, "orphan"), "utf8"));

@@ -87,10 +87,10 @@ const mounts = async () =>
 const descriptors = async () => (await readdir("/proc/self/fd")).length;
 
 /** The processes set aside end by themselves, a moment after those that they were for. */
-async function settled(wanted: number): Promise<number> {
+async function settled(most: number): Promise<number> {
   const deadline = Date.now() + 5000;
   let count = await processes();
-  while (count !== wanted && Date.now() < deadline) {
+  while (count > most && Date.now() < deadline) {
     await new Promise((resolve) => setTimeout(resolve, 5));
     count = await processes();
   }
@@ -123,11 +123,14 @@ test(
     const context = machine.context();
     const planned = planContainer(fullSpec(volume), context);
     assert.ok(planned.plan.orders.length > 80, "a full plan");
-    const baseline = await processes();
+    // One that was ending when they were counted first is not to hide another.
+    let most = await processes();
     const [mounted, open] = [await mounts(), await descriptors()];
     for (let index = 0; index < planned.plan.orders.length; index++) {
       await failAt(index, planned, context);
-      assert.equal(await settled(baseline), baseline, `order ${index} leaves processes`);
+      const left = await settled(most);
+      assert.ok(left <= most, `order ${index} leaves ${left - most} processes`);
+      most = left;
       // EBUSY if a process were left in it.
       await machine.hand.run(cgroupRemoval(context.cgroup.path, machine.host));
       for (const { directory } of cgroupDirectories(context.cgroup.path, machine.host.cgroups).v1)
