@@ -1,5 +1,5 @@
 /** What processes and the kernel hold. */
-import { readFileSync, readdirSync } from "node:fs";
+import { readFileSync, readdirSync, writeFileSync } from "node:fs";
 
 /** PSS in bytes (proc(5), smaps_rollup); 0 for a process that is gone. */
 export function pss(pid: number): number {
@@ -35,4 +35,14 @@ export function kernelMemory(): number {
     (sum, key) => sum + Number(new RegExp(`^${key}:\\s+(\\d+) kB$`, "m").exec(text)?.[1] ?? 0) * 1024,
     0,
   );
+}
+
+/** Forgets the largest resident size so far (proc(5), clear_refs). */
+export function resetPeak(pid: number): void {
+  writeFileSync(`/proc/${pid}/clear_refs`, "5");
+}
+
+/** The largest resident size since `resetPeak`, in bytes: pages shared with others are counted whole. */
+export function peak(pid: number): number {
+  return Number(/^VmHWM:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1] ?? 0) * 1024;
 }

@@ -9,11 +9,12 @@ export function run(
   options: { readonly input?: string; readonly env?: NodeJS.ProcessEnv } = {},
 ): Promise<string> {
   const [program = "", ...args] = argv;
-  const child = spawn(program, args, { stdio: ["pipe", "pipe", "pipe"], env: options.env ?? process.env });
+  const stdin = options.input === undefined ? "ignore" : "pipe";
+  const child = spawn(program, args, { stdio: [stdin, "pipe", "pipe"], env: options.env ?? process.env });
   const output: string[] = [];
-  child.stdout.on("data", (chunk: Buffer) => output.push(chunk.toString()));
-  child.stderr.on("data", (chunk: Buffer) => output.push(chunk.toString()));
-  child.stdin.end(options.input ?? "");
+  child.stdout?.on("data", (chunk: Buffer) => output.push(chunk.toString()));
+  child.stderr?.on("data", (chunk: Buffer) => output.push(chunk.toString()));
+  child.stdin?.end(options.input);
   const { promise, resolve, reject } = Promise.withResolvers<string>();
   child.on("error", reject);
   child.on("close", (status) =>
@@ -31,23 +32,34 @@ export interface Service {
 
 /** Starts a server and waits for its socket to appear; its log is shown if it ends before that. */
 export async function startService(argv: readonly string[], socket: string, logFile: string): Promise<Service> {
+  const { service, failed } = begin(argv, logFile);
+  await Promise.race([appears(socket), failed]);
+  return service;
+}
+
+/** As startService, for what has no socket to wait for. */
+export function startProcess(argv: readonly string[], logFile: string): Service {
+  const { service, failed } = begin(argv, logFile);
+  failed.catch(() => undefined);
+  return service;
+}
+
+function begin(argv: readonly string[], logFile: string): { service: Service; failed: Promise<never> } {
   const [program = "", ...args] = argv;
   const log = openSync(logFile, "a");
   const child = spawn(program, args, { stdio: ["ignore", log, log], detached: true });
   closeSync(log);
-  await Promise.race([
-    appears(socket),
-    ended(child).then(() => Promise.reject(new Error(`${program} ended at once:\n${readFileSync(logFile, "utf8")}`))),
-  ]);
+  const failed = ended(child).then(() =>
+    Promise.reject(new Error(`${program} ended at once:\n${readFileSync(logFile, "utf8")}`)),
+  );
   if (child.pid === undefined) throw new Error(`${program} has no pid`);
-  return {
-    pid: child.pid,
-    stop: async () => {
-      const gone = ended(child);
-      child.kill("SIGTERM");
-      await gone;
-    },
+  const stop = async (): Promise<void> => {
+    const gone = ended(child);
+    child.kill("SIGTERM");
+    await gone;
   };
+  failed.catch(() => undefined);
+  return { service: { pid: child.pid, stop }, failed };
 }
 
 function ended(child: ChildProcess): Promise<void> {
