@@ -42,7 +42,13 @@ export function resetPeak(pid: number): void {
   writeFileSync(`/proc/${pid}/clear_refs`, "5");
 }
 
-/** The largest resident size since `resetPeak`, in bytes: pages shared with others are counted whole. */
+/**
+ * The largest resident size since `resetPeak`, in bytes, without pages of files: those of the executable are the page
+ * cache's, and any number of processes share them.
+ */
 export function peak(pid: number): number {
-  return Number(/^VmHWM:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1] ?? 0) * 1024;
+  const status = readFileSync(`/proc/${pid}/status`, "utf8");
+  const field = (name: string): number =>
+    Number(new RegExp(`^${name}:\\s+(\\d+) kB$`, "m").exec(status)?.[1] ?? 0) * 1024;
+  return field("VmHWM") - field("RssFile");
 }

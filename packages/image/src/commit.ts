@@ -29,6 +29,7 @@ export interface CommitterOptions {
   readonly snapshotter: Snapshotter;
   readonly unpacker: Unpacker;
   readonly catalog: Catalog;
+  readonly warn: (message: string) => void;
 }
 
 export class Committer {
@@ -64,13 +65,7 @@ export class Committer {
           ...request.refs.flat(),
         ]),
       );
-      await raceAbort(
-        this.#makeDurable(
-          drafts.map(({ draft }) => draft),
-          digests,
-        ),
-        signal,
-      );
+      await raceAbort(store.sync(digests), signal);
       const taken: string[] = [];
       database.transaction((sql) => {
         store.commit(digests);
@@ -90,12 +85,8 @@ export class Committer {
       holding.release();
     }
     await database.sync();
+    // Blobs and rows survive a power cut from here on; the layers' files are made again from the blobs if they do not.
+    snapshotter.settle().catch((error: unknown) => this.#options.warn(`syncing layers: ${String(error)}`));
     return manifest.config.digest;
-  }
-
-  async #makeDurable(drafts: Parameters<Snapshotter["sync"]>[0], digests: readonly string[]): Promise<void> {
-    const { snapshotter, content } = this.#options;
-    await snapshotter.sync(drafts);
-    await content.sync(digests);
   }
 }

@@ -8,6 +8,7 @@ import { mkdir } from "node:fs/promises";
 import { availableParallelism } from "node:os";
 import { Committer } from "./commit.ts";
 import { canceled, ImageError } from "./errors.ts";
+import { type ExportedImage, exportArchive, exportLayout } from "./export.ts";
 import { importDirectory, importStream } from "./import.ts";
 import type { LayerLimits } from "./layers/apply.ts";
 import { WorkerPool } from "./layers/pool.ts";
@@ -22,10 +23,12 @@ import { chooseSnapshotter, type SnapshotterName } from "./snapshots/choose.ts";
 import type { Snapshotter } from "./snapshots/snapshotter.ts";
 import { SnapshotStore } from "./snapshots/store.ts";
 import { Catalog } from "./store/catalog.ts";
+import { Checker, type CheckOptions, type Problem } from "./store/check.ts";
 import { Collector } from "./store/collect.ts";
 import { ContentStore } from "./store/content.ts";
 import { type Database, openDatabase } from "./store/database.ts";
 import { dropTemporaryLeases, Lease } from "./store/leases.ts";
+import { Restorer } from "./store/restore.ts";
 import { IMAGE_SCHEMA } from "./store/schema.ts";
 import { type VerificationOptions, Verifier } from "./verify/verifier.ts";
 import type { ImageRecord, ImportOptions, Log, PullOptions, Rootfs, StoreUsage, Usage, UserDatabase } from "./types.ts";
@@ -72,6 +75,7 @@ interface Parts {
   readonly unpacker: Unpacker;
   readonly catalog: Catalog;
   readonly collector: Collector;
+  readonly restorer: Restorer;
   readonly context: PullContext;
   readonly remote: Remote;
 }
@@ -105,7 +109,8 @@ export class Images {
     const warn = (message: string): void => options.log?.("warn", message);
     const unpacker = new Unpacker({ warn, content, snapshotter, pool, tree, limits: options.limits, parallel });
     const catalog = new Catalog(database, options.pinned ?? []);
-    const committer = new Committer({ database, content, snapshotter, unpacker, catalog });
+    const committer = new Committer({ database, content, snapshotter, unpacker, catalog, warn });
+    const restorer = new Restorer({ database, content, snapshotter, pool, tree, limits: options.limits });
     const collector = new Collector({ database, content, snapshotter, catalog });
     const context: PullContext = {
       pool,
@@ -128,10 +133,11 @@ export class Images {
       unpacker,
       catalog,
       collector,
+      restorer,
       context,
       remote,
     });
-    images.#tell(await catalog.load(content, (chainId) => snapshotter.has(chainId)));
+    images.#tell(await catalog.load(content));
     return images;
   }
 
@@ -279,21 +285,57 @@ export class Images {
     });
   }
 
+  /** The archive of these images, in chunks: an OCI layout that `docker load` takes too. By a name that is given it has that name, otherwise all of its own. Throws ImageError. */
+  async *exportArchive(images: readonly string[]): AsyncGenerator<Uint8Array, void, undefined> {
+    using lease = this.#leaseAll();
+    void lease;
+    yield* exportArchive(this.#exported(images), this.#parts.catalog, this.#parts.content);
+  }
+
+  /** As exportArchive, as an OCI layout in a directory. */
+  async exportLayout(directory: string, images: readonly string[]): Promise<void> {
+    using lease = this.#leaseAll();
+    void lease;
+    await exportLayout(directory, this.#exported(images), this.#parts.catalog, this.#parts.content);
+  }
+
+  /**
+   * Verifies every blob and every layer, and finds what has no record; with `repair` puts right what can be. Yields what is
+   * wrong. Layers are unpacked once more for it, one at a time.
+   */
+  async *check(options: CheckOptions = {}): AsyncGenerator<Problem, void, undefined> {
+    using lease = this.#leaseAll();
+    void lease;
+    yield* new Checker(this.#parts, options).run();
+  }
+
+  /** What the images take, and what of it only images take that are not in `used` (by id) and not pinned. */
+  imageUsage(used: ReadonlySet<string>): { readonly bytes: number; readonly reclaimable: number } {
+    const { catalog, content, snapshotter } = this.#parts;
+    const kept = catalog.list().filter(({ id, pinned }) => pinned || used.has(id));
+    const layers = snapshotter.layerUsage(new Set(kept.flatMap(({ chainId }) => chainId ?? [])));
+    const blobs = content.usageOf(kept.map(({ manifest }) => manifest.digest));
+    const bytes = layers.bytes + blobs.bytes;
+    return { bytes, reclaimable: bytes - layers.kept - blobs.kept };
+  }
+
   /**
    * At start, before anything else: removes what a crash or power cut left unfinished, and drops images that are not whole
    * any more. Returns what it did, in words.
    */
   async recover(): Promise<string[]> {
-    const { content, snapshotter, catalog, collector, database } = this.#parts;
+    const { content, snapshotter, catalog, collector, restorer, database } = this.#parts;
     dropTemporaryLeases(database);
     const done = [
       ...(await content.recover()),
       ...(await snapshotter.recover()),
-      ...(await catalog.load(content, (chainId) => snapshotter.has(chainId))),
+      ...(await catalog.load(content, async (image) => await restorer.ensure(image))),
+      ...(await snapshotter.forgetDoubtful()),
     ];
     const collected = await collector.collect();
     if (collected > 0) done.push(`removed ${collected} blobs and layers that no image needs`);
     await database.sync();
+    snapshotter.settle().catch((error: unknown) => this.#tell([`syncing layers: ${String(error)}`]));
     return done;
   }
 
@@ -342,6 +384,29 @@ export class Images {
       if (!both.aborted) await tracked;
       throw error;
     }
+  }
+
+  /** Keeps all that images have now from being collected. */
+  #leaseAll(): Disposable {
+    const { database, catalog } = this.#parts;
+    const lease = new Lease(database, true);
+    for (const { target, manifestDigest, manifest, chainId } of catalog.contents()) {
+      lease.content(target, manifestDigest, manifest.config.digest, ...manifest.layers.map(({ digest }) => digest));
+      if (chainId !== undefined) lease.chains(chainId);
+    }
+    return { [Symbol.dispose]: () => lease.release() };
+  }
+
+  #exported(images: readonly string[]): ExportedImage[] {
+    const byId = new Map<string, { record: ImageRecord; names: Set<string> }>();
+    for (const wanted of images) {
+      const record = this.#required(wanted);
+      const name = this.#parts.catalog.nameOf(wanted);
+      const entry = byId.get(record.id) ?? { record, names: new Set<string>() };
+      for (const each of name === undefined ? record.tags : [name]) entry.names.add(each);
+      byId.set(record.id, entry);
+    }
+    return [...byId.values()].map(({ record, names }) => ({ record, names: [...names] }));
   }
 
   async #readUsers(chainId: string): Promise<UserDatabase> {

@@ -20,6 +20,7 @@ export type {
   UserDatabase,
 } from "./types.ts";
 export type { ProxySettings } from "./registry/proxy.ts";
+export type { CheckOptions, Problem } from "./store/check.ts";
 export type { RetryPolicy } from "./registry/retry.ts";
 export type { RegistryHostSettings, RegistrySettings } from "./registry/settings.ts";
 export type { LayerLimits } from "./layers/apply.ts";

@@ -72,7 +72,6 @@ export async function stack(
       0,
     );
   }
-  await snapshotter.sync(filled.map(({ draft }) => draft));
   transaction(() => {
     for (const [index, { draft }] of filled.entries())
       assert.equal(snapshotter.commit(draft, ids[index] as string, ids[index - 1]), true);

@@ -5,8 +5,6 @@ import { align, BLOCK } from "./format.ts";
 const BUFFER = 1 << 20;
 /** Shorter runs of zeros are written; longer ones are left out of the file, which so has a hole. */
 const ZEROS_MAX = 64 << 10;
-/** After so many bytes the disk is given work, so that the sync at the end is short. */
-const SYNC_EVERY = 48 << 20;
 
 export class Output {
   readonly #file: FileHandle;
@@ -16,8 +14,6 @@ export class Output {
   /** Where the buffer's first byte belongs. */
   #base: number;
   #writing: Promise<void> = Promise.resolve();
-  #syncing: Promise<void> = Promise.resolve();
-  #unsynced = 0;
 
   private constructor(file: FileHandle, at: number) {
     this.#file = file;
@@ -63,19 +59,18 @@ export class Output {
     await this.zeros(align(this.position, BLOCK) - this.position);
   }
 
-  /** Writes what is gathered, and `first` at the start of the file. With `sync` resolves once all is on the disk. */
-  async end(first: Uint8Array, sync: boolean): Promise<void> {
+  /** Writes what is gathered, and `first` over the start of the file. With `sync` resolves once all is on the disk. */
+  async end(first: Uint8Array | undefined, sync: boolean): Promise<void> {
     const length = this.position;
     await this.#flush();
     await this.#writing;
-    await writeAll(this.#file, first, 0);
+    if (first !== undefined) await writeAll(this.#file, first, 0);
     await this.#file.truncate(length);
-    await this.#syncing;
     if (sync) await this.#file.datasync();
   }
 
   async close(): Promise<void> {
-    await Promise.allSettled([this.#writing, this.#syncing]);
+    await this.#writing.catch(() => undefined);
     await this.#file.close();
   }
 
@@ -89,12 +84,6 @@ export class Output {
     this.#filled = 0;
     this.#writing = writeAll(this.#file, full.subarray(0, filled), base);
     this.#writing.catch(() => undefined);
-    this.#unsynced += filled;
-    if (this.#unsynced < SYNC_EVERY) return;
-    this.#unsynced = 0;
-    await this.#syncing;
-    this.#syncing = this.#writing.then(async () => await this.#file.datasync());
-    this.#syncing.catch(() => undefined);
   }
 }
 

@@ -3,6 +3,7 @@ import type { Hash } from "node:crypto";
 import type { Transform } from "node:stream";
 import { constants, createGunzip, createZstdDecompress } from "node:zlib";
 import { ImageError } from "../errors.ts";
+import { used } from "./relief.ts";
 
 export type Compression = "gzip" | "zstd" | "none";
 
@@ -89,6 +90,7 @@ export async function* hashed(
   for await (const chunk of source) {
     hash.update(chunk);
     yield chunk;
+    used(chunk.length);
   }
 }
 

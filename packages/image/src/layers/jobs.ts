@@ -7,7 +7,7 @@ import type { Pushed } from "../registry/push.ts";
 import type { RetryPolicy } from "../registry/retry.ts";
 import type { Signature } from "../verify/signature.ts";
 import type { Credentials, Usage } from "../types.ts";
-import type { LayerRef } from "../snapshots/layer-files.ts";
+import type { LayerFormatName, LayerRef } from "../snapshots/layer-files.ts";
 import type { AppliedLayer, LayerLimits } from "./apply.ts";
 
 /** Where an unpacked layer goes: a directory that exists, or a file that is made. */
@@ -73,6 +73,10 @@ export interface Jobs {
   };
   /** Copies what layers of EROFS images (topmost first) make together into an existing directory. */
   merge: { request: { layers: readonly LayerRef[]; directory: string; tree: TreeSource }; result: undefined };
+  /** Where two unpacked layers differ, in words. */
+  compare: { request: { format: LayerFormatName; one: string; other: string }; result: string | undefined };
+  /** The digest of a file's content, by the algorithm of `digest`. */
+  digest: { request: { path: string; digest: string }; result: string };
   /** Takes an archive apart: every regular file of it becomes a file in `directory`, hashed. The archive comes as chunks. */
   archive: { request: { directory: string; limits?: LayerLimits | undefined }; result: ArchiveMember[] };
   /** Copies a file into `ingest` and verifies it. */

@@ -1,8 +1,8 @@
 /** The path of a layer, read once: source → digest → blob in the store → inflate → diff id → tar → tree. */
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
-import { type FileHandle, open } from "node:fs/promises";
 import { type image, parseDigest } from "@berth/spec/oci";
+import { Output } from "../erofs/output.ts";
 import { ImageError, toImageError } from "../errors.ts";
 import { applyLayer, type AppliedLayer } from "./apply.ts";
 import { ByteReader } from "./byte-reader.ts";
@@ -85,8 +85,7 @@ class BlobStream implements AsyncIterable<Uint8Array> {
   readonly #ingest: string | undefined;
   readonly #context: JobContext;
   readonly #hash;
-  #file: FileHandle | undefined;
-  #writing: Promise<unknown> = Promise.resolve();
+  #file: Output | undefined;
   #size = 0;
 
   constructor(
@@ -114,7 +113,7 @@ class BlobStream implements AsyncIterable<Uint8Array> {
 
   /** After the last byte. Throws DigestMismatch. */
   async finish(): Promise<void> {
-    await this.#writing;
+    await this.#stored(async () => await this.#file?.end(undefined, false));
     const { digest, size } = this.#descriptor;
     if (this.#size !== size)
       throw new ImageError(
@@ -128,7 +127,6 @@ class BlobStream implements AsyncIterable<Uint8Array> {
 
   async close(): Promise<void> {
     await this.#source.return?.(undefined);
-    await this.#writing.catch(() => undefined);
     await this.#file?.close();
   }
 
@@ -142,19 +140,27 @@ class BlobStream implements AsyncIterable<Uint8Array> {
     this.#hash.update(chunk);
     this.#context.progress({ doneBytes: this.#size, totalBytes: this.#descriptor.size });
     if (this.#ingest === undefined) return;
-    // One write is under way while the chunk is inflated; the next waits for it.
-    await this.#writing;
-    this.#file ??= await open(this.#ingest, "wx", 0o600);
-    const file = this.#file;
-    this.#writing = writeAll(file, chunk).catch((error: unknown) => {
-      throw toImageError(error, `write ${this.#ingest}`);
+    const ingest = this.#ingest;
+    await this.#stored(async () => {
+      this.#file ??= await Output.open(ingest);
+      await this.#file.write(chunk);
     });
-    this.#writing.catch(() => undefined);
+  }
+
+  async #stored(work: () => Promise<void>): Promise<void> {
+    try {
+      await work();
+    } catch (error) {
+      throw toImageError(error, `write ${this.#ingest}`);
+    }
   }
 }
 
-async function writeAll(file: FileHandle, chunk: Uint8Array): Promise<void> {
-  for (let at = 0; at < chunk.length;) at += (await file.write(chunk, at)).bytesWritten;
+export async function digestOfFile(path: string, digest: string): Promise<string> {
+  const { algorithm } = parseDigest(digest);
+  const hash = createHash(algorithm);
+  for await (const chunk of fileChunks(path)) hash.update(chunk);
+  return `${algorithm}:${hash.digest("hex")}`;
 }
 
 export async function copyBlob(

@@ -7,9 +7,10 @@ import { listReferrers, listTags } from "../registry/referrers.ts";
 import { mergeLayers } from "../snapshots/merge.ts";
 import { fetchSignatures } from "../verify/signature.ts";
 import { takeApart } from "./archive-job.ts";
+import { compareLayers } from "./compare-job.ts";
 import { completeLayer } from "./complete-job.ts";
 import type { JobName, JobProgress, Jobs, RemoteSource } from "./jobs.ts";
-import { copyBlob, unpackLayer } from "./layer-job.ts";
+import { copyBlob, digestOfFile, unpackLayer } from "./layer-job.ts";
 import type { FromWorker, ToWorker } from "./pool.ts";
 import { pushBlob, pushManifest } from "./push-job.ts";
 import { resolveImage } from "./resolve-job.ts";
@@ -34,6 +35,8 @@ const JOBS: { readonly [N in JobName]: Job<N> } = {
     return { bytes: await client.small(descriptor, limit), session: client.session };
   },
   layer: unpackLayer,
+  compare: async (request) => compareLayers(request),
+  digest: async ({ path, digest }) => await digestOfFile(path, digest),
   complete: completeLayer,
   merge: async ({ layers, directory, tree }) => {
     await mergeLayers(layers, await openTarget({ kind: "tree", directory }, tree));

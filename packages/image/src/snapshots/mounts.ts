@@ -53,6 +53,11 @@ export class LayerMounts {
     });
   }
 
+  /** The image at `home` is another now: it is mounted again by whoever needs it next. */
+  async forget(home: string): Promise<void> {
+    await this.dropUnused(() => new Set([...this.#mounted].filter((each) => each !== home)));
+  }
+
   async #inTurn(work: () => Promise<void>): Promise<void> {
     const turn = this.#turn.then(work);
     this.#turn = turn.catch(() => undefined);

@@ -79,15 +79,47 @@ export class SnapshotRows {
   }
 
   /** A draft becomes the layer `chainId`. One of another format by that name stays only for who uses it. */
-  commit(id: number, chainId: string, parent: number | null, usage: Usage, opaque: readonly string[]): void {
+  commit(
+    id: number,
+    chainId: string,
+    parent: number | null,
+    usage: Usage,
+    opaque: readonly string[],
+    boot: string,
+  ): void {
     this.#database.transaction((sql) => {
       sql.prepare("UPDATE snapshots SET chain_id = NULL WHERE chain_id = ?").run(chainId);
       sql
         .prepare(
-          "UPDATE snapshots SET kind = 'layer', chain_id = ?, parent = ?, bytes = ?, inodes = ?, opaque = ? WHERE id = ?",
+          "UPDATE snapshots SET kind = 'layer', chain_id = ?, parent = ?, bytes = ?, inodes = ?, opaque = ?, boot = ? WHERE id = ?",
         )
-        .run(chainId, parent, usage.bytes, usage.inodes, JSON.stringify(opaque), id);
+        .run(chainId, parent, usage.bytes, usage.inodes, JSON.stringify(opaque), boot, id);
     });
+  }
+
+  /** Layers whose files may not be on the disk yet, with the boot in which they were written. */
+  unsettled(): { id: number; chainId: string | undefined; format: LayerFormatName; boot: string }[] {
+    return this.#database.sql
+      .prepare("SELECT id, chain_id, format, boot FROM snapshots WHERE boot IS NOT NULL")
+      .all()
+      .map((row) => ({
+        id: Number(row["id"]),
+        chainId: (row["chain_id"] as string | null) ?? undefined,
+        format: row["format"] as LayerFormatName,
+        boot: String(row["boot"]),
+      }));
+  }
+
+  settled(ids: readonly number[]): void {
+    this.#database.transaction((sql) => {
+      const update = sql.prepare("UPDATE snapshots SET boot = NULL WHERE id = ?");
+      for (const id of ids) update.run(id);
+    });
+  }
+
+  /** The layer `id` has the files that were written in `boot` now. */
+  unsettle(id: number, boot: string): void {
+    this.#database.transaction((sql) => sql.prepare("UPDATE snapshots SET boot = ? WHERE id = ?").run(boot, id));
   }
 
   forget(id: number): void {
@@ -120,6 +152,17 @@ export class SnapshotRows {
         .prepare(`${USED} SELECT 1 FROM snapshots WHERE id NOT IN used LIMIT 1`)
         .get(JSON.stringify([...keep])) !== undefined
     );
+  }
+
+  /** Bytes of all layers, and of those that `keep` and writable layers are made of. */
+  layerUsage(keep: ReadonlySet<string>): { bytes: number; kept: number } {
+    const row = this.#database.sql
+      .prepare(
+        `${USED} SELECT coalesce(sum(bytes), 0) AS bytes, coalesce(sum(bytes) FILTER (WHERE id IN used), 0) AS kept
+         FROM snapshots WHERE kind = 'layer'`,
+      )
+      .get(JSON.stringify([...keep]));
+    return { bytes: Number(row?.["bytes"] ?? 0), kept: Number(row?.["kept"] ?? 0) };
   }
 
   forgetUnused(keep: ReadonlySet<string>): number[] {

@@ -44,14 +44,26 @@ export interface Snapshotter {
   complete(draft: LayerDraft, applied: AppliedLayer, below: readonly Below[]): Promise<ReadonlyMap<string, string>>;
   /** Empties a draft, to be filled again. */
   reset(draft: LayerDraft): Promise<void>;
-  /** Makes everything that was written to these drafts durable, at once. */
-  sync(drafts: readonly LayerDraft[]): Promise<void>;
   /**
    * Within the caller's transaction: the draft becomes the layer `chainId` on `parent`. False: that layer exists (another
    * pull was first), and the draft is left to `abandon`.
    */
   commit(draft: LayerDraft, chainId: string, parent: string | undefined): boolean;
   abandon(draft: LayerDraft): Promise<void>;
+
+  /**
+   * Makes committed layers durable. Nothing waits for it: a layer that a power cut took before is made again from its blob,
+   * which is durable (`doubtful`).
+   */
+  settle(): Promise<void>;
+  /** Layers that were committed before the machine last went down, and not settled: what is on disk may be anything. */
+  doubtful(): string[];
+  /** Of what is still doubtful after images were restored: forgets it, with all that is built on it. Returns what it did. */
+  forgetDoubtful(): Promise<string[]>;
+  /** The filled and completed draft takes the place of the layer `chainId`, for containers that start from now on. */
+  replace(draft: LayerDraft, chainId: string): Promise<void>;
+  /** Where a layer and a draft of the same content differ; undefined: nowhere. */
+  compare(draft: LayerDraft, chainId: string): Promise<string | undefined>;
 
   /** A writable layer on `parent` (undefined: on nothing). Throws InUse if `key` exists, NotFound if the parent does not. */
   prepare(key: string, parent: string | undefined): Promise<Rootfs>;
@@ -75,8 +87,13 @@ export interface Snapshotter {
   sweep(): Promise<void>;
   /** Bytes and inodes of all layers and writable layers as last known. */
   total(): Usage;
+  /** Bytes of all layers, and of those that the chains `keep` or writable layers are made of. */
+  layerUsage(keep: ReadonlySet<string>): { bytes: number; kept: number };
   /** After a crash: removes drafts, directories without a record and records without files. Returns what it did. */
   recover(): Promise<string[]>;
+  /** Directories without a record, as paths below the root. */
+  strays(): Promise<string[]>;
+  removeStray(path: string): Promise<void>;
   /** Ends what only a running process needs. */
   close(): Promise<void>;
 }

@@ -4,8 +4,8 @@
  * (mounts.ts); the overlay is the container's own, made by its plan.
  */
 import type { Hand, Plan } from "@berth/kernel";
-import { chmod, mkdir, readdir, stat } from "node:fs/promises";
-import { join } from "node:path";
+import { chmod, mkdir, readdir, readFile, rename, stat } from "node:fs/promises";
+import { dirname, join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { ImageError, toImageError } from "../errors.ts";
 import type { AppliedLayer } from "../layers/apply.ts";
@@ -34,6 +34,8 @@ export interface SnapshotStoreOptions {
   readonly pool: WorkerPool;
   readonly tree: TreeSource;
   readonly choice: Choice;
+  /** For tests of what a power cut leaves: another than the machine's boot id. */
+  readonly boot?: string | undefined;
 }
 
 interface Completed {
@@ -54,8 +56,11 @@ export class SnapshotStore implements Snapshotter {
   readonly #completed = new Map<number, Completed>();
   readonly #usage: DiskUsage;
   #forgotten: number[] = [];
+  #settling: Promise<void> = Promise.resolve();
+  readonly #boot: string;
 
-  private constructor(options: SnapshotStoreOptions, mounts: LayerMounts) {
+  private constructor(options: SnapshotStoreOptions, mounts: LayerMounts, boot: string) {
+    this.#boot = boot;
     this.name = options.choice.name;
     this.#root = join(options.root, "snapshots");
     this.#hand = options.hand;
@@ -70,7 +75,9 @@ export class SnapshotStore implements Snapshotter {
   static async open(options: SnapshotStoreOptions): Promise<SnapshotStore> {
     const root = join(options.root, "snapshots");
     await mkdir(root, { recursive: true, mode: 0o700 });
-    return new SnapshotStore(options, await LayerMounts.open(options.hand, root, options.choice.mount ?? "file"));
+    const mounts = await LayerMounts.open(options.hand, root, options.choice.mount ?? "file");
+    const boot = (await readFile("/proc/sys/kernel/random/boot_id", "utf8")).trim();
+    return new SnapshotStore(options, mounts, options.boot ?? boot);
   }
 
   has(chainId: string): boolean {
@@ -113,27 +120,56 @@ export class SnapshotStore implements Snapshotter {
     await this.#makeHome(draft.id);
   }
 
-  async sync(drafts: readonly LayerDraft[]): Promise<void> {
-    const last = drafts.at(-1);
-    if (last === undefined) return;
-    if (this.#format === "erofs") {
-      await Promise.all(drafts.map(async ({ id }) => await syncFile(imageOf(this.#home(id)))));
-      await Promise.all(drafts.map(async ({ id }) => await syncFile(this.#home(id))));
-      return await syncFile(this.#root);
-    }
-    // All of them are on one file system, and the end of a tree is where bosun calls syncfs(2).
-    const tree = await this.#hand.tree(fsOf(this.#home(last.id)));
-    await tree.end(true);
-  }
-
   commit(draft: LayerDraft, chainId: string, parent: string | undefined): boolean {
     if (this.has(chainId)) return false;
     const completed = this.#completed.get(draft.id);
     if (completed === undefined)
       throw new ImageError("Internal", `snapshot ${draft.id} is committed before it is complete`);
     const below = parent === undefined ? null : this.#required(parent);
-    this.#rows.commit(draft.id, chainId, below, completed.usage, completed.opaque);
+    this.#rows.commit(draft.id, chainId, below, completed.usage, completed.opaque, this.#boot);
     return true;
+  }
+
+  async settle(): Promise<void> {
+    this.#settling = this.#settling.then(async () => await this.#settleAll());
+    await this.#settling;
+  }
+
+  doubtful(): string[] {
+    return this.#rows
+      .unsettled()
+      .flatMap(({ boot, chainId }) => (boot === this.#boot || chainId === undefined ? [] : [chainId]));
+  }
+
+  async forgetDoubtful(): Promise<string[]> {
+    const lost = this.#rows.unsettled().filter(({ boot }) => boot !== this.#boot);
+    for (const { id } of lost) this.#rows.forgetWithAllAbove(id);
+    const known = new Set((await readdir(this.#root)).filter((name) => /^\d+$/.test(name)));
+    for (const { id } of this.list()) known.delete(String(id));
+    await this.#removePaths([...known].map((name) => join(this.#root, name)));
+    return lost.map(({ id }) => `forgot snapshot ${id}, which was not on the disk yet, and what is built on it`);
+  }
+
+  async replace(draft: LayerDraft, chainId: string): Promise<void> {
+    const id = this.#required(chainId);
+    const aside = join(this.#home(draft.id), "replaced");
+    const [from, to] = [this.#files(draft.id), this.#files(id)];
+    // A crash in between leaves it doubtful.
+    this.#rows.unsettle(id, "replaced");
+    // A layer's directory may be gone altogether. What containers have mounted stays theirs.
+    await mkdir(this.#home(id), { recursive: true, mode: 0o711 });
+    await rename(to, aside).catch((error: NodeJS.ErrnoException) => {
+      if (error.code !== "ENOENT") throw error;
+    });
+    await rename(from, to);
+    this.#rows.unsettle(id, this.#boot);
+    await this.abandon(draft);
+    await this.#mounts.forget(this.#home(id));
+  }
+
+  async compare(draft: LayerDraft, chainId: string): Promise<string | undefined> {
+    const [one, other] = [this.#files(this.#required(chainId)), this.#files(draft.id)];
+    return await this.#pool.run("compare", { format: this.#format, one, other });
   }
 
   async abandon(draft: LayerDraft): Promise<void> {
@@ -226,11 +262,16 @@ export class SnapshotStore implements Snapshotter {
     );
   }
 
+  layerUsage(keep: ReadonlySet<string>): { bytes: number; kept: number } {
+    return this.#rows.layerUsage(keep);
+  }
+
   async recover(): Promise<string[]> {
     const done = this.#rows.forgetDrafts().map((id) => `removed snapshot ${id}, a layer that was not finished`);
     const names = await readdir(this.#root);
+    const doubtful = new Set(this.doubtful());
     for (const info of this.list()) {
-      if (await this.#isThere(info)) continue;
+      if (doubtful.has(info.chainId ?? "") || (await this.#isThere(info))) continue;
       done.push(
         `forgot snapshot ${info.id} (${info.key ?? info.chainId}), whose files are gone, and what is built on it`,
       );
@@ -244,13 +285,42 @@ export class SnapshotStore implements Snapshotter {
     return done;
   }
 
+  async strays(): Promise<string[]> {
+    const names = await readdir(this.#root);
+    const known = new Set([...this.list().map(({ id }) => String(id)), ...this.#forgotten.map(String)]);
+    return names.filter((name) => !known.has(name)).map((name) => `snapshots/${name}`);
+  }
+
+  async removeStray(path: string): Promise<void> {
+    await this.#removePaths([join(dirname(this.#root), path)]);
+  }
+
   /** What containers use stays mounted: the next process takes it over. */
   async close(): Promise<void> {
+    await this.#settling.catch(() => undefined);
     await this.#dropMounts();
   }
 
   async #dropMounts(): Promise<void> {
     await this.#mounts.dropUnused(() => new Set(this.#rows.usedByActive().map((id) => this.#home(id))));
+  }
+
+  async #settleAll(): Promise<void> {
+    const layers = this.#rows.unsettled().filter(({ boot }) => boot === this.#boot);
+    if (layers.length === 0) return;
+    for (const { id, format } of layers) {
+      if (format === "erofs") await syncFile(imageOf(this.#home(id)));
+      await syncFile(this.#home(id));
+    }
+    await syncFile(this.#root);
+    const directory = layers.findLast(({ format }) => format === "directory");
+    // All of them are on one file system, and the end of a tree is where bosun calls syncfs(2).
+    if (directory !== undefined) await (await this.#hand.tree(fsOf(this.#home(directory.id)))).end(true);
+    this.#rows.settled(layers.map(({ id }) => id));
+  }
+
+  #files(id: number): string {
+    return this.#format === "erofs" ? imageOf(this.#home(id)) : fsOf(this.#home(id));
   }
 
   #target(id: number): LayerTarget {

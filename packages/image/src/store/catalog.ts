@@ -65,6 +65,13 @@ export class Catalog {
     return named ?? this.#byShortId(text);
   }
 
+  /** The tag that `text` is, normalised; undefined for an id or a digest. */
+  nameOf(text: string): string | undefined {
+    if (this.#records.has(text) || this.#records.has(`sha256:${text}`)) return undefined;
+    const tags = this.find(text)?.tags ?? [];
+    return tags.find((tag) => tag === text || matches(text, tag));
+  }
+
   /** What the normalised `reference` means now. */
   lookup(reference: string): { readonly target: string; readonly content: ImageContent } | undefined {
     const row = this.#database.sql.prepare("SELECT target, manifest FROM images WHERE reference = ?").get(reference);
@@ -122,18 +129,31 @@ export class Catalog {
       .map((row) => String(row["chain_id"]));
   }
 
+  /** What the image `imageId` is made of. */
+  content(imageId: string): ImageContent | undefined {
+    const manifest = this.#records.get(imageId)?.manifest.digest;
+    return manifest === undefined ? undefined : this.#contents.get(manifest);
+  }
+
+  /** What is loaded, by manifest. */
+  contents(): ImageContent[] {
+    return [...this.#contents.values()];
+  }
+
   remember(content: ImageContent): void {
     this.#contents.set(content.manifestDigest, content);
   }
 
-  /** Reads what is needed of the images in the database. Images whose content is gone or damaged are dropped; returns what it did. */
-  async load(content: ContentStore, usable: (chainId: string) => boolean): Promise<string[]> {
+  /**
+   * Reads what is needed of the images in the database; `restore` sees to their layers. Images whose content is gone or
+   * damaged are dropped. Returns what it did.
+   */
+  async load(content: ContentStore, restore?: (image: ImageContent) => Promise<readonly string[]>): Promise<string[]> {
     const done: string[] = [];
     for (const row of this.#rows()) {
       try {
         const loaded = this.#contents.get(row.manifest) ?? (await this.#read(content, row));
-        if (loaded.chainId !== undefined && !usable(loaded.chainId))
-          throw new ImageError("NotFound", `layer ${loaded.chainId} is not unpacked`);
+        done.push(...((await restore?.(loaded)) ?? []));
         this.#contents.set(row.manifest, loaded);
       } catch (error) {
         if (

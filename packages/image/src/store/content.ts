@@ -158,6 +158,50 @@ export class ContentStore {
     return names.length;
   }
 
+  /** Bytes of all committed blobs, and of those that these manifests reach. */
+  usageOf(manifests: readonly string[]): { bytes: number; kept: number } {
+    const row = this.#database.sql
+      .prepare(`
+      WITH RECURSIVE kept (digest) AS (
+        SELECT value FROM json_each(?)
+        UNION SELECT target FROM images WHERE manifest IN (SELECT value FROM json_each(?))
+        UNION SELECT child FROM content_refs JOIN kept ON parent = digest
+      ) SELECT coalesce(sum(size), 0) AS kept FROM content WHERE digest IN (SELECT digest FROM kept)`)
+      .get(JSON.stringify(manifests), JSON.stringify(manifests));
+    return { bytes: this.usage().bytes, kept: Number(row?.["kept"] ?? 0) };
+  }
+
+  /** Digests of all committed blobs. */
+  list(): string[] {
+    return this.#database.sql
+      .prepare("SELECT digest FROM content ORDER BY digest")
+      .all()
+      .map((row) => String(row["digest"]));
+  }
+
+  /** Removes a blob that is damaged. */
+  async forget(digest: string): Promise<void> {
+    this.#database.transaction((sql) => sql.prepare("DELETE FROM content WHERE digest = ?").run(digest));
+    this.trash(digest);
+    await this.emptyTrash();
+  }
+
+  /** Blobs without a row, as paths below the root. What is on its way in is none. */
+  async strays(): Promise<string[]> {
+    const strays: string[] = [];
+    for (const algorithm of await readdir(join(this.#root, "blobs"))) {
+      for (const hex of await readdir(join(this.#root, "blobs", algorithm))) {
+        const digest = `${algorithm}:${hex}`;
+        if (!isDigest(digest) || !this.has(digest)) strays.push(`content/blobs/${algorithm}/${hex}`);
+      }
+    }
+    return strays;
+  }
+
+  async removeStray(path: string): Promise<void> {
+    await rm(join(dirname(this.#root), path), { force: true, recursive: true });
+  }
+
   /** Bytes of all committed blobs, and how many. */
   usage(): { bytes: number; count: number } {
     const row = this.#database.sql

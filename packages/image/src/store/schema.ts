@@ -62,4 +62,8 @@ export const IMAGE_SCHEMA: readonly Migration[] = [
   ALTER TABLE snapshots ADD COLUMN format TEXT NOT NULL DEFAULT 'directory';
   UPDATE snapshots SET format = 'overlay' WHERE kind = 'active';
   `,
+  `
+  -- Of a layer whose files may not be on the disk yet: the boot (/proc/sys/kernel/random/boot_id) in which they were written.
+  ALTER TABLE snapshots ADD COLUMN boot TEXT;
+  `,
 ];
