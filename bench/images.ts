@@ -107,14 +107,14 @@ async function measure(
 const stops: (() => Promise<void>)[] = [];
 try {
   const registry = await startRegistry(work);
-  stops.push(registry.service.stop);
+  stops.push(() => registry.service.stop());
   const cases = await makeCases(new Set(flags.only.split(",")));
   const archives = await makeImages(work);
   const peers = [
     await startBerth(places, archives.busybox),
     await startContainerd(places, archives.busybox, archives.pause),
   ];
-  for (const { service } of peers) stops.push(service.stop);
+  for (const { service } of peers) stops.push(() => service.stop());
   const clients = peers.map(({ socket }) => connectCri(socket));
   const rows = [
     ["median ms", "berth", "containerd", "ratio", "aim", "floor", "berth/floor", "peak memory", "peak memory"],

@@ -108,7 +108,12 @@ export const VERBS: readonly Verb[] = [
   { name: "kill", group: END, summary: "end containers at once", load: () => import("./commands/kill.ts") },
   { name: "rm", group: END, summary: "remove containers", load: () => import("./commands/rm.ts") },
   { name: "pod", group: END, summary: "stop or remove pods", load: () => import("./commands/pod.ts") },
-  { name: "system", group: END, summary: "remove what is no longer used", load: () => import("./commands/system.ts") },
+  {
+    name: "system",
+    group: END,
+    summary: "disk usage, verification, removal",
+    load: () => import("./commands/system.ts"),
+  },
 
   { name: "images", group: IMAGES, summary: "list images", load: () => import("./commands/images.ts") },
   {
@@ -128,6 +133,7 @@ export const VERBS: readonly Verb[] = [
   { name: "login", group: IMAGES, summary: "log in to a registry", load: () => import("./commands/login.ts") },
   { name: "logout", group: IMAGES, summary: "forget a login", load: () => import("./commands/logout.ts") },
   { name: "load", group: IMAGES, summary: "import images from an archive", load: () => import("./commands/load.ts") },
+  { name: "save", group: IMAGES, summary: "write images to an archive", load: () => import("./commands/save.ts") },
   { name: "rmi", group: IMAGES, summary: "remove images", load: () => import("./commands/rmi.ts") },
 
   {

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { test } from "node:test";
@@ -389,4 +389,59 @@ test("system prune removes what ended of berth run, and images without a name; n
   const { stdout } = await run(daemon, "system", "prune", "-f");
   assert.equal(stdout, `removed container ended\nremoved image ${id}\nfreed 4.32MB of images\n`);
   assert.equal(daemon.containers.size, 2);
+});
+
+test("save writes an archive to a file or to a pipe, not to a terminal", async () => {
+  await using daemon = await FakeDaemon.start();
+  assert.equal((await run(daemon, "save", "app", "db:16")).stdout, "app\ndb:16\n");
+  assert.equal((await run(daemon, "image", "save", "app")).stdout, "app\n");
+  const directory = mkdtempSync(join(tmpdir(), "berth-cli-"));
+  try {
+    assert.equal((await run(daemon, "save", "-o", join(directory, "out.tar"), "app")).stdout, "");
+    assert.equal(readFileSync(join(directory, "out.tar"), "utf8"), "app\n");
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
+  const refused = await runBerth(["-a", daemon.socket, "save", "app"], testShell({ tty: true }));
+  assert.match(refused.stderr, /not written to a terminal: use -o/);
+});
+
+test("system df has docker's columns; fsck's exit code says whether something is wrong", async () => {
+  await using daemon = await FakeDaemon.start();
+  assert.equal(
+    (await run(daemon, "system", "df")).stdout,
+    "TYPE         TOTAL   ACTIVE   SIZE   RECLAIMABLE\nImages       3       1        5MB    4MB (80%)\nContainers   0       0        0B     0B\n",
+  );
+  assert.deepEqual(JSON.parse((await run(daemon, "system", "df", "--json")).stdout)[0], {
+    type: "images",
+    total: 3,
+    active: 1,
+    size: 5_000_000,
+    reclaimable: 4_000_000,
+  });
+  assert.deepEqual(await run(daemon, "system", "fsck"), {
+    code: 0,
+    stdout: "checked 1 blobs and layers: all is well\n",
+    stderr: "",
+  });
+  daemon.damaged = true;
+  const found = await run(daemon, "system", "fsck");
+  assert.deepEqual([found.code, found.stdout], [1, "blob sha256:1: cannot be read\n"]);
+  assert.match(found.stderr, /1 of 1 problems are left: berth system fsck --repair/);
+  assert.equal(
+    (await run(daemon, "system", "fsck", "--repair", "-q")).stdout,
+    "blob sha256:1: cannot be read; removed\n",
+  );
+});
+
+test("image prune removes images without a name, and with -a unused ones that have one", async () => {
+  await using daemon = await FakeDaemon.start();
+  const { id } = daemon.addImage("docker.io/library/loose:latest", []);
+  daemon.images.get(id)?.tags.pop();
+  assert.equal((await run(daemon, "image", "prune")).code, 1);
+  assert.match((await run(daemon, "image", "prune", "-f")).stdout, new RegExp(`^removed image ${id}\nfreed `));
+  const left = daemon.images.size;
+  assert.ok(left > 0);
+  await run(daemon, "image", "prune", "-a", "-f");
+  assert.equal(daemon.images.size, 0);
 });

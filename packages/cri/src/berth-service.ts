@@ -9,12 +9,14 @@ import { specOf } from "./container/running.ts";
 import type { CriContext } from "./context.ts";
 import { notFound, precondition } from "./errors.ts";
 import { registryHandlers } from "./image/registry.ts";
+import { storeHandlers } from "./image/store.ts";
 import type { Handlers } from "./server/grpc.ts";
 
 export function berthHandlers(context: CriContext): Handlers<typeof berth.Berth> {
   return {
     info: () => Promise.resolve(info(context)),
     ...registryHandlers(context),
+    ...storeHandlers(context),
     import: (requests, signal) => importArchive(context, requests, signal),
     plan: (request) => plan(context, request),
     trace: (request) => Promise.resolve(trace(context, request)),

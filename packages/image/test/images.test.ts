@@ -226,14 +226,13 @@ test("everything is there again after a restart", skip, async (t) => {
   assert.deepEqual(await second.recover(), []);
 });
 
-test("an image that lost its content or a layer is dropped at start, and can be pulled again", skip, async (t) => {
+test("an image that lost its content is dropped at start, and can be pulled again", skip, async (t) => {
   const [registry, rig] = [await registryFor(t), await rigFor(t)];
   const built = app("x");
   const reference = registry.push("a", "1", built);
   for (const damage of [
     () => rmSync(join(rig.root, "content/blobs/sha256", built.id.slice(7))),
     () => writeFileSync(join(rig.root, "content/blobs/sha256", built.manifestDigest.slice(7)), "{}"),
-    () => rmSync(join(rig.root, "snapshots"), { recursive: true }),
   ]) {
     const before = await openImages(t, rig);
     await before.pull(reference);

@@ -5,10 +5,10 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import test, { type TestContext } from "node:test";
 import { image } from "@berth/spec";
-import type { Rootfs } from "../src/types.ts";
 import { dockerRegistry, whyNot } from "./support/docker-registry.ts";
 import { build, digest, type BuiltImage } from "./support/registry.ts";
 import { bosunRig, openImages, overlayOf, scratch } from "./support/store.ts";
+import { scan, scanRootfs, type Tree } from "./support/scan.ts";
 import { archive, type Member } from "./support/tar-writer.ts";
 
 function writeLayout(directory: string, built: BuiltImage, tag: string): void {
@@ -35,26 +35,6 @@ function writeLayout(directory: string, built: BuiltImage, tag: string): void {
 function skopeo(...args: readonly string[]): void {
   const done = spawnSync("skopeo", args, { encoding: "utf8" });
   assert.equal(done.status, 0, done.stderr);
-}
-
-const SCAN = new URL("./support/scan.py", import.meta.url).pathname;
-type Tree = Record<string, Record<string, unknown>>;
-
-function scan(directory: string): Tree {
-  return JSON.parse(execFileSync("python3", [SCAN, directory], { encoding: "utf8", maxBuffer: 1 << 28 })) as Tree;
-}
-
-/** Mounts the root file system where only this one process sees it. */
-function scanRootfs(t: TestContext, rootfs: Rootfs): Tree {
-  const { lowers, upper, work } = overlayOf(rootfs);
-  const target = scratch(t);
-  const script = 'mount -t overlay overlay -o "lowerdir=$1,upperdir=$2,workdir=$3" "$4" && exec python3 "$5" "$4"';
-  return JSON.parse(
-    execFileSync("unshare", ["-m", "sh", "-c", script, "sh", lowers.join(":"), upper, work, target, SCAN], {
-      encoding: "utf8",
-      maxBuffer: 1 << 28,
-    }),
-  ) as Tree;
 }
 
 const time = (seconds: string): Record<string, string> => ({ mtime: seconds });

@@ -2,7 +2,9 @@
 import type { Command } from "commander";
 import type { berth } from "@berth/spec";
 import { configure } from "../command.ts";
+import { Failure } from "../failure.ts";
 import { printJson } from "../json.ts";
+import { pruneImages } from "../prune.ts";
 import { credentialsOf, parseCredentials, storedCredentials } from "../registry/credentials.ts";
 import { transfer } from "../registry/transfer.ts";
 import type { Session } from "../session.ts";
@@ -26,6 +28,7 @@ const SAME: readonly Alias[] = [
   { name: "push", summary: "upload an image to a registry", load: () => import("./push.ts") },
   { name: "tag", summary: "give an image another name", load: () => import("./tag.ts") },
   { name: "load", summary: "import images from an archive", load: () => import("./load.ts") },
+  { name: "save", summary: "write images to an archive", load: () => import("./save.ts") },
   { name: "rm", aliases: ["remove"], summary: "remove images", load: () => import("./rmi.ts") },
 ];
 
@@ -36,7 +39,7 @@ export async function define(command: Command, session: Session): Promise<void> 
     configure(sub, session.shell);
     await (await load()).define(sub, session);
   }
-  for (const own of [pullsCommand, copyCommand, tagsCommand, referrersCommand])
+  for (const own of [pruneCommand, pullsCommand, copyCommand, tagsCommand, referrersCommand])
     configure(own(command, session), session.shell);
 }
 
@@ -81,6 +84,21 @@ async function pulls(session: Session, json: boolean): Promise<void> {
     ),
   );
 }
+
+const pruneCommand = (command: Command, session: Session): Command =>
+  command
+    .command("prune")
+    .summary("remove images that nothing uses")
+    .description("Removes images without a name that no container uses; with --all named ones too. Pinned images stay.")
+    .option("-a, --all", "also images that have a name")
+    .option("-f, --force", "needed, so that nothing is removed by mistake")
+    .action(async ({ all = false, force }: { all?: boolean; force?: boolean }) => {
+      if (!force)
+        throw new Failure(
+          `image prune removes ${all ? "every unused image" : "images without a name"}: say -f if that is meant`,
+        );
+      await pruneImages(await session.connect(), session, all);
+    });
 
 interface CopyFlags {
   readonly all?: boolean;

@@ -4,10 +4,12 @@ import type { Client } from "../client.ts";
 import { configure } from "../command.ts";
 import { Failure } from "../failure.ts";
 import { containerName, isRunMade } from "../names.ts";
+import { pruneImages } from "../prune.ts";
 import { removeContainer, removePod } from "../remove.ts";
+import { checkCommand } from "../system/check.ts";
+import { diskUsageCommand } from "../system/disk-usage.ts";
 import type { Session } from "../session.ts";
 import { printLine } from "../shell.ts";
-import { humanSize } from "../units.ts";
 
 interface Flags {
   readonly force?: boolean;
@@ -15,7 +17,8 @@ interface Flags {
 }
 
 export function define(command: Command, session: Session): void {
-  command.usage("prune").helpCommand(false);
+  command.usage("COMMAND").helpCommand(false);
+  for (const own of [diskUsageCommand, checkCommand]) configure(own(command, session), session.shell);
   const prune = command
     .command("prune")
     .summary("remove ended containers of berth run, empty pods of theirs, and images without a name")
@@ -63,20 +66,3 @@ async function prunePods(client: Client): Promise<void> {
 /** One that is being made right now has no container yet; milliseconds. */
 const MINUTES_OLD = 10 * 60_000;
 const isOld = ({ createdAt }: cri.PodSandbox): boolean => Date.now() - Number(createdAt / 1_000_000n) > MINUTES_OLD;
-
-async function pruneImages(client: Client, session: Session, all: boolean): Promise<void> {
-  const [{ images }, { containers }] = await Promise.all([
-    client.images.listImages({}),
-    client.runtime.listContainers({}),
-  ]);
-  const used = new Set(containers.flatMap(({ imageId, imageRef, image }) => [imageId, imageRef, image?.image ?? ""]));
-  let bytes = 0n;
-  for (const image of images) {
-    const names = [image.id, ...image.repoTags, ...image.repoDigests];
-    if (image.pinned || names.some((name) => used.has(name)) || (image.repoTags.length > 0 && !all)) continue;
-    await client.images.removeImage({ image: { image: image.id } });
-    bytes += image.size;
-    printLine(session.shell, `removed image ${image.repoTags[0] ?? image.id}`);
-  }
-  printLine(session.shell, `freed ${humanSize(bytes)} of images`);
-}

@@ -56,6 +56,8 @@ export class FakeDaemon implements AsyncDisposable {
   pullRequests: berth.PullRequest[] = [];
   /** Requests of the other calls that reach registries. */
   readonly registryRequests: unknown[] = [];
+  /** Whether fsck finds something. */
+  damaged = false;
   imported = { name: "", bytes: 0 };
   stats: cri.ContainerStats[] | undefined;
   readonly #server = new Server();
@@ -402,10 +404,29 @@ export class FakeDaemon implements AsyncDisposable {
         }
         return { images: [{ id: `sha256:${newId()}`, references: ["docker.io/library/loaded:latest"] }] };
       },
+      save: async function* ({ images }) {
+        for (const image of images) {
+          await Promise.resolve();
+          yield { chunk: Buffer.from(`${image}\n`) };
+        }
+      },
+      diskUsage: () => ({
+        kinds: [
+          { type: "images", total: 3, active: 1, bytes: 5_000_000n, reclaimable: 4_000_000n },
+          { type: "containers", total: 0, active: 0, bytes: 0n, reclaimable: 0n },
+        ],
+      }),
+      check: (request) => this.#check(request),
       plan: () => ({
         orders: [{ where: "stage", order: "clone", words: "make a process", because: "linux.namespaces" }],
       }),
     });
+  }
+
+  async *#check({ repair }: berth.CheckRequest) {
+    yield await Promise.resolve({ checking: "sha256:1" });
+    if (!this.damaged) return;
+    yield { kind: "blob", id: "sha256:1", problem: "cannot be read", repair: repair ? "removed" : "" };
   }
 
   async *#sent(call: string, request: unknown, reference: string) {

@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file berth/v1/berth.proto.
  */
 export const file_berth_v1_berth: GenFile = /*@__PURE__*/
-  fileDesc("ChRiZXJ0aC92MS9iZXJ0aC5wcm90bxIIYmVydGgudjEiDQoLSW5mb1JlcXVlc3QigQIKDEluZm9SZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgJEgwKBHJvb3QYAiABKAkSDQoFc3RhdGUYAyABKAkSEAoIbG9nX3Jvb3QYBCABKAkSEwoLc25hcHNob3R0ZXIYBSABKAkSEwoLY2dyb3VwX21vZGUYBiABKAkSDgoGa2VybmVsGAcgASgJEhQKDG5vZGVfdmVyc2lvbhgIIAEoCRILCgNwaWQYCSABKA0SDAoEcG9kcxgKIAEoDRISCgpjb250YWluZXJzGAsgASgNEg4KBmltYWdlcxgMIAEoDRIQCghoYW5kbGVycxgNIAMoCRIQCgh3YXJuaW5ncxgOIAMoCSKIAQoMUmVnaXN0cnlBdXRoEhAKCHVzZXJuYW1lGAEgASgJEhAKCHBhc3N3b3JkGAIgASgJEgwKBGF1dGgYAyABKAkSFgoOc2VydmVyX2FkZHJlc3MYBCABKAkSFgoOaWRlbnRpdHlfdG9rZW4YBSABKAkSFgoOcmVnaXN0cnlfdG9rZW4YBiABKAkiYAoLUHVsbFJlcXVlc3QSDQoFaW1hZ2UYASABKAkSJAoEYXV0aBgEIAEoCzIWLmJlcnRoLnYxLlJlZ2lzdHJ5QXV0aBIQCghwbGF0Zm9ybRgFIAEoCUoECAIQA0oECAMQBCJ4CgxQdWxsUHJvZ3Jlc3MSCgoCaWQYASABKAkSDgoGc3RhdHVzGAIgASgJEhIKCmRvbmVfYnl0ZXMYAyABKAQSEwoLdG90YWxfYnl0ZXMYBCABKAQSEAoIaW1hZ2VfaWQYBSABKAkSEQoJcmVmZXJlbmNlGAYgASgJIiEKEVdhdGNoUHVsbHNSZXF1ZXN0EgwKBG9uY2UYASABKAgiawoJUHVsbEV2ZW50EhEKCXJlZmVyZW5jZRgBIAEoCRISCgpzdGFydGVkX2F0GAIgASgDEigKCHByb2dyZXNzGAMgASgLMhYuYmVydGgudjEuUHVsbFByb2dyZXNzEg0KBWVycm9yGAQgASgJIlwKC1B1c2hSZXF1ZXN0Eg0KBWltYWdlGAEgASgJEiQKBGF1dGgYAiABKAsyFi5iZXJ0aC52MS5SZWdpc3RyeUF1dGgSGAoQbm9uZGlzdHJpYnV0YWJsZRgDIAEoCCKwAQoLQ29weVJlcXVlc3QSDgoGc291cmNlGAEgASgJEhMKC2Rlc3RpbmF0aW9uGAIgASgJEisKC3NvdXJjZV9hdXRoGAMgASgLMhYuYmVydGgudjEuUmVnaXN0cnlBdXRoEjAKEGRlc3RpbmF0aW9uX2F1dGgYBCABKAsyFi5iZXJ0aC52MS5SZWdpc3RyeUF1dGgSCwoDYWxsGAUgASgIEhAKCHBsYXRmb3JtGAYgASgJIikKClRhZ1JlcXVlc3QSDQoFaW1hZ2UYASABKAkSDAoEbmFtZRgCIAEoCSIfCgtUYWdSZXNwb25zZRIQCghpbWFnZV9pZBgBIAEoCSJLCg9MaXN0VGFnc1JlcXVlc3QSEgoKcmVwb3NpdG9yeRgBIAEoCRIkCgRhdXRoGAIgASgLMhYuYmVydGgudjEuUmVnaXN0cnlBdXRoIiAKEExpc3RUYWdzUmVzcG9uc2USDAoEdGFncxgBIAMoCSJiChRMaXN0UmVmZXJyZXJzUmVxdWVzdBINCgVpbWFnZRgBIAEoCRIkCgRhdXRoGAIgASgLMhYuYmVydGgudjEuUmVnaXN0cnlBdXRoEhUKDWFydGlmYWN0X3R5cGUYAyABKAkirgIKFUxpc3RSZWZlcnJlcnNSZXNwb25zZRI7CglyZWZlcnJlcnMYASADKAsyKC5iZXJ0aC52MS5MaXN0UmVmZXJyZXJzUmVzcG9uc2UuUmVmZXJyZXIa1wEKCFJlZmVycmVyEg4KBmRpZ2VzdBgBIAEoCRISCgptZWRpYV90eXBlGAIgASgJEhUKDWFydGlmYWN0X3R5cGUYAyABKAkSDAoEc2l6ZRgEIAEoAxJOCgthbm5vdGF0aW9ucxgFIAMoCzI5LmJlcnRoLnYxLkxpc3RSZWZlcnJlcnNSZXNwb25zZS5SZWZlcnJlci5Bbm5vdGF0aW9uc0VudHJ5GjIKEEFubm90YXRpb25zRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJECgxMb2dpblJlcXVlc3QSDgoGc2VydmVyGAEgASgJEiQKBGF1dGgYAiABKAsyFi5iZXJ0aC52MS5SZWdpc3RyeUF1dGgiDwoNTG9naW5SZXNwb25zZSIsCg1JbXBvcnRSZXF1ZXN0EgwKBG5hbWUYASABKAkSDQoFY2h1bmsYAiABKAwiaQoOSW1wb3J0UmVzcG9uc2USLgoGaW1hZ2VzGAEgAygLMh4uYmVydGgudjEuSW1wb3J0UmVzcG9uc2UuSW1hZ2UaJwoFSW1hZ2USCgoCaWQYASABKAkSEgoKcmVmZXJlbmNlcxgCIAMoCSImCgxUcmFjZVJlcXVlc3QSFgoOcG9kX3NhbmRib3hfaWQYASABKAki5AEKDVRyYWNlUmVzcG9uc2USFgoOcG9kX3NhbmRib3hfaWQYASABKAkSKwoFc3BhbnMYAiADKAsyHC5iZXJ0aC52MS5UcmFjZVJlc3BvbnNlLlNwYW4ajQEKBFNwYW4SEQoJb3BlcmF0aW9uGAEgASgJEgwKBHN0ZXAYAiABKAkSFAoMY29udGFpbmVyX2lkGAMgASgJEhYKDmNvbnRhaW5lcl9uYW1lGAQgASgJEhIKCnN0YXJ0ZWRfYXQYBSABKAMSEwoLZmluaXNoZWRfYXQYBiABKAMSDQoFZXJyb3IYByABKAkiIwoLUGxhblJlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJIjYKDFBsYW5SZXNwb25zZRImCgZvcmRlcnMYASADKAsyFi5iZXJ0aC52MS5QbGFubmVkT3JkZXIiTAoMUGxhbm5lZE9yZGVyEg0KBXdoZXJlGAEgASgJEg0KBW9yZGVyGAIgASgJEg0KBXdvcmRzGAMgASgJEg8KB2JlY2F1c2UYBCABKAky9gUKBUJlcnRoEjcKBEluZm8SFS5iZXJ0aC52MS5JbmZvUmVxdWVzdBoWLmJlcnRoLnYxLkluZm9SZXNwb25zZSIAEjkKBFB1bGwSFS5iZXJ0aC52MS5QdWxsUmVxdWVzdBoWLmJlcnRoLnYxLlB1bGxQcm9ncmVzcyIAMAESQgoKV2F0Y2hQdWxscxIbLmJlcnRoLnYxLldhdGNoUHVsbHNSZXF1ZXN0GhMuYmVydGgudjEuUHVsbEV2ZW50IgAwARI5CgRQdXNoEhUuYmVydGgudjEuUHVzaFJlcXVlc3QaFi5iZXJ0aC52MS5QdWxsUHJvZ3Jlc3MiADABEjkKBENvcHkSFS5iZXJ0aC52MS5Db3B5UmVxdWVzdBoWLmJlcnRoLnYxLlB1bGxQcm9ncmVzcyIAMAESNAoDVGFnEhQuYmVydGgudjEuVGFnUmVxdWVzdBoVLmJlcnRoLnYxLlRhZ1Jlc3BvbnNlIgASQwoITGlzdFRhZ3MSGS5iZXJ0aC52MS5MaXN0VGFnc1JlcXVlc3QaGi5iZXJ0aC52MS5MaXN0VGFnc1Jlc3BvbnNlIgASUgoNTGlzdFJlZmVycmVycxIeLmJlcnRoLnYxLkxpc3RSZWZlcnJlcnNSZXF1ZXN0Gh8uYmVydGgudjEuTGlzdFJlZmVycmVyc1Jlc3BvbnNlIgASOgoFTG9naW4SFi5iZXJ0aC52MS5Mb2dpblJlcXVlc3QaFy5iZXJ0aC52MS5Mb2dpblJlc3BvbnNlIgASPwoGSW1wb3J0EhcuYmVydGgudjEuSW1wb3J0UmVxdWVzdBoYLmJlcnRoLnYxLkltcG9ydFJlc3BvbnNlIgAoARI3CgRQbGFuEhUuYmVydGgudjEuUGxhblJlcXVlc3QaFi5iZXJ0aC52MS5QbGFuUmVzcG9uc2UiABI6CgVUcmFjZRIWLmJlcnRoLnYxLlRyYWNlUmVxdWVzdBoXLmJlcnRoLnYxLlRyYWNlUmVzcG9uc2UiAGIGcHJvdG8z");
+  fileDesc("ChRiZXJ0aC92MS9iZXJ0aC5wcm90bxIIYmVydGgudjEiDQoLSW5mb1JlcXVlc3QigQIKDEluZm9SZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgJEgwKBHJvb3QYAiABKAkSDQoFc3RhdGUYAyABKAkSEAoIbG9nX3Jvb3QYBCABKAkSEwoLc25hcHNob3R0ZXIYBSABKAkSEwoLY2dyb3VwX21vZGUYBiABKAkSDgoGa2VybmVsGAcgASgJEhQKDG5vZGVfdmVyc2lvbhgIIAEoCRILCgNwaWQYCSABKA0SDAoEcG9kcxgKIAEoDRISCgpjb250YWluZXJzGAsgASgNEg4KBmltYWdlcxgMIAEoDRIQCghoYW5kbGVycxgNIAMoCRIQCgh3YXJuaW5ncxgOIAMoCSKIAQoMUmVnaXN0cnlBdXRoEhAKCHVzZXJuYW1lGAEgASgJEhAKCHBhc3N3b3JkGAIgASgJEgwKBGF1dGgYAyABKAkSFgoOc2VydmVyX2FkZHJlc3MYBCABKAkSFgoOaWRlbnRpdHlfdG9rZW4YBSABKAkSFgoOcmVnaXN0cnlfdG9rZW4YBiABKAkiYAoLUHVsbFJlcXVlc3QSDQoFaW1hZ2UYASABKAkSJAoEYXV0aBgEIAEoCzIWLmJlcnRoLnYxLlJlZ2lzdHJ5QXV0aBIQCghwbGF0Zm9ybRgFIAEoCUoECAIQA0oECAMQBCJ4CgxQdWxsUHJvZ3Jlc3MSCgoCaWQYASABKAkSDgoGc3RhdHVzGAIgASgJEhIKCmRvbmVfYnl0ZXMYAyABKAQSEwoLdG90YWxfYnl0ZXMYBCABKAQSEAoIaW1hZ2VfaWQYBSABKAkSEQoJcmVmZXJlbmNlGAYgASgJIiEKEVdhdGNoUHVsbHNSZXF1ZXN0EgwKBG9uY2UYASABKAgiawoJUHVsbEV2ZW50EhEKCXJlZmVyZW5jZRgBIAEoCRISCgpzdGFydGVkX2F0GAIgASgDEigKCHByb2dyZXNzGAMgASgLMhYuYmVydGgudjEuUHVsbFByb2dyZXNzEg0KBWVycm9yGAQgASgJIlwKC1B1c2hSZXF1ZXN0Eg0KBWltYWdlGAEgASgJEiQKBGF1dGgYAiABKAsyFi5iZXJ0aC52MS5SZWdpc3RyeUF1dGgSGAoQbm9uZGlzdHJpYnV0YWJsZRgDIAEoCCKwAQoLQ29weVJlcXVlc3QSDgoGc291cmNlGAEgASgJEhMKC2Rlc3RpbmF0aW9uGAIgASgJEisKC3NvdXJjZV9hdXRoGAMgASgLMhYuYmVydGgudjEuUmVnaXN0cnlBdXRoEjAKEGRlc3RpbmF0aW9uX2F1dGgYBCABKAsyFi5iZXJ0aC52MS5SZWdpc3RyeUF1dGgSCwoDYWxsGAUgASgIEhAKCHBsYXRmb3JtGAYgASgJIikKClRhZ1JlcXVlc3QSDQoFaW1hZ2UYASABKAkSDAoEbmFtZRgCIAEoCSIfCgtUYWdSZXNwb25zZRIQCghpbWFnZV9pZBgBIAEoCSJLCg9MaXN0VGFnc1JlcXVlc3QSEgoKcmVwb3NpdG9yeRgBIAEoCRIkCgRhdXRoGAIgASgLMhYuYmVydGgudjEuUmVnaXN0cnlBdXRoIiAKEExpc3RUYWdzUmVzcG9uc2USDAoEdGFncxgBIAMoCSJiChRMaXN0UmVmZXJyZXJzUmVxdWVzdBINCgVpbWFnZRgBIAEoCRIkCgRhdXRoGAIgASgLMhYuYmVydGgudjEuUmVnaXN0cnlBdXRoEhUKDWFydGlmYWN0X3R5cGUYAyABKAkirgIKFUxpc3RSZWZlcnJlcnNSZXNwb25zZRI7CglyZWZlcnJlcnMYASADKAsyKC5iZXJ0aC52MS5MaXN0UmVmZXJyZXJzUmVzcG9uc2UuUmVmZXJyZXIa1wEKCFJlZmVycmVyEg4KBmRpZ2VzdBgBIAEoCRISCgptZWRpYV90eXBlGAIgASgJEhUKDWFydGlmYWN0X3R5cGUYAyABKAkSDAoEc2l6ZRgEIAEoAxJOCgthbm5vdGF0aW9ucxgFIAMoCzI5LmJlcnRoLnYxLkxpc3RSZWZlcnJlcnNSZXNwb25zZS5SZWZlcnJlci5Bbm5vdGF0aW9uc0VudHJ5GjIKEEFubm90YXRpb25zRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJECgxMb2dpblJlcXVlc3QSDgoGc2VydmVyGAEgASgJEiQKBGF1dGgYAiABKAsyFi5iZXJ0aC52MS5SZWdpc3RyeUF1dGgiDwoNTG9naW5SZXNwb25zZSIsCg1JbXBvcnRSZXF1ZXN0EgwKBG5hbWUYASABKAkSDQoFY2h1bmsYAiABKAwiaQoOSW1wb3J0UmVzcG9uc2USLgoGaW1hZ2VzGAEgAygLMh4uYmVydGgudjEuSW1wb3J0UmVzcG9uc2UuSW1hZ2UaJwoFSW1hZ2USCgoCaWQYASABKAkSEgoKcmVmZXJlbmNlcxgCIAMoCSImCgxUcmFjZVJlcXVlc3QSFgoOcG9kX3NhbmRib3hfaWQYASABKAki5AEKDVRyYWNlUmVzcG9uc2USFgoOcG9kX3NhbmRib3hfaWQYASABKAkSKwoFc3BhbnMYAiADKAsyHC5iZXJ0aC52MS5UcmFjZVJlc3BvbnNlLlNwYW4ajQEKBFNwYW4SEQoJb3BlcmF0aW9uGAEgASgJEgwKBHN0ZXAYAiABKAkSFAoMY29udGFpbmVyX2lkGAMgASgJEhYKDmNvbnRhaW5lcl9uYW1lGAQgASgJEhIKCnN0YXJ0ZWRfYXQYBSABKAMSEwoLZmluaXNoZWRfYXQYBiABKAMSDQoFZXJyb3IYByABKAkiHQoLU2F2ZVJlcXVlc3QSDgoGaW1hZ2VzGAEgAygJIhoKCVNhdmVDaHVuaxINCgVjaHVuaxgBIAEoDCISChBEaXNrVXNhZ2VSZXF1ZXN0Ip0BChFEaXNrVXNhZ2VSZXNwb25zZRIvCgVraW5kcxgBIAMoCzIgLmJlcnRoLnYxLkRpc2tVc2FnZVJlc3BvbnNlLktpbmQaVwoES2luZBIMCgR0eXBlGAEgASgJEg0KBXRvdGFsGAIgASgNEg4KBmFjdGl2ZRgDIAEoDRINCgVieXRlcxgEIAEoBBITCgtyZWNsYWltYWJsZRgFIAEoBCIeCgxDaGVja1JlcXVlc3QSDgoGcmVwYWlyGAEgASgIIlwKDUNoZWNrUHJvZ3Jlc3MSEAoIY2hlY2tpbmcYASABKAkSDAoEa2luZBgCIAEoCRIKCgJpZBgDIAEoCRIPCgdwcm9ibGVtGAQgASgJEg4KBnJlcGFpchgFIAEoCSIjCgtQbGFuUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkiNgoMUGxhblJlc3BvbnNlEiYKBm9yZGVycxgBIAMoCzIWLmJlcnRoLnYxLlBsYW5uZWRPcmRlciJMCgxQbGFubmVkT3JkZXISDQoFd2hlcmUYASABKAkSDQoFb3JkZXIYAiABKAkSDQoFd29yZHMYAyABKAkSDwoHYmVjYXVzZRgEIAEoCTK0BwoFQmVydGgSNwoESW5mbxIVLmJlcnRoLnYxLkluZm9SZXF1ZXN0GhYuYmVydGgudjEuSW5mb1Jlc3BvbnNlIgASOQoEUHVsbBIVLmJlcnRoLnYxLlB1bGxSZXF1ZXN0GhYuYmVydGgudjEuUHVsbFByb2dyZXNzIgAwARJCCgpXYXRjaFB1bGxzEhsuYmVydGgudjEuV2F0Y2hQdWxsc1JlcXVlc3QaEy5iZXJ0aC52MS5QdWxsRXZlbnQiADABEjkKBFB1c2gSFS5iZXJ0aC52MS5QdXNoUmVxdWVzdBoWLmJlcnRoLnYxLlB1bGxQcm9ncmVzcyIAMAESOQoEQ29weRIVLmJlcnRoLnYxLkNvcHlSZXF1ZXN0GhYuYmVydGgudjEuUHVsbFByb2dyZXNzIgAwARI0CgNUYWcSFC5iZXJ0aC52MS5UYWdSZXF1ZXN0GhUuYmVydGgudjEuVGFnUmVzcG9uc2UiABJDCghMaXN0VGFncxIZLmJlcnRoLnYxLkxpc3RUYWdzUmVxdWVzdBoaLmJlcnRoLnYxLkxpc3RUYWdzUmVzcG9uc2UiABJSCg1MaXN0UmVmZXJyZXJzEh4uYmVydGgudjEuTGlzdFJlZmVycmVyc1JlcXVlc3QaHy5iZXJ0aC52MS5MaXN0UmVmZXJyZXJzUmVzcG9uc2UiABI6CgVMb2dpbhIWLmJlcnRoLnYxLkxvZ2luUmVxdWVzdBoXLmJlcnRoLnYxLkxvZ2luUmVzcG9uc2UiABI/CgZJbXBvcnQSFy5iZXJ0aC52MS5JbXBvcnRSZXF1ZXN0GhguYmVydGgudjEuSW1wb3J0UmVzcG9uc2UiACgBEjYKBFNhdmUSFS5iZXJ0aC52MS5TYXZlUmVxdWVzdBoTLmJlcnRoLnYxLlNhdmVDaHVuayIAMAESRgoJRGlza1VzYWdlEhouYmVydGgudjEuRGlza1VzYWdlUmVxdWVzdBobLmJlcnRoLnYxLkRpc2tVc2FnZVJlc3BvbnNlIgASPAoFQ2hlY2sSFi5iZXJ0aC52MS5DaGVja1JlcXVlc3QaFy5iZXJ0aC52MS5DaGVja1Byb2dyZXNzIgAwARI3CgRQbGFuEhUuYmVydGgudjEuUGxhblJlcXVlc3QaFi5iZXJ0aC52MS5QbGFuUmVzcG9uc2UiABI6CgVUcmFjZRIWLmJlcnRoLnYxLlRyYWNlUmVxdWVzdBoXLmJlcnRoLnYxLlRyYWNlUmVzcG9uc2UiAGIGcHJvdG8z");
 
 /**
  * @generated from message berth.v1.InfoRequest
@@ -730,6 +730,177 @@ export const TraceResponse_SpanSchema: GenMessage<TraceResponse_Span> = /*@__PUR
   messageDesc(file_berth_v1_berth, 20, 0);
 
 /**
+ * @generated from message berth.v1.SaveRequest
+ */
+export type SaveRequest = Message<"berth.v1.SaveRequest"> & {
+  /**
+   * Names or ids.
+   *
+   * @generated from field: repeated string images = 1;
+   */
+  images: string[];
+};
+
+/**
+ * Describes the message berth.v1.SaveRequest.
+ * Use `create(SaveRequestSchema)` to create a new message.
+ */
+export const SaveRequestSchema: GenMessage<SaveRequest> = /*@__PURE__*/
+  messageDesc(file_berth_v1_berth, 21);
+
+/**
+ * @generated from message berth.v1.SaveChunk
+ */
+export type SaveChunk = Message<"berth.v1.SaveChunk"> & {
+  /**
+   * @generated from field: bytes chunk = 1;
+   */
+  chunk: Uint8Array;
+};
+
+/**
+ * Describes the message berth.v1.SaveChunk.
+ * Use `create(SaveChunkSchema)` to create a new message.
+ */
+export const SaveChunkSchema: GenMessage<SaveChunk> = /*@__PURE__*/
+  messageDesc(file_berth_v1_berth, 22);
+
+/**
+ * @generated from message berth.v1.DiskUsageRequest
+ */
+export type DiskUsageRequest = Message<"berth.v1.DiskUsageRequest"> & {
+};
+
+/**
+ * Describes the message berth.v1.DiskUsageRequest.
+ * Use `create(DiskUsageRequestSchema)` to create a new message.
+ */
+export const DiskUsageRequestSchema: GenMessage<DiskUsageRequest> = /*@__PURE__*/
+  messageDesc(file_berth_v1_berth, 23);
+
+/**
+ * @generated from message berth.v1.DiskUsageResponse
+ */
+export type DiskUsageResponse = Message<"berth.v1.DiskUsageResponse"> & {
+  /**
+   * @generated from field: repeated berth.v1.DiskUsageResponse.Kind kinds = 1;
+   */
+  kinds: DiskUsageResponse_Kind[];
+};
+
+/**
+ * Describes the message berth.v1.DiskUsageResponse.
+ * Use `create(DiskUsageResponseSchema)` to create a new message.
+ */
+export const DiskUsageResponseSchema: GenMessage<DiskUsageResponse> = /*@__PURE__*/
+  messageDesc(file_berth_v1_berth, 24);
+
+/**
+ * @generated from message berth.v1.DiskUsageResponse.Kind
+ */
+export type DiskUsageResponse_Kind = Message<"berth.v1.DiskUsageResponse.Kind"> & {
+  /**
+   * "images" or "containers".
+   *
+   * @generated from field: string type = 1;
+   */
+  type: string;
+
+  /**
+   * @generated from field: uint32 total = 2;
+   */
+  total: number;
+
+  /**
+   * In use: by a container, or running.
+   *
+   * @generated from field: uint32 active = 3;
+   */
+  active: number;
+
+  /**
+   * @generated from field: uint64 bytes = 4;
+   */
+  bytes: bigint;
+
+  /**
+   * What removing all that is not active would free.
+   *
+   * @generated from field: uint64 reclaimable = 5;
+   */
+  reclaimable: bigint;
+};
+
+/**
+ * Describes the message berth.v1.DiskUsageResponse.Kind.
+ * Use `create(DiskUsageResponse_KindSchema)` to create a new message.
+ */
+export const DiskUsageResponse_KindSchema: GenMessage<DiskUsageResponse_Kind> = /*@__PURE__*/
+  messageDesc(file_berth_v1_berth, 24, 0);
+
+/**
+ * @generated from message berth.v1.CheckRequest
+ */
+export type CheckRequest = Message<"berth.v1.CheckRequest"> & {
+  /**
+   * @generated from field: bool repair = 1;
+   */
+  repair: boolean;
+};
+
+/**
+ * Describes the message berth.v1.CheckRequest.
+ * Use `create(CheckRequestSchema)` to create a new message.
+ */
+export const CheckRequestSchema: GenMessage<CheckRequest> = /*@__PURE__*/
+  messageDesc(file_berth_v1_berth, 25);
+
+/**
+ * @generated from message berth.v1.CheckProgress
+ */
+export type CheckProgress = Message<"berth.v1.CheckProgress"> & {
+  /**
+   * What is being checked now; empty in a message that tells a problem.
+   *
+   * @generated from field: string checking = 1;
+   */
+  checking: string;
+
+  /**
+   * "blob", "layer", "image" or "file".
+   *
+   * @generated from field: string kind = 2;
+   */
+  kind: string;
+
+  /**
+   * A digest, or a path below the root.
+   *
+   * @generated from field: string id = 3;
+   */
+  id: string;
+
+  /**
+   * @generated from field: string problem = 4;
+   */
+  problem: string;
+
+  /**
+   * What was done about it; empty: nothing.
+   *
+   * @generated from field: string repair = 5;
+   */
+  repair: string;
+};
+
+/**
+ * Describes the message berth.v1.CheckProgress.
+ * Use `create(CheckProgressSchema)` to create a new message.
+ */
+export const CheckProgressSchema: GenMessage<CheckProgress> = /*@__PURE__*/
+  messageDesc(file_berth_v1_berth, 26);
+
+/**
  * @generated from message berth.v1.PlanRequest
  */
 export type PlanRequest = Message<"berth.v1.PlanRequest"> & {
@@ -744,7 +915,7 @@ export type PlanRequest = Message<"berth.v1.PlanRequest"> & {
  * Use `create(PlanRequestSchema)` to create a new message.
  */
 export const PlanRequestSchema: GenMessage<PlanRequest> = /*@__PURE__*/
-  messageDesc(file_berth_v1_berth, 21);
+  messageDesc(file_berth_v1_berth, 27);
 
 /**
  * @generated from message berth.v1.PlanResponse
@@ -761,7 +932,7 @@ export type PlanResponse = Message<"berth.v1.PlanResponse"> & {
  * Use `create(PlanResponseSchema)` to create a new message.
  */
 export const PlanResponseSchema: GenMessage<PlanResponse> = /*@__PURE__*/
-  messageDesc(file_berth_v1_berth, 22);
+  messageDesc(file_berth_v1_berth, 28);
 
 /**
  * @generated from message berth.v1.PlannedOrder
@@ -797,7 +968,7 @@ export type PlannedOrder = Message<"berth.v1.PlannedOrder"> & {
  * Use `create(PlannedOrderSchema)` to create a new message.
  */
 export const PlannedOrderSchema: GenMessage<PlannedOrder> = /*@__PURE__*/
-  messageDesc(file_berth_v1_berth, 23);
+  messageDesc(file_berth_v1_berth, 29);
 
 /**
  * What the CRI has no call for: progress, import, and a look inside.
@@ -904,6 +1075,36 @@ export const Berth: GenService<{
     methodKind: "client_streaming";
     input: typeof ImportRequestSchema;
     output: typeof ImportResponseSchema;
+  },
+  /**
+   * The archive of images, in chunks: an OCI layout that docker load takes too.
+   *
+   * @generated from rpc berth.v1.Berth.Save
+   */
+  save: {
+    methodKind: "server_streaming";
+    input: typeof SaveRequestSchema;
+    output: typeof SaveChunkSchema;
+  },
+  /**
+   * What images and containers take on disk.
+   *
+   * @generated from rpc berth.v1.Berth.DiskUsage
+   */
+  diskUsage: {
+    methodKind: "unary";
+    input: typeof DiskUsageRequestSchema;
+    output: typeof DiskUsageResponseSchema;
+  },
+  /**
+   * Verifies every blob and layer of the store; a message for each problem, and for each thing that is being checked.
+   *
+   * @generated from rpc berth.v1.Berth.Check
+   */
+  check: {
+    methodKind: "server_streaming";
+    input: typeof CheckRequestSchema;
+    output: typeof CheckProgressSchema;
   },
   /**
    * The plan that made (or would make) a container: every order, in words.
