@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { execFileSync, spawnSync } from "node:child_process";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import test, { type TestContext } from "node:test";
+import test from "node:test";
 import { image } from "@berth/spec";
 import { dockerRegistry, whyNot } from "./support/docker-registry.ts";
 import { build, digest, type BuiltImage } from "./support/registry.ts";
