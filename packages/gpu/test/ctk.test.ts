@@ -112,6 +112,23 @@ describe("berth-ctk", { skip: process.getuid?.() === 0 ? false : "needs root, fo
     }
   });
 
+  test("cdi generate: chosen devices, none, and all nodes for who manages them", () => {
+    const names = (...flags: string[]) => parseCdiSpec(generated(MIG, ...flags)).devices.map(({ name }) => name);
+    const uuid = "GPU-66666666-2222-3333-4444-555555555555";
+    assert.deepEqual(names("--device-id", "0", "--device-name-strategy", "index"), ["0", "all"]);
+    assert.deepEqual(names("--device-id", `1:0,${uuid}`, "--device-name-strategy", "index"), ["1", "1:0", "all"]);
+    const none = parseCdiSpec(generated(MIG, "--device-id", "none"));
+    assert.deepEqual(none.devices, [{ name: "none", containerEdits: { env: ["NVCT_EMPTY_DEVICE="] } }]);
+    const management = parseCdiSpec(generated(MIG, "--mode", "management", "--vendor", "management.nvidia.com"));
+    assert.equal(management.kind, "management.nvidia.com/gpu");
+    assert.deepEqual(
+      management.devices.map(({ name, containerEdits }) => [name, containerEdits.deviceNodes?.length]),
+      [["all", 8]],
+    );
+    const text = JSON.stringify(management);
+    assert.ok(!/egl|vulkan|xorg|disable-device-node-modification/.test(text) && text.includes("nvidia-smi"), text);
+  });
+
   test("cdi generate: what fails says what", () => {
     const fails = (message: RegExp, script: string, ...flags: string[]) => {
       const { status, stdout, stderr } = generate(script, ...flags);
@@ -123,6 +140,8 @@ describe("berth-ctk", { skip: process.getuid?.() === 0 ? false : "needs root, fo
     fails(/berth-ctk: nvmlDeviceGetUUID: Unknown Error \(15\)/, `fail nvmlDeviceGetUUID 15\n${GPUS}`);
     fails(/no library of driver version 999\.1 below .*: is the driver there\?/, GPUS.replace("525.147.05", "999.1"));
     fails(/mig-minors has no gpu1\/gi9\/access/, MIG.replace(" 1 0\n", " 9 0\n").replace("mig MIG", "mig MIG"));
+    fails(/--device-id 7: NVML knows no GPU or MIG device/, GPUS, "--device-id", "7");
+    fails(/no NVIDIA device nodes found below \/nowhere/, GPUS, "--mode", "management", "--dev-root", "/nowhere");
     fails(/--mode wsl is not supported by this version of berth/, GPUS, "--mode", "wsl");
     fails(/invalid discovery mode: x/, GPUS, "--mode", "x");
     fails(/invalid device name strategy: x/, GPUS, "--device-name-strategy", "x");

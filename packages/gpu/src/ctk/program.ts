@@ -94,6 +94,13 @@ function addGenerate(cdi: Command, io: Io, say: (text: string) => void): void {
         `${prefix}_DISABLED_HOOKS`,
       ).argParser(list),
     )
+    .addOption(
+      flag(
+        "--device-id <id>",
+        "only this GPU or MIG device: an index, a UUID, all, none; may be repeated (default: all)",
+        `${prefix}_DEVICE_IDS`,
+      ).argParser(list),
+    )
     .addOption(flag("--no-all-device", "no device `all` of all the others", `${prefix}_NO_ALL_DEVICE`))
     .action(async (flags: GenerateFlags & { output?: string; format?: string }) => {
       const spec = generateSpec(flags);

@@ -27,7 +27,6 @@ const BINARIES = [
   "nvidia-cuda-mps-server",
   "nvidia-imex",
   "nvidia-imex-ctl",
-  "nvidia-xconfig",
 ];
 const GRAPHICS_LIBRARIES = ["gbm", "wayland", "wayland2", "xcb", "xlib"].map((name) => `libnvidia-egl-${name}.so.*.*`);
 const SHARE_CONFIGS = [
@@ -99,25 +98,33 @@ export class Driver {
     return this.#mounts([...libraries, ...xorg]);
   }
 
-  /** Programs, firmware, sockets and configuration. */
+  /** Programs, firmware and sockets. */
   files(): CdiMount[] {
-    const binaries = BINARIES.flatMap((name) =>
-      this.#first(
-        BINARY_DIRS.map((dir) => `${dir}/${name}`),
-        isExecutable,
-      ),
-    );
     const firmware = firmwareDirs().flatMap((dir) => this.#locate([dir], `nvidia/${this.version}/gsp*.bin`, false));
     const sockets = ["nvidia-persistenced/socket", "nvidia-fabricmanager/socket"]
       .flatMap((name) => this.#first(["/run", "/var/run"].map((dir) => `${dir}/${name}`)))
       .concat(this.#first(["/tmp/nvidia-mps"], () => true));
     return [
-      ...this.#mounts([...binaries, ...firmware]),
+      ...this.#mounts([...BINARIES.flatMap((name) => this.#binary(name)), ...firmware]),
       ...this.#mounts(sockets).map((mount) => ({ ...mount, options: IPC_OPTIONS })),
+    ];
+  }
+
+  /** Programs and configuration of graphics. */
+  graphicsFiles(): CdiMount[] {
+    return [
+      ...this.#mounts(this.#binary("nvidia-xconfig")),
       ...this.#configs(SHARE_CONFIGS, "/usr/share"),
       ...this.#configs(ETC_CONFIGS, "/etc"),
       ...this.#configs(VULKAN_CONFIGS, "/etc", ["/"]),
     ];
+  }
+
+  #binary(name: string): string[] {
+    return this.#first(
+      BINARY_DIRS.map((dir) => `${dir}/${name}`),
+      isExecutable,
+    );
   }
 
   #inferVersion(): string {

@@ -2,61 +2,99 @@
 import { type CdiDevice, type CdiSpec, type ContainerEdits, CURRENT_VERSION } from "@berth/cdi";
 import type { Handle, Nvml } from "../nvml/library.ts";
 import { Driver } from "./driver.ts";
-import { graphicsLinks, type HookMaker, libraryFolders, libraryLinks, linkHook } from "./hooks.ts";
+import { driverEdits, graphicsEdits, type SpecOptions } from "./common.ts";
+import { linkHook } from "./hooks.ts";
 import { byPathLinks, drmNodes, migNodes, nodeEdits } from "./nodes.ts";
 import { merged, tidy } from "./tidy.ts";
 
 export const NAME_STRATEGIES = ["index", "type-index", "uuid"] as const;
 export type NameStrategy = (typeof NAME_STRATEGIES)[number];
 
-export interface GenerateOptions {
-  readonly driverRoot: string;
-  /** Where device nodes are, if not below the driver's root. */
-  readonly devRoot: string;
-  readonly kind: string;
+export interface GenerateOptions extends SpecOptions {
   readonly names: readonly NameStrategy[];
-  readonly hooks: HookMaker;
-  readonly ldconfigPath: string | undefined;
+  /** Indexes ("0", "1:0" of a MIG device) and UUIDs; or "all"; or "none", a device with nothing in it. */
+  readonly ids: readonly string[];
   /** A device `all` of all the others. */
   readonly all: boolean;
 }
 
 const CONTROL_NODES = ["/dev/nvidia-modeset", "/dev/nvidia-uvm-tools", "/dev/nvidia-uvm", "/dev/nvidiactl"];
 
-/** Throws NvmlError, and Error where the driver's files are missing. */
+/** A device for all the names it has; each of its MIG devices is another. */
+interface Found {
+  readonly index: string;
+  readonly typeIndex: string;
+  readonly uuid: string;
+  /** It is divided: its parts are given in its place, unless it was asked for. */
+  readonly divided: boolean;
+  readonly edits: () => ContainerEdits;
+}
+
+/** Throws NvmlError, and Error where the driver's files are missing, or an id is no device. */
 export function generate(nvml: Nvml, options: GenerateOptions): CdiSpec {
-  const devices = nvml.gpus().flatMap((gpu, index) => devicesOf(nvml, gpu, index, options));
+  const isNone = options.ids.includes("none");
+  const devices = isNone
+    ? [NONE]
+    : chosen(foundBy(nvml, options), options.ids).flatMap((one) => named(one, options.names));
   if (devices.length === 0) throw new Error("NVML knows no GPU that could be given to a container");
+  const driver = new Driver(options.driverRoot, nvml.driverVersion());
+  const [own, graphics] = [driverEdits(driver, options), graphicsEdits(driver, options)];
   const spec = tidy({
     cdiVersion: CURRENT_VERSION,
     kind: options.kind,
     devices,
-    containerEdits: commonEdits(new Driver(options.driverRoot, nvml.driverVersion()), options),
+    containerEdits: {
+      ...nodeEdits(options.devRoot, CONTROL_NODES),
+      env: own.env ?? [],
+      mounts: [...(graphics.mounts ?? []), ...(own.mounts ?? [])],
+      hooks: [...(graphics.hooks ?? []), ...(own.hooks ?? [])],
+    },
   });
-  if (!options.all || spec.devices.some(({ name }) => name === "all")) return spec;
+  if (!options.all || isNone) return spec;
   return tidy({ ...spec, devices: [...spec.devices, merged("all", spec.devices)] });
 }
 
-/** A GPU, or in its place the MIG devices that it is divided into; each under every name. */
-function devicesOf(nvml: Nvml, gpu: Handle, index: number, options: GenerateOptions): CdiDevice[] {
-  const minor = nvml.minor(gpu);
-  const named = (names: readonly string[], containerEdits: ContainerEdits): CdiDevice[] =>
-    names.map((name) => ({ name, containerEdits }));
-  if (!nvml.isMigEnabled(gpu)) {
-    const names = { index: `${index}`, "type-index": `gpu${index}`, uuid: nvml.uuid(gpu) };
-    return named(
-      options.names.map((strategy) => names[strategy]),
-      gpuEdits(nvml.pciBusId(gpu), minor, options),
-    );
-  }
-  return nvml.migDevices(gpu).flatMap(({ index: part, handle }) => {
-    const names = { index: `${index}:${part}`, "type-index": `mig${index}:${part}`, uuid: nvml.uuid(handle) };
-    const nodes = migNodes(minor, nvml.gpuInstanceId(handle), nvml.computeInstanceId(handle));
-    return named(
-      options.names.map((strategy) => names[strategy]),
-      nodeEdits(options.devRoot, [`/dev/nvidia${minor}`, ...nodes]),
-    );
+/** A device must have some edit. */
+const NONE: CdiDevice = { name: "none", containerEdits: { env: ["NVCT_EMPTY_DEVICE="] } };
+
+function foundBy(nvml: Nvml, options: GenerateOptions): Found[] {
+  return nvml.gpus().flatMap((gpu, index) => {
+    const minor = nvml.minor(gpu);
+    const divided = nvml.isMigEnabled(gpu);
+    const parts = divided ? nvml.migDevices(gpu) : [];
+    return [
+      {
+        index: `${index}`,
+        typeIndex: `gpu${index}`,
+        uuid: nvml.uuid(gpu),
+        divided,
+        edits: () => gpuEdits(nvml.pciBusId(gpu), minor, options),
+      },
+      ...parts.map(({ index: part, handle }) => ({
+        index: `${index}:${part}`,
+        typeIndex: `mig${index}:${part}`,
+        uuid: nvml.uuid(handle),
+        divided: false,
+        edits: () => migEdits(nvml, handle, minor, options),
+      })),
+    ];
   });
+}
+
+function chosen(found: readonly Found[], ids: readonly string[]): Found[] {
+  if (ids.includes("all")) return found.filter(({ divided }) => !divided);
+  const wanted = ids.map((id) => {
+    const one = found.find(({ index, uuid }) => index === id || uuid === id);
+    if (one === undefined) throw new Error(`--device-id ${id}: NVML knows no GPU or MIG device of this index or UUID`);
+    return one;
+  });
+  return [...new Set(wanted)];
+}
+
+function named({ index, typeIndex, uuid, edits }: Found, strategies: readonly NameStrategy[]): CdiDevice[] {
+  const names: Readonly<Record<NameStrategy, string>> = { index, "type-index": typeIndex, uuid };
+  const containerEdits = edits();
+  return strategies.map((strategy) => ({ name: names[strategy], containerEdits }));
 }
 
 function gpuEdits(busId: string, minor: number, { devRoot, hooks }: GenerateOptions): ContainerEdits {
@@ -64,24 +102,7 @@ function gpuEdits(busId: string, minor: number, { devRoot, hooks }: GenerateOpti
   return { ...edits, hooks: linkHook(hooks, byPathLinks(devRoot, busId, edits.deviceNodes ?? [])) };
 }
 
-function commonEdits(driver: Driver, options: GenerateOptions): ContainerEdits {
-  const { hooks, ldconfigPath } = options;
-  const [libraries, graphics] = [driver.libraries(), driver.graphics()];
-  const folders = libraryFolders(libraries).flatMap((folder) => ["--folder", folder]);
-  const ldconfig = ldconfigPath === undefined ? [] : ["--ldconfig-path", ldconfigPath];
-  return {
-    ...nodeEdits(options.devRoot, CONTROL_NODES),
-    env: [`NVIDIA_CTK_LIBCUDA_DIR=${driver.libraryDirs.join(":")}`, "NVIDIA_VISIBLE_DEVICES=void"],
-    mounts: [...graphics, ...libraries, ...driver.files()],
-    hooks: [
-      ...linkHook(hooks, graphicsLinks([...libraries.filter(isAllocator), ...graphics], driver.version)),
-      ...linkHook(hooks, libraryLinks(libraries)),
-      ...hooks("enable-cuda-compat", [`--host-driver-version=${driver.version}`]),
-      ...hooks("update-ldcache", [...ldconfig, ...folders]),
-      ...hooks("disable-device-node-modification", []),
-    ],
-  };
+function migEdits(nvml: Nvml, mig: Handle, minor: number, { devRoot }: GenerateOptions): ContainerEdits {
+  const nodes = migNodes(minor, nvml.gpuInstanceId(mig), nvml.computeInstanceId(mig));
+  return nodeEdits(devRoot, [`/dev/nvidia${minor}`, ...nodes]);
 }
-
-const isAllocator = ({ containerPath }: { readonly containerPath: string }): boolean =>
-  containerPath.includes("/libnvidia-allocator.so.");

@@ -1,0 +1,34 @@
+/** A CDI specification for containers that manage the GPUs: every device node of the driver as one device, and no graphics. */
+import { globSync } from "node:fs";
+import { basename } from "node:path";
+import { type CdiSpec, CURRENT_VERSION } from "@berth/cdi";
+import { driverEdits, type SpecOptions } from "./common.ts";
+import type { HookMaker } from "./hooks.ts";
+import { Driver } from "./driver.ts";
+import { nodeEdits } from "./nodes.ts";
+import { tidy } from "./tidy.ts";
+
+const PATTERNS = ["/dev/nvidia*", "/dev/nvidia-caps/nvidia-cap*", "/dev/nvidia-caps-imex-channels/channel*"];
+/** Of other parts of the driver, which have specifications of their own. */
+const OTHERS = ["nvidia-fs", "nvidia-nvswitch", "nvidia-nvlink"];
+
+/** NVML is not asked. Throws Error where there is no node, or no driver. */
+export function generateManagement(options: SpecOptions): CdiSpec {
+  const { devRoot } = options;
+  const paths = PATTERNS.flatMap((pattern) => globSync(`${devRoot}${pattern}`))
+    .filter((path) => !OTHERS.some((prefix) => basename(path).startsWith(prefix)))
+    .map((path) => path.slice(devRoot.length));
+  const containerEdits = nodeEdits(devRoot, paths);
+  if (containerEdits.deviceNodes?.length === 0) throw new Error(`no NVIDIA device nodes found below ${devRoot || "/"}`);
+  return tidy({
+    cdiVersion: CURRENT_VERSION,
+    kind: options.kind,
+    devices: [{ name: "all", containerEdits }],
+    containerEdits: driverEdits(new Driver(options.driverRoot), { ...options, hooks: allButNodes(options.hooks) }),
+  });
+}
+
+/** Who manages GPUs may make their device nodes. */
+function allButNodes(hooks: HookMaker): HookMaker {
+  return (name, args) => (name === "disable-device-node-modification" ? [] : hooks(name, args));
+}
