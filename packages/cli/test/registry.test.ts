@@ -14,7 +14,11 @@ const DIGEST = `sha256:${"d".repeat(64)}`;
 test("push: progress on stderr, the digest on stdout", async () => {
   await using daemon = await FakeDaemon.start();
   const pushed = await run(daemon, "push", "--creds", "u:p", "r.example/app:1");
-  assert.deepEqual(pushed, { code: 0, stdout: `${DIGEST}\n`, stderr: "111111111111: done (5B)\n" });
+  assert.deepEqual(pushed, {
+    code: 0,
+    stdout: `${DIGEST}\n`,
+    stderr: "111111111111: done (5B)\n222222222222: mounted (7B)\n",
+  });
   const [request] = daemon.registryRequests as berth.PushRequest[];
   assert.deepEqual(
     [request?.image, request?.auth?.username, request?.auth?.password, request?.nondistributable],

@@ -230,6 +230,14 @@ test("the older tables: endpoints in order, a wildcard, TLS and credentials by h
   assert.equal(credentialsFor(two as { base: string }, { registries: config }), undefined);
 });
 
+test("a registry that the directories say nothing of has its TLS from the older tables", async (t) => {
+  const directory = hostsDir(t, { "a.example/hosts.toml": 'server = "https://a.example"' });
+  const tls = { skipVerify: true };
+  const config = { hostsDirs: [directory], configs: { "a.example": { tls }, "b.example": { tls } } };
+  assert.deepEqual((await hostsFor("a.example", config))[0]?.tls, {});
+  assert.deepEqual((await hostsFor("b.example", config))[0]?.tls, { skipVerify: true });
+});
+
 test("older tables that are wrong are told", async () => {
   const refused = async (
     domain: string,

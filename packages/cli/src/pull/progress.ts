@@ -22,7 +22,12 @@ export function pullDisplay(output: Output, now: () => number = Date.now): PullD
   return output.isTTY ? new Bars(output, now) : new Lines(output);
 }
 
-const FINAL: Readonly<Record<string, string>> = { done: "done", exists: "already here" };
+const FINAL: Readonly<Record<string, string>> = {
+  done: "done",
+  exists: "already here",
+  // Of a push: another repository of the registry has it.
+  mounted: "mounted",
+};
 
 const labelOf = (id: string): string => (/^[a-z0-9]+:[0-9a-f]{32,}$/.test(id) ? shortId(id) : id);
 

@@ -434,6 +434,7 @@ export class FakeDaemon implements AsyncDisposable {
     this.registryRequests.push(request);
     const digest = `sha256:${"d".repeat(64)}`;
     yield await Promise.resolve({ id: `sha256:${"1".repeat(64)}`, status: "done", doneBytes: 5n, totalBytes: 5n });
+    yield { id: `sha256:${"2".repeat(64)}`, status: "mounted", doneBytes: 7n, totalBytes: 7n };
     yield { id: digest, status: "done", imageId: digest, reference };
   }
 

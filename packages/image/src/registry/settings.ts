@@ -3,7 +3,7 @@ import type { Credentials } from "../types.ts";
 import type { ProxySettings } from "./proxy.ts";
 
 export interface RegistrySettings {
-  /** Directories of <host>/hosts.toml; the first that has one for a registry counts. With any, `mirrors` and `tls` do not count. */
+  /** Directories of <host>/hosts.toml; the first that has one for a registry counts, before `mirrors` and `tls`. */
   readonly hostsDirs: readonly string[];
   /** containerd 1.x: by registry ("*": any other), the URLs to ask first, in order. */
   readonly mirrors: Readonly<Record<string, readonly string[]>>;
