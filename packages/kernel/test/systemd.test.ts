@@ -130,9 +130,13 @@ test("resources as properties, v2", () => {
   assert.deepEqual(plain(resourceProperties(resources, v2)), {
     DevicePolicy: "strict",
     DeviceAllow: [
-      ["/dev/char/1:3", "rw"],
+      ["/dev/char/1:3", "rwm"],
       ["char-pts", "rwm"],
       ["block-*", "m"],
+      ["char-*", "m"],
+      ...[5, 7, 8, 9].map((minor) => [`/dev/char/1:${minor}`, "rwm"]),
+      ["/dev/char/5:0", "rwm"],
+      ["/dev/char/5:2", "rwm"],
     ],
     MemoryMax: 100n,
     MemoryLow: 50n,

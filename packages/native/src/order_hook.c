@@ -83,6 +83,10 @@ static bool hear(struct hook *h)
 /* A hook that does not read its standard input is none the worse for it. */
 static void feed(struct hook *h)
 {
+  if (h->fed == h->state.size) {
+    fd_close(&h->in);
+    return;
+  }
   ssize_t size = write(h->in, h->state.data + h->fed, h->state.size - h->fed);
   if (size > 0)
     h->fed += (size_t)size;

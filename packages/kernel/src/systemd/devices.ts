@@ -1,5 +1,6 @@
 /** Device rules as a unit's DevicePolicy and DeviceAllow (systemd.resource-control(5)). */
 import type { oci } from "@berth/spec";
+import { effectiveRules } from "../cgroups/controllers/devices.ts";
 import { deviceAccess, type DeviceException, type DeviceRule } from "../cgroups/device-program.ts";
 import type { UnitProperty } from "./manager.ts";
 
@@ -35,7 +36,7 @@ export function unitDevices(rules: readonly oci.LinuxDeviceCgroup[], devices: st
   if (rules.length === 0) return [];
   const number = (value: number | undefined) => (value === undefined || value < 0 ? undefined : value);
   const access = deviceAccess(
-    rules.map((rule): DeviceRule => ({
+    effectiveRules(rules).map((rule): DeviceRule => ({
       allow: rule.allow,
       type: (rule.type || "a") as DeviceRule["type"],
       major: number(rule.major),

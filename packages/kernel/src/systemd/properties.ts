@@ -14,7 +14,7 @@ const DEFAULT_PERIOD = 100_000;
 const QUOTA_STEP = 10_000n;
 const MICROSECONDS = 1_000_000n;
 /** Versions that brought a property. */
-const SINCE = { cpuQuotaPeriod: 242, allowedCpus: 244, idleWeight: 252 } as const;
+const SINCE = { collectMode: 236, cpuQuotaPeriod: 242, allowedCpus: 244, idleWeight: 252 } as const;
 
 export interface PropertyContext {
   /** Of the cgroups: "v1" also where they are hybrid. */
@@ -34,7 +34,7 @@ export function unitProperties(
   unit: string,
   slice: string,
   pids: readonly number[],
-  { version }: PropertyContext,
+  { version, systemd }: PropertyContext,
 ): UnitProperty[] {
   const isSlice = unit.endsWith(".slice");
   return [
@@ -46,6 +46,8 @@ export function unitProperties(
     flag("CPUAccounting"),
     flag(version === "v1" ? "BlockIOAccounting" : "IOAccounting"),
     flag("TasksAccounting"),
+    // A unit whose last process was killed for memory would stay, failed, until somebody resets it.
+    ...(systemd >= SINCE.collectMode ? [text("CollectMode", "inactive-or-failed")] : []),
     ["DefaultDependencies", { signature: "b", value: false }],
   ];
 }

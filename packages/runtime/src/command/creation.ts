@@ -7,10 +7,12 @@ import {
   hostId,
   NAMESPACE_FILES,
   probeHost,
+  systemdPlace,
   type Front,
   type HostFacts,
   type Launched,
   type Plan,
+  type SystemdPlace,
 } from "@berth/kernel";
 import type { oci } from "@berth/spec";
 import { readBundle, type Bundle } from "../bundle.ts";
@@ -30,12 +32,14 @@ export interface Creation {
   readonly host: HostFacts;
   readonly planned: Planned;
   readonly cgroup: string;
+  /** With --systemd-cgroup: whose cgroup that is. */
+  readonly unit: SystemdPlace | undefined;
   readonly detached: boolean;
 }
 
 /** Reads and decides everything; nothing is touched. */
 export async function decide(context: CommandContext, waits: boolean, detached: boolean): Promise<Creation> {
-  const { args, flags, states } = context;
+  const { args, flags, global, states } = context;
   const id = checkId(args[0] ?? "");
   if (flags.has("bundle")) process.chdir(flags.text("bundle"));
   const directory = process.cwd();
@@ -44,7 +48,8 @@ export async function decide(context: CommandContext, waits: boolean, detached: 
   const [bundle, host] = await Promise.all([readBundle(directory), probeHost()]);
   const { spec, rootfs } = bundle;
   checkTerminal(context, spec.process?.terminal === true, detached);
-  const cgroup = spec.linux?.cgroupsPath || `/${id}`;
+  const unit = global.boolean("systemd-cgroup") ? unitOf(spec, id) : undefined;
+  const cgroup = unit?.path ?? (spec.linux?.cgroupsPath || `/${id}`);
   const planned = planContainer(spec, {
     id,
     rootfs: { kind: "path", path: rootfs },
@@ -59,7 +64,16 @@ export async function decide(context: CommandContext, waits: boolean, detached: 
     noNewKeyring: flags.boolean("no-new-keyring"),
     waitAt: waits ? { directory: states.path(id), fifo: FIFO, ...containerRoot(spec) } : undefined,
   });
-  return { id, bundle, host, planned, cgroup, detached };
+  return { id, bundle, host, planned, cgroup, unit, detached };
+}
+
+/** Throws CommandError. */
+function unitOf(spec: oci.Spec, id: string): SystemdPlace {
+  try {
+    return systemdPlace(spec.linux?.cgroupsPath ?? "", id, process.geteuid?.() !== 0);
+  } catch (error) {
+    throw new CommandError(error instanceof Error ? error.message : String(error));
+  }
 }
 
 /** A terminal of somebody who leaves must go somewhere, and of somebody who stays it must not. */
@@ -83,8 +97,16 @@ function containerRoot(spec: oci.Spec): { readonly uid: number; readonly gid: nu
   return { uid: hostId(uidMappings ?? [], 0) ?? 0, gid: hostId(gidMappings ?? [], 0) ?? 0 };
 }
 
+/** The container's process where it belongs, waiting or running. What fails is undone. */
+export async function place(context: CommandContext, creation: Creation, front: Front): Promise<void> {
+  const made = () => release(context, creation, front, make(context, creation, front));
+  if (creation.unit === undefined) return made();
+  const { inUnit } = await import("./systemd.ts");
+  await inUnit(creation, creation.unit, front, made);
+}
+
 /** The state directory, the process up to its parking place, state.json. What fails is undone. */
-export function make(context: CommandContext, creation: Creation, front: Front): Launched {
+function make(context: CommandContext, creation: Creation, front: Front): Launched {
   const { states, flags, log } = context;
   const { id, planned, detached } = creation;
   const terminal = creation.bundle.spec.process?.terminal === true;
@@ -110,7 +132,7 @@ export function make(context: CommandContext, creation: Creation, front: Front):
 }
 
 /** Lets the process go on, to its FIFO or its program. What fails is undone. */
-export function release(context: CommandContext, creation: Creation, front: Front, launched: Launched): void {
+function release(context: CommandContext, creation: Creation, front: Front, launched: Launched): void {
   try {
     front.release(creation.planned.plan);
     if (context.flags.has("pid-file")) writePidFile(context.flags.text("pid-file"), launched.pid);
@@ -120,9 +142,10 @@ export function release(context: CommandContext, creation: Creation, front: Fron
   }
 }
 
-function undo({ states }: CommandContext, { id, cgroup, host }: Creation, front: Front): void {
+function undo({ states }: CommandContext, { id, cgroup, host, unit }: Creation, front: Front): void {
   front.abandon();
-  front.run(cgroupRemoval(cgroup, host));
+  // A unit's is not empty yet: it goes with the unit.
+  if (unit === undefined) front.run(cgroupRemoval(cgroup, host));
   states.remove(id);
 }
 
@@ -144,9 +167,10 @@ export function writePidFile(path: string, pid: number): void {
 }
 
 /** Two containers in one cgroup would be limited, frozen and killed together. Throws CommandError. */
-function checkCgroup({ cgroup, host }: Creation): void {
+function checkCgroup({ cgroup, host, unit }: Creation): void {
   for (const directory of Object.values(cgroupPaths(cgroup, host))) {
-    const found = processesBelow(directory).length;
+    // systemd starts no unit that is there already, and in a new one is who holds it.
+    const found = unit === undefined ? processesBelow(directory).length : 0;
     if (found > 0) throw new CommandError(`container's cgroup is not empty: ${found} process(es) found`);
     if (isFrozen({ cgroup_paths: { freezer: directory } }) || isFrozen({ cgroup_paths: { "": directory } }))
       throw new CommandError("container's cgroup unexpectedly frozen");
@@ -190,7 +214,7 @@ function recordOf({ flags }: CommandContext, creation: Creation, { pid, pidStart
       labels: [...labels, `bundle=${directory}`],
       ...(spec.hostname === undefined ? {} : { hostname: spec.hostname }),
       namespaces: namespaces.map(({ type, path = "" }) => ({ type: LIBCONTAINER_TYPES[type], path })),
-      cgroups: { path: cgroup, systemd: false },
+      cgroups: { path: cgroup, systemd: creation.unit !== undefined },
     },
     rootless: process.geteuid?.() !== 0,
     cgroup_paths: cgroupPaths(cgroup, host),
@@ -202,7 +226,7 @@ function recordOf({ flags }: CommandContext, creation: Creation, { pid, pidStart
     ),
     external_descriptors: [0, 1, 2].map((fd) => readlinkSync(`/proc/self/fd/${fd}`)),
     intel_rdt_path: "",
-    berth: { bundle: directory, cgroup, spec, noNewKeyring: flags.boolean("no-new-keyring") },
+    berth: { bundle: directory, cgroup, unit: creation.unit, spec, noNewKeyring: flags.boolean("no-new-keyring") },
   };
 }
 

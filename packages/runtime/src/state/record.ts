@@ -4,6 +4,7 @@
  */
 import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import type { SystemdPlace } from "@berth/kernel";
 import type { oci } from "@berth/spec";
 import { CommandError } from "../command/failure.ts";
 
@@ -38,6 +39,8 @@ export interface ContainerRecord {
     readonly bundle: string;
     /** From the hierarchies' roots. */
     readonly cgroup: string;
+    /** Of systemd's, whose cgroup that is. */
+    readonly unit?: SystemdPlace | undefined;
     readonly spec: oci.Spec;
     readonly noNewKeyring: boolean;
     /** Host path of the directory that is /run/notify in the container. */

@@ -1,6 +1,6 @@
 /** create: the container's process waits at its FIFO, with nobody beside it. */
 import type { Command } from "../command/context.ts";
-import { decide, make, release } from "../command/creation.ts";
+import { decide, place } from "../command/creation.ts";
 
 export const command: Command = {
   async run(context) {
@@ -10,7 +10,7 @@ export const command: Command = {
       return printPlan(context, creation.planned);
     }
     const front = await context.front();
-    release(context, creation, front, make(context, creation, front));
+    await place(context, creation, front);
     return 0;
   },
 };

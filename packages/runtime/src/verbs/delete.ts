@@ -21,6 +21,10 @@ export const command: Command = {
     if (status !== "stopped" && status !== "created" && !force)
       throw new CommandError(`cannot delete container ${id} that is not stopped: ${status}`);
     removeContainer(record, states);
+    if (record.berth.unit !== undefined) {
+      const { removeUnit } = await import("../command/systemd.ts");
+      await removeUnit(record);
+    }
     if ((record.berth.spec.hooks?.poststop ?? []).length > 0) {
       const { runPoststop } = await import("../command/hooks.ts");
       for (const warning of runPoststop(record, await front())) log.warning(warning);

@@ -29,7 +29,7 @@ function features(): Record<string, unknown> {
     linux: {
       namespaces: [...oci.NAMESPACE_TYPES].sort(),
       capabilities: capabilityNames(),
-      cgroup: { v1: true, v2: true, systemd: false, systemdUser: false, rdma: true },
+      cgroup: { v1: true, v2: true, systemd: true, systemdUser: false, rdma: true },
       seccomp: {
         enabled: true,
         actions: ACTIONS.map((name) => `SCMP_ACT_${name}`),

@@ -2,7 +2,7 @@
 import type { Plan } from "@berth/kernel";
 import type { Command, CommandContext } from "../command/context.ts";
 import { hookPlan, runPoststart } from "../command/hooks.ts";
-import { decide, make, release, removal, type Creation } from "../command/creation.ts";
+import { decide, place, removal, type Creation } from "../command/creation.ts";
 
 export const command: Command = {
   async run(context) {
@@ -14,7 +14,7 @@ export const command: Command = {
       return printPlan(context, creation.planned);
     }
     const front = await context.front();
-    release(context, creation, front, make(context, creation, front));
+    await place(context, creation, front);
     const { hooks } = creation.bundle.spec;
     if (has(hooks?.poststart)) runPoststart(states.read(creation.id), states, front);
     if (!detached) front.attend(flags.boolean("keep") ? { orders: [] } : atTheEnd(context, creation));

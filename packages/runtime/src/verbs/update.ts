@@ -24,7 +24,12 @@ export const command: Command = {
     const resources = fixed(asked, before);
     // Devices are not changed: others (a GPU's runtime) may have added some to what the configuration says.
     const { devices: _devices, ...changed } = resources;
-    (await front()).run(updateResources(record.berth.cgroup, changed, await probeHost()));
+    const host = await probeHost();
+    if (record.berth.unit !== undefined) {
+      const { updateUnit } = await import("../command/systemd.ts");
+      await updateUnit(record, changed, host);
+    }
+    (await front()).run(updateResources(record.berth.cgroup, changed, host));
     const linux = { ...record.berth.spec.linux, resources: { ...before, ...merged(before, changed) } };
     states.write({ ...record, berth: { ...record.berth, spec: { ...record.berth.spec, linux } } });
     return 0;

@@ -22,13 +22,16 @@ const ALWAYS: readonly oci.LinuxDeviceCgroup[] = [
   { allow: true, type: "c", major: 136, access: "rwm" },
 ];
 
+/** With what every container may do behind them; none stay none. */
+export function effectiveRules(rules: readonly oci.LinuxDeviceCgroup[]): readonly oci.LinuxDeviceCgroup[] {
+  // Once everything is allowed, further "allow" lines would only be noise; a later "deny" still counts.
+  return rules.length === 0 || isAllowed(rules.at(-1)) ? rules : [...rules, ...ALWAYS];
+}
+
 /** No rules: the parent cgroup's stay in force. */
 export function devicesV1(rules: readonly oci.LinuxDeviceCgroup[], directory: string): Settings {
-  if (rules.length === 0) return settings([]);
-  // Once everything is allowed, further "allow" lines would only be noise; a later "deny" still counts.
-  const always = isAllowed(rules.at(-1)) ? [] : ALWAYS;
   return settings(
-    [...rules, ...always].map((rule, index) => {
+    effectiveRules(rules).map((rule, index) => {
       const field = index < rules.length ? `${FIELD}[${index}]` : `${FIELD} (default devices)`;
       return writeOrder(directory, rule.allow ? "devices.allow" : "devices.deny", deviceRule(rule, field), field);
     }),
@@ -41,8 +44,7 @@ export function devicesV1(rules: readonly oci.LinuxDeviceCgroup[], directory: st
  */
 export function devicesV2(rules: readonly oci.LinuxDeviceCgroup[], directory: string): Settings {
   if (rules.length === 0) return settings([]);
-  const always = isAllowed(rules.at(-1)) ? [] : ALWAYS;
-  const list = [...rules, ...always].map((rule, index) =>
+  const list = effectiveRules(rules).map((rule, index) =>
     checkedRule(rule, index < rules.length ? `${FIELD}[${index}]` : FIELD),
   );
   const access = deviceAccess(list);
