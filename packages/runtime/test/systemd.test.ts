@@ -101,5 +101,5 @@ test("a cgroupsPath that is no slice:prefix:name is refused", skip, () => {
   const bundle = shop.bundle("true", withLinux({ cgroupsPath: "/plain" }));
   const { status, stderr } = runtime("create", "--bundle", bundle, shop.id());
   assert.equal(status, 1);
-  assert.match(stderr, /cgroupsPath "\/plain" is not "slice:prefix:name"/);
+  assert.match(stderr, /cgroupsPath \\"\/plain\\" is not \\"slice:prefix:name\\"/);
 });

@@ -26,14 +26,19 @@ export async function inUnit<T>(
 ): Promise<T> {
   return await withManager(async (manager) => {
     const holder = hold();
+    await once(holder, "spawn");
+    // Where this fails there is no unit of ours: one of that name is another container's.
+    await startScope(manager, {
+      place: unit,
+      pids: [holder.pid ?? 0],
+      host,
+      resources: bundle.spec.linux?.resources,
+      annotations: bundle.spec.annotations,
+    }).catch(async (error: unknown) => {
+      await end(holder);
+      throw error;
+    });
     try {
-      await startScope(manager, {
-        place: unit,
-        pids: [holder.pid ?? 0],
-        host,
-        resources: bundle.spec.linux?.resources,
-        annotations: bundle.spec.annotations,
-      });
       const made = make();
       await end(holder);
       return made;
