@@ -143,6 +143,12 @@ export const VERBS: readonly Verb[] = [
     load: () => import("./commands/info.ts"),
   },
   {
+    name: "doctor",
+    group: BERTH,
+    summary: "look for what this node lacks, and say what mends it",
+    load: () => import("./commands/doctor.ts"),
+  },
+  {
     name: "version",
     group: BERTH,
     summary: "show the versions of berth and berthd",
