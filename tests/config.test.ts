@@ -1,6 +1,6 @@
 /** berthd with a configuration file: what it changes in pods, and what a SIGHUP changes while they run. */
 import assert from "node:assert/strict";
-import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { after, before, test } from "node:test";
 import { TestDaemon } from "./support/daemon.ts";
 import { runPod, sh, startContainer, status } from "./support/pods.ts";
@@ -70,6 +70,30 @@ test("a handler's own CNI directory: its pods are on that network, and are taken
     readdirSync(`${daemon.dir}/leases/other`).filter((name) => name.startsWith("10.")),
     [],
   );
+});
+
+test("conf_template: the kubelet's pod CIDR becomes a network where there is none", async () => {
+  const ipam = `{"type": "host-local", "dataDir": "${daemon.dir}/leases", "ranges": [[{"subnet": "{{.PodCIDR}}"}]]}`;
+  const template = `{"cniVersion": "1.0.0", "name": "templated", "plugins": [{"type": "ptp", "ipam": ${ipam}}]}`;
+  writeFileSync(`${daemon.dir}/template`, template);
+  await daemon.reload(`${BASE}[${RUNTIME}.cni]\nconf_template = "${daemon.dir}/template"\n`);
+  const update = (podCidr: string) =>
+    daemon.client.runtime.updateRuntimeConfig({ runtimeConfig: { networkConfig: { podCidr } } });
+  await assert.rejects(update("10.98.0.0"), /pod_cidr: "10\.98\.0\.0" is not of the form/);
+  const subnet = `10.98.${process.pid % 250}.`;
+  await update(`${subnet}0/24`);
+  assert.deepEqual(readdirSync(daemon.cniDir), ["10-test.conflist"], "the network that was there stays");
+
+  renameSync(`${daemon.cniDir}/10-test.conflist`, `${daemon.dir}/10-test.conflist`);
+  await daemon.reload(`${BASE}[${RUNTIME}.cni]\nconf_template = "${daemon.dir}/template"\n`);
+  await update(`${subnet}0/24`);
+  const pod = await runPod(daemon);
+  const { status: found } = await daemon.client.runtime.podSandboxStatus({ podSandboxId: pod.id });
+  assert.ok(found?.network?.ip.startsWith(subnet));
+  await daemon.client.runtime.removePodSandbox({ podSandboxId: pod.id });
+  rmSync(`${daemon.cniDir}/10-containerd-net.conflist`);
+  renameSync(`${daemon.dir}/10-test.conflist`, `${daemon.cniDir}/10-test.conflist`);
+  await daemon.reload(BASE);
 });
 
 test("SIGHUP: new pods get the new settings, and a file with errors changes nothing", async () => {

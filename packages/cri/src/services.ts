@@ -14,6 +14,7 @@ import { stopContainer } from "./container/stop.ts";
 import { updateContainerResources } from "./container/update.ts";
 import type { CriContext } from "./context.ts";
 import { imageFsInfo, imageStatus, listImages, pullImage, removeImage } from "./image/verbs.ts";
+import { updateRuntimeConfig } from "./runtime-config.ts";
 import { runtimeConfig, runtimeStatus, version } from "./runtime-status.ts";
 import { listMetricDescriptors } from "./metrics/descriptors.ts";
 import { podSandboxMetrics } from "./metrics/list.ts";
@@ -32,8 +33,7 @@ export function runtimeHandlers(context: CriContext, streaming: StreamingServer)
     version: () => version(context),
     status: (request) => runtimeStatus(context, request),
     runtimeConfig,
-    // The pod CIDR that the kubelet hands over is for runtimes that make their own CNI configuration from a template.
-    updateRuntimeConfig: () => Promise.resolve(create(cri.UpdateRuntimeConfigResponseSchema, {})),
+    updateRuntimeConfig: (request) => updateRuntimeConfig(context, request),
     runPodSandbox: (request, signal) => runPodSandbox(context, request, signal),
     stopPodSandbox: (request, signal) => stopPodSandbox(context, request, signal),
     removePodSandbox: (request, signal) => removePodSandbox(context, request, signal),

@@ -15,6 +15,8 @@ export interface CriSettings {
   readonly streamTls: { readonly certFile: string; readonly keyFile: string } | undefined;
   /** For handlers that need a process to hold a pod; undefined: berth's own empty one. */
   readonly sandboxImage: string | undefined;
+  /** From which a network is made when the kubelet says the pods' CIDR and there is none; undefined: it is for others to make. */
+  readonly cniTemplate: { readonly file: string; readonly confDir: string } | undefined;
   readonly enableCdi: boolean;
   readonly cdiSpecDirs: readonly string[];
   /** For containers whose request has no seccomp profile: "", "unconfined", "runtime/default" or "localhost/PATH". */

@@ -63,7 +63,8 @@ export async function assemble({ settings, version, log, onStep }: AssembleOptio
     log: (level, message) => log[level]({}, message),
   });
   parts.defer(() => images.close());
-  await ensureDefault({ hand, confDir: settings.cni.confDir });
+  // With a template, the kubelet says which addresses the network has.
+  if (!settings.cri.cniTemplate) await ensureDefault({ hand, confDir: settings.cni.confDir });
   const telemetry = new Telemetry();
   const common = {
     hand,

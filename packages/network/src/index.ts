@@ -9,6 +9,7 @@ export type { Loaded } from "./confdir.ts";
 export { DEFAULT_CONF_FILE, defaultConflist, ensureDefault, freeSubnet } from "./default.ts";
 export type { DefaultNetwork } from "./default.ts";
 export type { Log } from "./log.ts";
+export { renderTemplate, templateData, type TemplateData } from "./template.ts";
 export { CniError } from "./plugin.ts";
 export type { CniCommand } from "./plugin.ts";
 export type { CniDns, CniInterface, CniIp, CniRoute } from "./result.ts";

@@ -235,7 +235,7 @@ const RUNTIME_KEYS: readonly Row[] = [
   ["cni.conf_dir", "string", works("/etc/cni/net.d")],
   ["cni.max_conf_num", "int", works(1)],
   ["cni.setup_serially", "bool", none(false, "networks are set up one after the other")],
-  ["cni.conf_template", "string", refused("", "write the conf list into cni.conf_dir")],
+  ["cni.conf_template", "string", works("")],
   ["cni.ip_pref", "string", works("")],
   ["cni.use_internal_loopback", "bool", none(false, "lo is always brought up without a plugin")],
 ];

@@ -43,8 +43,6 @@ export interface CniSettings {
   readonly cacheDir: string;
   /** 0: all. */
   readonly maxNetworks: number;
-  /** A file from which a conf list is made when the kubelet says the pod's CIDR. */
-  readonly template: string | undefined;
 }
 
 export interface Given {
@@ -123,7 +121,6 @@ function cniOf(table: Reader, flags: Flags): CniSettings {
     binDirs: flags.cniBinDir ?? several ?? (one === undefined ? ["/opt/cni/bin", "/usr/lib/cni"] : [one]),
     cacheDir: flags.cniCacheDir ?? "/var/lib/cni",
     maxNetworks: table.int("max_conf_num") ?? 1,
-    template: table.string("conf_template"),
   };
 }
 
@@ -174,6 +171,7 @@ function criOf(runtime: Reader, streaming: Reader, images: Reader, flags: Flags)
     streamIdleMs: streaming.milliseconds("stream_idle_timeout") ?? 4 * 3_600_000,
     streamTls: tlsOf(streaming),
     sandboxImage: images.string("pinned_images", "sandbox"),
+    cniTemplate: templateOf(runtime, flags),
     enableCdi: runtime.bool("enable_cdi") ?? true,
     cdiSpecDirs: runtime.strings("cdi_spec_dirs") ?? ["/etc/cdi", "/var/run/cdi"],
     unsetSeccompProfile: runtime.string("unset_seccomp_profile") ?? "",
@@ -186,6 +184,12 @@ function criOf(runtime: Reader, streaming: Reader, images: Reader, flags: Flags)
     unprivilegedIcmp: runtime.bool("enable_unprivileged_icmp") ?? true,
     ipPreference: preferenceOf(runtime.below("cni")),
   };
+}
+
+function templateOf(runtime: Reader, flags: Flags): CriSettings["cniTemplate"] {
+  const cni = runtime.below("cni");
+  const file = cni.string("conf_template");
+  return file === undefined ? undefined : { file, confDir: cniOf(cni, flags).confDir };
 }
 
 function portOf(streaming: Reader): number {
