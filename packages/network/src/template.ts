@@ -23,7 +23,7 @@ type Node =
       readonly item: string;
       readonly body: readonly Node[];
     }
-  | { readonly kind: "if"; readonly name: string; readonly then: readonly Node[]; readonly otherwise: readonly Node[] };
+  | { readonly kind: "if"; readonly name: string; readonly body: readonly Node[]; readonly otherwise: readonly Node[] };
 
 /** `cidrs`: as the kubelet says them, "10.0.0.0/24" or "10.0.0.0/24,fd00::/64". */
 export function templateData(cidrs: string): TemplateData {
@@ -87,10 +87,10 @@ class Parser {
     }
     const [, name] = new RegExp(`^if\\s+(${NAME})$`).exec(action) ?? [];
     if (name === undefined) throw new Error(`{{${action}}} is beyond what berth reads of Go's templates`);
-    const then = this.block();
+    const body = this.block();
     const otherwise = this.ended === "else" ? this.block() : [];
     if (this.ended !== "end") throw new Error(`{{${action}}} has no {{end}}`);
-    return { kind: "if", name, then, otherwise };
+    return { kind: "if", name, body, otherwise };
   }
 
   #body(action: string): Node[] {
@@ -115,7 +115,7 @@ function writeNode(node: Node, scope: Scope, data: TemplateData): string {
     case "if": {
       const value = valueOf(node.name, scope, data);
       const holds = typeof value === "number" ? value !== 0 : value.length > 0;
-      return write(holds ? node.then : node.otherwise, scope, data);
+      return write(holds ? node.body : node.otherwise, scope, data);
     }
     case "range": {
       const list = valueOf(node.of, scope, data);
