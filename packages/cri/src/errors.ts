@@ -31,6 +31,9 @@ const ERRNO_STATUS: Readonly<Record<string, status>> = {
   EDQUOT: status.RESOURCE_EXHAUSTED,
 };
 
+/** https://sqlite.org/rescode.html */
+const SQLITE_FULL = 13;
+
 const IMAGE_STATUS: Readonly<Record<ImageErrorCode, status>> = {
   NotFound: status.NOT_FOUND,
   InvalidReference: status.INVALID_ARGUMENT,
@@ -72,6 +75,11 @@ export function toStatus(error: unknown): { code: status; details: string } {
   if (error instanceof HandLost || error instanceof MonitorLost)
     return { code: status.UNAVAILABLE, details: error.message };
   if (error instanceof Error) {
+    if ((error as Error & { errcode?: number }).errcode === SQLITE_FULL)
+      return {
+        code: status.RESOURCE_EXHAUSTED,
+        details: `the disk of berth's root directory is full: ${error.message}`,
+      };
     if (error.name === "AbortError") return { code: status.CANCELLED, details: error.message };
     if (error.name === "TimeoutError") return { code: status.DEADLINE_EXCEEDED, details: error.message };
     const code = (error as NodeJS.ErrnoException).code;

@@ -2,11 +2,10 @@
 import assert from "node:assert/strict";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import { createServer as createSecureServer } from "node:https";
-import { type AddressInfo, createServer as createTcpServer, type Server } from "node:net";
+import type { AddressInfo, Server } from "node:net";
 import test, { type TestContext } from "node:test";
 import { gzipSync } from "node:zlib";
 import { type image, image as images, parseReference, withDefaultTag } from "@berth/spec/oci";
-import type { ImageErrorCode } from "../src/errors.ts";
 import { type RegistryOptions, RegistryClient } from "../src/registry/client.ts";
 import { HttpClient } from "../src/registry/http.ts";
 import { certificate } from "./support/certificate.ts";
@@ -224,64 +223,3 @@ test("a blob whose connection breaks at every turn is given up", async (t) => {
   );
   assert.equal(registry.requests.length, 100);
 });
-
-const HEAD = "HTTP/1.1 200 OK\r\nConnection: close\r\n";
-/** What is sent for a blob of ten bytes, "0123456789", at the first request and at all later ones. */
-const LIES: readonly (readonly [name: string, first: string, later: string, code: ImageErrorCode, message: RegExp])[] =
-  [
-    [
-      "promises what it does not send",
-      `${HEAD}Content-Length: 10\r\n\r\n01234`,
-      "",
-      "Unavailable",
-      /broke off|hang up/,
-    ],
-    [
-      "promises more than there is",
-      `${HEAD}Content-Length: 99\r\n\r\n0123456789`,
-      "",
-      "DigestMismatch",
-      /has 99 bytes of it, longer/,
-    ],
-    [
-      "promises less than there is",
-      `${HEAD}Content-Length: 5\r\n\r\n0123456789`,
-      "",
-      "DigestMismatch",
-      /has 5 bytes of it, shorter/,
-    ],
-    [
-      "goes on at another place than was asked for",
-      `${HEAD}Content-Length: 10\r\n\r\n01234`,
-      "HTTP/1.1 206 Partial\r\nConnection: close\r\nContent-Range: bytes 0-9/10\r\nContent-Length: 10\r\n\r\n0123456789",
-      "RegistryError",
-      /answered another range than was asked for/,
-    ],
-    [
-      "goes on with a part of another length",
-      `${HEAD}Content-Length: 10\r\n\r\n01234`,
-      "HTTP/1.1 206 Partial\r\nConnection: close\r\nContent-Range: bytes 5-8/9\r\nContent-Length: 4\r\n\r\n5678",
-      "DigestMismatch",
-      /has 9 bytes of it, shorter than the 10/,
-    ],
-    [
-      "speaks no HTTP",
-      "SSH-2.0-OpenSSH_9.2\r\n",
-      "SSH-2.0-OpenSSH_9.2\r\n",
-      "Unavailable",
-      /Parse Error|Expected HTTP|no TLS there/,
-    ],
-  ];
-
-for (const [name, first, later, code, message] of LIES) {
-  test(`a registry that ${name}`, async (t) => {
-    let asked = 0;
-    const server = createTcpServer((socket) => {
-      socket.on("error", () => undefined);
-      socket.once("data", () => socket.end(asked++ === 0 ? first : later));
-    });
-    const host = await listen(t, Object.assign(server, { closeAllConnections: () => undefined }));
-    const client = clientFor(t, `${host}/a:1`);
-    await assert.rejects(collect(client.blob(blobOf(Buffer.from("0123456789")))), isError(code, message));
-  });
-}

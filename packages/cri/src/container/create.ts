@@ -22,7 +22,7 @@ import { binaryOf, deleteByBinary, inRuntimesWords, planByBinary, runtimeLog, wi
 import { injectDevices } from "./cdi.ts";
 import { endContainer } from "./end.ts";
 import { watchExit } from "./exit.ts";
-import { mountImageVolumes, unmountImageVolumes } from "./image-volumes.ts";
+import { mountImageVolumes, recordImageRefs, unmountImageVolumes } from "./image-volumes.ts";
 import { sharesPodPid } from "./namespaces.ts";
 import { prepareRootfs } from "./rootfs.ts";
 import { refuseRelabel, refuseSelinux } from "./selinux.ts";
@@ -90,6 +90,7 @@ async function make(
     image.config.User ?? "",
     await context.images.userDatabase(image),
   );
+  recordImageRefs(context, config);
   const handler = handlerOf(context, sandbox.record.handler);
   const binary = await binaryOf(context, handler);
   await checkSupported(context, handler, config);

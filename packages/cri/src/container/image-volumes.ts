@@ -53,6 +53,14 @@ export async function mountImageVolumes(
   return sources;
 }
 
+/** What ContainerStatus tells of an image's mount (KEP-5365): which image it was at the time. */
+export function recordImageRefs(context: CriContext, config: cri.ContainerConfig): void {
+  for (const { image } of config.mounts) {
+    const found = image?.image ? context.images.find(image.image) : undefined;
+    if (image && found) image.imageRef = found.digests[0] ?? found.id;
+  }
+}
+
 function checkMount(mount: cri.Mount, field: string): void {
   if (mount.hostPath !== "") throw invalid(`${field}.host_path: must be empty with ${field}.image`);
   if (mount.imageSubPath.startsWith("/") || mount.imageSubPath.split("/").includes(".."))

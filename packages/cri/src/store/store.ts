@@ -20,11 +20,20 @@ export interface StoreOptions<R> {
   readonly codec: Codec<R>;
   /** The name that no two records may share. */
   readonly nameOf: (record: R) => string;
+  /** Told of a change that the full disk has no room for. */
+  readonly onFull?: ((error: Error, id: string) => void) | undefined;
 }
+
+/** https://sqlite.org/rescode.html: SQLITE_FULL, and SQLITE_IOERR where the file system said it to a mapped or synced write. */
+const FULL: readonly number[] = [13, 10];
+const isFull = (error: unknown): error is Error =>
+  error instanceof Error && FULL.includes(((error as Error & { errcode?: number }).errcode ?? 0) & 0xff);
 
 export class Store<R extends { readonly id: string }, I extends { readonly record: R }> {
   readonly #options: StoreOptions<R>;
   readonly #items = new Map<string, I>();
+  /** By id: the change that waits for room on the disk. */
+  readonly #behind = new Map<string, () => void>();
   readonly #ids = new Map<string, string>();
   readonly #insert;
   readonly #update;
@@ -76,10 +85,31 @@ export class Store<R extends { readonly id: string }, I extends { readonly recor
     this.#items.set(item.record.id, item);
   }
 
-  /** Writes what has changed; an item that was deleted meanwhile stays deleted. */
+  /**
+   * Writes what has changed; an item that was deleted meanwhile stays deleted. A full disk does not stop what is under way (the
+   * stop and removal of things is what makes room): the change is written with the next one that there is room for, and a
+   * restart before that finds the truth at the monitors.
+   */
   save(item: I): void {
-    const row = this.#options.codec.encode(item.record);
-    this.#update.run(row.record, row.id);
+    const { id } = item.record;
+    this.#write(id, () => {
+      const row = this.#options.codec.encode(item.record);
+      this.#update.run(row.record, id);
+    });
+  }
+
+  #write(id: string, run: () => void): void {
+    this.#behind.delete(id);
+    try {
+      run();
+    } catch (error) {
+      if (!isFull(error)) throw error;
+      this.#behind.set(id, run);
+      this.#options.onFull?.(error, id);
+      return;
+    }
+    const [late] = this.#behind;
+    if (late) this.#write(...late);
   }
 
   /** As save, with the configuration, which few calls change. */
@@ -89,7 +119,8 @@ export class Store<R extends { readonly id: string }, I extends { readonly recor
   }
 
   delete(item: I): void {
-    this.#drop.run(item.record.id);
+    const { id } = item.record;
+    this.#write(id, () => this.#drop.run(id));
     this.#items.delete(item.record.id);
     this.#ids.delete(this.#options.nameOf(item.record));
   }

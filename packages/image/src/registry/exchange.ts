@@ -59,8 +59,6 @@ export class Exchange {
   readonly name: string;
   readonly #authorizations: Map<string, Authorization>;
   readonly #switched: Set<string>;
-  /** Hosts that have answered in the scheme that is theirs. */
-  readonly #settled = new Set<string>();
   #hosts: Promise<RegistryHost[]> | undefined;
 
   constructor(http: HttpClient, options: RegistryOptions) {
@@ -129,27 +127,16 @@ export class Exchange {
 
   async #request(host: RegistryHost, call: Call): Promise<HttpResponse> {
     const { other } = host;
-    if (other === undefined || call.path instanceof URL || this.#settled.has(host.base))
-      return await this.#toHost(host, call);
+    if (other === undefined || call.path instanceof URL) return await this.#toHost(host, call);
     if (this.#switched.has(host.base)) return await this.#toHost({ ...host, ...other }, call);
-    let failure: Transient | undefined;
     const response = await this.#toHost(host, call).catch((error: unknown) => {
-      if (!(error instanceof Transient) || !isOtherScheme(error.error)) throw error;
-      failure = error;
-      return undefined;
+      if (error instanceof Transient && isOtherScheme(error.error)) return undefined;
+      throw error;
     });
-    if (response !== undefined && !(await isAnswerOfTls(response))) {
-      this.#settled.add(host.base);
-      return response;
-    }
-    try {
-      const answer = await this.#toHost({ ...host, ...other }, call);
-      this.#switched.add(host.base);
-      return answer;
-    } catch (error) {
-      // It does not speak the other either: then what went wrong at first is what there is to tell.
-      throw failure !== undefined && error instanceof Transient ? failure : error;
-    }
+    if (response !== undefined && !(await isAnswerOfTls(response))) return response;
+    const answer = await this.#toHost({ ...host, ...other }, call);
+    this.#switched.add(host.base);
+    return answer;
   }
 
   async #toHost(host: RegistryHost, call: Call): Promise<HttpResponse> {

@@ -48,6 +48,8 @@ export class Connection {
     socket.on("data", this.#onData);
     socket.on("error", this.#onError);
     socket.on("close", this.#onClose);
+    // What is half-open for streams' sake would otherwise outlive a monitor that was killed.
+    socket.on("end", this.#onClose);
   }
 
   /** `lost` makes the error that pending requests reject with when the connection ends. */
@@ -103,6 +105,7 @@ export class Connection {
     socket.off("data", this.#onData);
     socket.off("error", this.#onError);
     socket.off("close", this.#onClose);
+    socket.off("end", this.#onClose);
     this.#failure = this.#lost("the connection was handed over");
     if (this.#buffered > 0) socket.unshift(Buffer.concat(this.#chunks));
     this.#chunks = [];
