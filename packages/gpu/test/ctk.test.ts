@@ -1,7 +1,7 @@
 /** berth-ctk, on a driver root and an NVML that are made up. The golden file is what nvidia-ctk 1.20 prints for them, but for what docs/compatibility.md lists. */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
@@ -145,6 +145,22 @@ describe("berth-ctk", { skip: process.getuid?.() === 0 ? false : "needs root, fo
     fails(/--mode wsl is not supported by this version of berth/, GPUS, "--mode", "wsl");
     fails(/invalid discovery mode: x/, GPUS, "--mode", "x");
     fails(/invalid device name strategy: x/, GPUS, "--device-name-strategy", "x");
+  });
+
+  test("system create-dev-char-symlinks: a link for each node, again and again, and none in a dry run", () => {
+    const dir = join(root, "char");
+    const run = (...flags: string[]) =>
+      spawnSync(CTK, ["system", "create-dev-char-symlinks", "--dev-char-path", dir, "--driver-root", root, ...flags], {
+        encoding: "utf8",
+      });
+    const dry = run("--dry-run");
+    assert.match(dry.stderr, new RegExp(`Creating link ${dir}/195:4 => ${root}/dev/nvidia0\n`));
+    assert.ok(!existsSync(dir));
+    assert.equal(run().status, 0);
+    assert.deepEqual(readdirSync(dir).sort(), ["195:0", "195:1", "195:2", "195:3", "195:4", "195:5", "236:3", "236:4"]);
+    assert.equal(readlinkSync(join(dir, "236:3")), join(root, "dev/nvidia-caps/nvidia-cap3"));
+    assert.match(run().stderr, /195:0 is there already/);
+    assert.equal(run("--driver-root", "/nowhere").stderr, "No NVIDIA devices found in /nowhere\n");
   });
 
   test("cdi list and cdi transform root", () => {

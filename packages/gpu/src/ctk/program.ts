@@ -5,6 +5,7 @@ import { extname } from "node:path";
 import { formatSpec, parseCdiSpec, Registry } from "@berth/cdi";
 import { Command, CommanderError, Option } from "commander";
 import { type Side, withRoot } from "../generate/root.ts";
+import { createDevCharSymlinks, type DevCharFlags } from "./dev-char.ts";
 import { type GenerateFlags, generateSpec, MODES } from "./generate.ts";
 
 export interface Io {
@@ -39,6 +40,7 @@ function program(io: Io): Command {
   addGenerate(cdi, io, say);
   addList(cdi, io, say);
   addTransform(cdi, io);
+  addSystem(command, say);
   command
     .command("hook")
     .description("CDI hooks: run by the program cdi-hook, which may be installed as nvidia-ctk and nvidia-cdi-hook")
@@ -157,6 +159,19 @@ function addTransform(cdi: Command, io: Io): void {
       if (flags.output === "") io.stdout.write(out);
       else await writeFile(flags.output, out, { mode: existsSync(flags.output) ? undefined : 0o644 });
     });
+}
+
+function addSystem(command: Command, say: (text: string) => void): void {
+  command
+    .command("system")
+    .description("Of the machine itself")
+    .helpCommand(false)
+    .command("create-dev-char-symlinks")
+    .description("Create symlinks to the driver's device nodes in /dev/char")
+    .addOption(flag("--dev-char-path <dir>", "where the links are made", "DEV_CHAR_PATH").default("/dev/char"))
+    .addOption(flag("--driver-root <dir>", "whose /dev has the nodes", "NVIDIA_DRIVER_ROOT").default("/"))
+    .addOption(flag("--dry-run", "only say what would be done", "DRY_RUN"))
+    .action((flags: DevCharFlags) => createDevCharSymlinks(flags, say));
 }
 
 async function readAll(input: AsyncIterable<Buffer | string>): Promise<string> {

@@ -18,8 +18,7 @@ function nodeAt(devRoot: string, path: string): DeviceNode[] {
   const hostPath = `${devRoot}${path}`;
   const stats = lstatSync(hostPath, { throwIfNoEntry: false });
   if (!stats?.isCharacterDevice()) return [];
-  const major = (stats.rdev >>> 8) & 0xfff;
-  const minor = (stats.rdev & 0xff) | ((stats.rdev >>> 12) & 0xfff00);
+  const { major, minor } = nodeNumber(stats.rdev);
   const fileMode = stats.mode & 0o7777;
   return [
     {
@@ -32,6 +31,11 @@ function nodeAt(devRoot: string, path: string): DeviceNode[] {
       ...(stats.gid !== 0 && { gid: stats.gid }),
     },
   ];
+}
+
+/** glibc's gnu_dev_major and gnu_dev_minor, for numbers up to 32 bits. */
+export function nodeNumber(rdev: number): { readonly major: number; readonly minor: number } {
+  return { major: (rdev >>> 8) & 0xfff, minor: (rdev & 0xff) | ((rdev >>> 12) & 0xfff00) };
 }
 
 /** /dev/dri nodes of a GPU, by its address on the PCI bus. */
