@@ -86,6 +86,38 @@ test("TLS with an authority of its own, a password, and only a proxy to reach it
   return undefined;
 });
 
+test("HTTP_PROXY of the environment, as a unit of berthd sets it", async (t) => {
+  const missing = whyNot("docker-registry");
+  if (missing !== undefined) return t.skip(missing);
+  const directory = scratch(t);
+  const host = await dockerRegistry(t, directory);
+  const asked = new Set<string>();
+  const proxy = await frontOf(t, host, (request) => {
+    const url = new URL(request.url ?? "", "http://none");
+    asked.add(url.host);
+    request.url = url.pathname + url.search;
+    return false;
+  });
+  const hosts = join(directory, "certs.d", "registry.test:5000");
+  mkdirSync(hosts, { recursive: true });
+  writeFileSync(join(hosts, "hosts.toml"), 'server = "http://registry.test:5000"');
+  const before = process.env["HTTP_PROXY"];
+  process.env["HTTP_PROXY"] = `http://${proxy}/`;
+  t.after(() => {
+    if (before === undefined) delete process.env["HTTP_PROXY"];
+    else process.env["HTTP_PROXY"] = before;
+  });
+  const images = await openImages(t, await bosunRig(t), { registries: { hostsDirs: [join(directory, "certs.d")] } });
+  const built = app("environment");
+  const reference = "registry.test:5000/a:1";
+  await seeded(t, built, reference, images);
+  await images.remote.push(reference);
+  await images.remove(built.id);
+  assert.equal((await images.pull(reference)).id, built.id);
+  assert.deepEqual([...asked], ["registry.test:5000"], "and what is on loopback is asked directly");
+  return undefined;
+});
+
 interface TokenServer {
   readonly realm: string;
   /** Scopes asked for, with the user. */
