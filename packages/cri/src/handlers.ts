@@ -25,7 +25,6 @@ export interface RuntimeHandler {
     readonly binary: string | undefined;
     /** The runtime's --root. */
     readonly root: string | undefined;
-    readonly systemdCgroup: boolean;
     readonly noPivotRoot: boolean;
     readonly noNewKeyring: boolean;
   };

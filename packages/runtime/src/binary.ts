@@ -12,7 +12,6 @@ export interface RuntimeBinary {
   readonly path: string;
   /** --root: where it keeps its state. */
   readonly root: string;
-  readonly systemdCgroup: boolean;
 }
 
 export interface BinaryCall {
@@ -46,8 +45,8 @@ export interface BinaryExec extends ProcessCall {
 
 /** The beginning of every command line. */
 export function runtimeCommand({ binary, log }: BinaryCall, ...rest: readonly string[]): string[] {
-  const { path, root, systemdCgroup } = binary;
-  const global = ["--root", root, "--log", log, "--log-format", "json", ...(systemdCgroup ? ["--systemd-cgroup"] : [])];
+  const { path, root } = binary;
+  const global = ["--root", root, "--log", log, "--log-format", "json"];
   return [path, ...global, ...rest];
 }
 

@@ -30,7 +30,6 @@ export async function binaryOf(context: CriContext, handler: RuntimeHandler): Pr
   return {
     path: await findBinary(handler.name, handler.options.binary),
     root: handler.options.root ?? `${context.paths.state}/runtimes/${handler.name}`,
-    systemdCgroup: handler.options.systemdCgroup,
   };
 }
 

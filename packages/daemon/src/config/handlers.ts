@@ -64,7 +64,6 @@ function handlerOf(name: string, table: Reader): RuntimeHandler {
 const optionsOf = (table: Reader): RuntimeHandler["options"] => ({
   binary: table.string("BinaryName"),
   root: table.string("Root"),
-  systemdCgroup: table.bool("SystemdCgroup") ?? false,
   noPivotRoot: table.bool("NoPivotRoot") ?? false,
   noNewKeyring: table.bool("NoNewKeyring") ?? false,
 });
