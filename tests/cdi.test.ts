@@ -1,5 +1,6 @@
 /** CDI through berthd: the document's mock devices of eight, asked for by the CRI, by annotation and by `berth run`. */
 import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { after, before, describe, test } from "node:test";
 import { type ContainerEdits, parseCdiSpec } from "@berth/cdi";
@@ -259,6 +260,25 @@ if [ -e "$bundle/rootfs/bin/sh" ]; then echo "$1 sees the root"; else echo "$1";
     rmSync(`${daemon.dir}/mock/cdi/nvidia.json`);
     await daemon.client.runtime.removePodSandbox({ podSandboxId: pod.id });
   });
+
+  const noRunc = spawnSync("runc", ["--version"]).status === 0 ? false : "runc is not installed";
+  test(
+    "a handler with a runtime binary gets the same devices, and its runtime runs the hooks",
+    { skip: noRunc },
+    async () => {
+      await nvidiaHost(`${daemon.dir}/nvidia`, `${daemon.dir}/mock/cdi/nvidia.json`);
+      const runtime = "plugins.'io.containerd.cri.v1.runtime'";
+      const real = `[${runtime}.containerd.runtimes.real]\nruntime_type = "io.containerd.runc.v2"\n[${runtime}.containerd.runtimes.real.options]\nBinaryName = "runc"\n`;
+      await daemon.reload(`version = 3\n[${runtime}]\ncdi_spec_dirs = ["${daemon.dir}/mock/cdi"]\n${real}`);
+      const pod = await runPod(daemon, {}, "real");
+      const id = await startContainer(daemon, pod, "sleep 1000", { CDIDevices: [{ name: "nvidia.com/gpu=all" }] });
+      assert.equal(await sh(daemon, id, "ls /dev/dri"), "by-path\ncard0\nrenderD128\n");
+      assert.equal(await sh(daemon, id, "cat /usr/bin/nvidia-smi"), "/usr/bin/nvidia-smi");
+      assert.match(await sh(daemon, id, "grep -c libcuda.so.1 /etc/ld.so.cache"), /^1\n$/);
+      rmSync(`${daemon.dir}/mock/cdi/nvidia.json`);
+      await daemon.client.runtime.removePodSandbox({ podSandboxId: pod.id });
+    },
+  );
 
   test("from the device plugin to the container: what a kubelet is answered is what runs", async () => {
     const dir = `${daemon.dir}/plugins`;
