@@ -48,6 +48,18 @@ static int keep_fds(struct run *run, unsigned count)
  * Really closed, not marked: an executable named /proc/self/fd/N must not be found (CVE-2024-21626). Only the way to tell
  * the monitor stays, and to the process set aside where a filter's listener goes to it; they are sockets, and close-on-exec.
  */
+static int close_range_of(unsigned first, unsigned last)
+{
+  if (syscall(SYS_close_range, first, last, 0) == 0)
+    return 0;
+  /* A filter that was loaded before this may be older than the call. Descriptors are few, and the lowest free one is always taken. */
+  if (errno != EPERM && errno != ENOSYS)
+    return -1;
+  for (unsigned fd = first; fd <= last && fd < FIRST_FD + 2 * SLOTS; fd++)
+    close((int)fd);
+  return 0;
+}
+
 static int close_others(struct run *run, unsigned first)
 {
   int kept[] = {run->sync_fd, run->listener_index == NO_ORDER ? -1 : run->aside_fd};
@@ -59,11 +71,11 @@ static int close_others(struct run *run, unsigned first)
     unsigned fd = (unsigned)kept[i];
     if (fd < first)
       return fail(&run->report, EBADF, "%u descriptors cannot be preserved", first - FIRST_FD);
-    if (fd > first && syscall(SYS_close_range, first, fd - 1, 0) < 0)
+    if (fd > first && close_range_of(first, fd - 1) < 0)
       return failed(&run->report, "close_range");
     first = fd + 1;
   }
-  if (syscall(SYS_close_range, first, ~0u, 0) < 0)
+  if (close_range_of(first, ~0u) < 0)
     return failed(&run->report, "close_range");
   memset(run->slots, -1, sizeof run->slots);
   return 0;

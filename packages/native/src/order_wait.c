@@ -22,6 +22,14 @@ int order_wait_fifo(struct run *run, const struct order_wait_fifo *o)
     drop(run->aside_fd);
     run->aside_fd = -1;
   }
+  /* Nothing of the host's stays open while this waits, but the directory of the FIFO. */
+  for (uint32_t i = 0; i < SLOTS; i++)
+    if (i != o->slot && run->slots[i] >= 0) {
+      drop(run->slots[i]);
+      run->slots[i] = -1;
+    }
+  drop(run->empty_mounts);
+  run->empty_mounts = -1;
   do
     fd = openat(directory, o->name, O_WRONLY | O_NOFOLLOW | O_CLOEXEC);
   while (fd < 0 && errno == EINTR);

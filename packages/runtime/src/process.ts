@@ -107,15 +107,27 @@ export function becomeProcess(
 
 /** HOME is what programs cannot do without: unset or empty, it comes from the image's passwd. */
 export function needsHome(process: oci.Process): boolean {
-  return !(process.env ?? []).some((entry) => entry.startsWith("HOME=") && entry !== "HOME=");
+  return !environment(process).some((entry) => entry.startsWith("HOME="));
 }
 
 export function lookUpHome(plan: PlanBuilder, process: oci.Process, root: number): void {
   if (needsHome(process)) plan.add("home", { root, uid: process.user.uid }, "process.env (HOME)");
 }
 
+/** Each variable once, the last one given; an empty HOME is none. Throws PlanError. */
 function environment(process: oci.Process): readonly string[] {
-  return (process.env ?? []).filter((entry) => entry !== "HOME=");
+  const variables = new Map<string, string>();
+  for (const [index, entry] of (process.env ?? []).entries()) {
+    const at = entry.indexOf("=");
+    if (at <= 0)
+      throw new PlanError(
+        `process.env[${index}]`,
+        `invalid environment variable ${JSON.stringify(entry)}: no NAME=value`,
+      );
+    variables.set(entry.slice(0, at), entry);
+  }
+  if (variables.get("HOME") === "HOME=") variables.delete("HOME");
+  return [...variables.values()];
 }
 
 /** personality(2). */
@@ -178,10 +190,10 @@ function capabilitySets(plan: PlanBuilder, process: oci.Process, { host, inUsern
   // A user namespace's first process has all capabilities there, whatever its maker has.
   const own = inUserns ? known : known & host.capabilities.effective;
   const missing = new Set<string>();
+  const strange = new Set<string>();
   const mask = (set: keyof oci.LinuxCapabilities): bigint => {
     const { mask: wanted, unknown } = capabilityMask(process.capabilities?.[set] ?? []);
-    if (unknown.length > 0)
-      throw new PlanError(`process.capabilities.${set}`, `${unknown.join(", ")}: no such capability`);
+    for (const name of unknown) strange.add(name);
     for (const name of capabilitiesOfMask(wanted & ~own)) missing.add(name);
     return wanted & own;
   };
@@ -192,6 +204,8 @@ function capabilitySets(plan: PlanBuilder, process: oci.Process, { host, inUsern
     inheritable: mask("inheritable"),
     ambient: mask("ambient"),
   };
+  // As runc has it, in its words: a list may be newer than the kernel.
+  if (strange.size > 0) plan.warn(`ignoring unknown or unavailable capabilities: [${[...strange].sort().join(" ")}]`);
   if (missing.size > 0)
     plan.warn(`process.capabilities: ${[...missing].join(", ")}: not given, because this machine does not have them`);
   return checkedSets(plan, sets);
@@ -207,9 +221,9 @@ function checkedSets(plan: PlanBuilder, sets: CapabilitySets): CapabilitySets {
     );
   const ambient = sets.ambient & sets.permitted & sets.inheritable;
   const dropped = capabilitiesOfMask(sets.ambient & ~ambient);
-  if (dropped.length > 0)
+  for (const name of dropped)
     plan.warn(
-      `process.capabilities.ambient: ${dropped.join(", ")}: not given, because an ambient capability must be permitted and inheritable too`,
+      `process.capabilities.ambient: can't raise ambient capability ${name}: it must be permitted and inheritable too`,
     );
   return { ...sets, ambient };
 }

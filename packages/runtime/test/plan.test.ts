@@ -396,7 +396,6 @@ test("impossible configurations are refused by field", () => {
     withProcess({ capabilities: { effective: ["CAP_KILL"], permitted: [] } })(spec),
     /capabilities\.effective: CAP_KILL: not in the permitted set/,
   );
-  refuses(withProcess({ capabilities: { bounding: ["CAP_MAGIC"] } })(spec), /CAP_MAGIC: no such capability/);
   refuses(withProcess({ rlimits: [{ type: "RLIMIT_FUN", soft: 1, hard: 1 }] })(spec), /rlimits\[0\]\.type/);
   refuses(withProcess({ rlimits: [{ type: "RLIMIT_CPU", soft: 2, hard: 1 }] })(spec), /above the hard limit/);
   refuses(withProcess({ apparmorProfile: "strict" })(spec), /AppArmor is not enabled/);

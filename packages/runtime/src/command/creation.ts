@@ -4,6 +4,7 @@ import { join, resolve } from "node:path";
 import {
   cgroupDirectories,
   cgroupRemoval,
+  describePlan,
   hostId,
   NAMESPACE_FILES,
   probeHost,
@@ -23,6 +24,7 @@ import { processesBelow } from "../state/processes.ts";
 import { FIFO, checkId, type ContainerRecord } from "../state/record.ts";
 import type { CommandContext } from "./context.ts";
 import { CommandError } from "./failure.ts";
+import type { Log } from "./log.ts";
 import { launchFailure } from "./order-failure.ts";
 import { seccompFilter } from "./seccomp.ts";
 
@@ -35,12 +37,15 @@ export interface Creation {
   /** With --systemd-cgroup: whose cgroup that is. */
   readonly unit: SystemdPlace | undefined;
   readonly detached: boolean;
+  readonly pidFile: string | undefined;
 }
 
 /** Reads and decides everything; nothing is touched. */
 export async function decide(context: CommandContext, waits: boolean, detached: boolean): Promise<Creation> {
   const { args, flags, global, states } = context;
   const id = checkId(args[0] ?? "");
+  // Relative to where the caller is, not to the bundle.
+  const pidFile = flags.has("pid-file") ? resolve(flags.text("pid-file")) : undefined;
   if (flags.has("bundle")) process.chdir(flags.text("bundle"));
   const directory = process.cwd();
   if (!existsSync(join(directory, "config.json")))
@@ -64,7 +69,7 @@ export async function decide(context: CommandContext, waits: boolean, detached: 
     noNewKeyring: flags.boolean("no-new-keyring"),
     waitAt: waits ? { directory: states.path(id), fifo: FIFO, ...containerRoot(spec) } : undefined,
   });
-  return { id, bundle, host, planned, cgroup, unit, detached };
+  return { id, bundle, host, planned, cgroup, unit, detached, pidFile };
 }
 
 /** Throws CommandError. */
@@ -111,6 +116,7 @@ function make(context: CommandContext, creation: Creation, front: Front): Launch
   const { id, planned, detached } = creation;
   const terminal = creation.bundle.spec.process?.terminal === true;
   for (const warning of planned.warnings) log.warning(warning);
+  logPlan(log, planned.plan);
   checkCgroup(creation);
   states.make(id);
   try {
@@ -131,11 +137,17 @@ function make(context: CommandContext, creation: Creation, front: Front): Launch
   }
 }
 
+/** --debug: every order, before the first is carried out. */
+export function logPlan(log: Log, plan: Plan): void {
+  if (log.isDebug)
+    for (const { where, words, because } of describePlan(plan)) log.debug(`${where}: ${words} (${because})`);
+}
+
 /** Lets the process go on, to its FIFO or its program. What fails is undone. */
 function release(context: CommandContext, creation: Creation, front: Front, launched: Launched): void {
   try {
     front.release(creation.planned.plan);
-    if (context.flags.has("pid-file")) writePidFile(context.flags.text("pid-file"), launched.pid);
+    if (creation.pidFile !== undefined) writePidFile(creation.pidFile, launched.pid);
   } catch (error) {
     undo(context, creation, front);
     throw launchFailure(error);

@@ -24,6 +24,10 @@ export class Log {
     return this.#file === undefined;
   }
 
+  get isDebug(): boolean {
+    return this.#debug;
+  }
+
   debug(message: string): void {
     if (this.#debug) this.#write("debug", message);
   }

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { probeHost, type Order } from "@berth/kernel";
 import { oci } from "@berth/spec/oci";
 import type { Command, CommandContext } from "../command/context.ts";
-import { checkTerminal, listenFds, writePidFile } from "../command/creation.ts";
+import { checkTerminal, listenFds, logPlan, writePidFile } from "../command/creation.ts";
 import { CommandError } from "../command/failure.ts";
 import type { Flags } from "../command/flags.ts";
 import { launchFailure } from "../command/order-failure.ts";
@@ -38,6 +38,7 @@ async function execute(context: CommandContext, record: ContainerRecord, process
   const keep = flags.number("preserve-fds") + listenFds();
   const { plan, warnings } = await planOf(context, record, process, keep);
   for (const warning of warnings) log.warning(warning);
+  logPlan(log, plan);
   const front = await context.front();
   try {
     const { pid } = front.launch({
@@ -86,7 +87,7 @@ function processOfFile(path: string): oci.Process {
   const process = oci.parseSpec(readFileSync(path, "utf8")) as unknown as oci.Process;
   if (process.cwd === "" || (process.cwd as string | undefined) === undefined)
     throw new CommandError("Cwd property must not be empty");
-  return process;
+  return { ...process, user: { ...ROOT, ...(process.user as oci.User | undefined) } };
 }
 
 function processOfFlags(spec: oci.Spec, flags: Flags, args: readonly string[]): oci.Process {
@@ -143,6 +144,7 @@ function userOf(own: oci.User, flags: Flags): oci.User {
   return { ...user, additionalGids: [...(user.additionalGids ?? []), ...numbers] };
 }
 
+const ROOT: oci.User = { uid: 0, gid: 0 };
 const MAX_ID = 0xffff_fffe;
 
 /** The same orders with other cgroups: those of `[controller,…:]path`, below the container's. */

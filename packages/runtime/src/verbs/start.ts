@@ -34,8 +34,7 @@ export const command: Command = {
 async function startContainer(record: ContainerRecord, states: StateDirectory): Promise<void> {
   const fifo = states.fifo(record.id);
   const timer = setInterval(() => {
-    // Nobody would ever open the other end: this end is opened here, so that the thread that waits comes back.
-    if (!isAlive(record)) closeSync(openSync(fifo, constants.O_WRONLY | constants.O_NONBLOCK));
+    if (!isAlive(record)) giveUp(fifo);
   }, ALIVE_EVERY_MS);
   try {
     const fd = await promisify(open)(fifo, "r");
@@ -46,4 +45,15 @@ async function startContainer(record: ContainerRecord, states: StateDirectory): 
     clearInterval(timer);
   }
   rmSync(fifo, { force: true });
+}
+
+/** Nobody will ever open the other end: it is opened here, so that the thread that waits for it comes back. */
+function giveUp(fifo: string): void {
+  try {
+    closeSync(openSync(fifo, constants.O_WRONLY | constants.O_NONBLOCK));
+  } catch (error) {
+    // That thread has not opened its end yet, or is through.
+    const { code } = error as NodeJS.ErrnoException;
+    if (code !== "ENXIO" && code !== "ENOENT") throw error;
+  }
 }
