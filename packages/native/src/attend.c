@@ -61,16 +61,6 @@ static void flow_write(struct flow *f)
     f->start = f->end = 0;
 }
 
-/* Lines end as the process ends them: what else they need is the host terminal's matter (and a pipe needs nothing). */
-static void keep_newlines(int master)
-{
-  struct termios settings;
-  if (tcgetattr(master, &settings) < 0)
-    return;
-  settings.c_oflag &= ~(tcflag_t)ONLCR;
-  tcsetattr(master, TCSANOW, &settings);
-}
-
 static void set_up_terminal(int master)
 {
   struct winsize size;
@@ -98,7 +88,6 @@ static void set_up(struct launch *l)
     flows[i].from = flows[i].to = -1;
   if (l->terminal >= 0) {
     fd_nonblock(l->terminal);
-    keep_newlines(l->terminal);
     set_up_terminal(l->terminal);
     flows[0].from = 0;
     flows[0].to = l->terminal;

@@ -10,6 +10,7 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include "launch.h"
@@ -85,6 +86,16 @@ static void take_failure(struct launch *l, struct reader r)
   l->step = LAUNCH_FAILED;
 }
 
+/* Lines end as the process ends them: what else they need is the host terminal's matter (and a pipe needs nothing). */
+static void keep_newlines(int master)
+{
+  struct termios settings;
+  if (tcgetattr(master, &settings) < 0)
+    return;
+  settings.c_oflag &= ~(tcflag_t)ONLCR;
+  tcsetattr(master, TCSANOW, &settings);
+}
+
 static void take_terminal(struct launch *l, int master)
 {
   if (master < 0)
@@ -92,6 +103,7 @@ static void take_terminal(struct launch *l, int master)
   if (!*l->console_socket) {
     fd_close(&l->terminal);
     l->terminal = master;
+    keep_newlines(master); /* before the process can write */
     return;
   }
   if (send_descriptor(l->console_socket, master, TERMINAL_NAME) < 0) {

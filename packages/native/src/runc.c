@@ -17,7 +17,6 @@
 #include "orders.h"
 #include "run.h"
 
-#define CHANNEL_FD 3
 #define CHANNEL_VARIABLE "BERTH_RUNC_CHANNEL"
 
 /* On the stack of runc_main: the same program is also every container's monitor, which has no page to spare for it. */
@@ -37,12 +36,9 @@ static pid_t start_decider(char **arguments, int *channel)
   if (pid == 0) {
     char number[16];
     child_follow(parent);
-    if (dup2(pair[1], CHANNEL_FD) < 0)
-      _exit(126);
-    if (pair[1] == CHANNEL_FD)
-      fcntl(CHANNEL_FD, F_SETFD, 0);
-    syscall(SYS_close_range, CHANNEL_FD + 1, ~0u, 0);
-    snprintf(number, sizeof number, "%d", CHANNEL_FD);
+    /* What the caller has open the decider may be told to read (--process /dev/fd/N). */
+    fcntl(pair[1], F_SETFD, 0);
+    snprintf(number, sizeof number, "%d", pair[1]);
     setenv(CHANNEL_VARIABLE, number, 1);
     execv(arguments[0], arguments);
     fprintf(stderr, "bosun: exec %s: %s\n", arguments[0], strerror(errno));

@@ -7,12 +7,16 @@ const PREFIX = "unable to start container process: ";
 /** What a creation or an exec failed with; other errors as they are. */
 export function launchFailure(error: unknown): unknown {
   if (!(error instanceof OrderError)) return error;
-  // What is wrong with the program is told as Go's os/exec tells it: callers choose their exit status by it.
-  const text =
-    error.orderName === "check_program"
-      ? error.detail
-      : error.where === "container"
-        ? `error during container init: ${error.message}`
-        : error.message;
+  const text = wordsOf(error);
   return new CommandError(`${PREFIX}${text}`, { cause: error });
+}
+
+/** Programs and hooks as Go's os/exec and runc tell of them: callers choose their exit status by it, and people search for it. */
+function wordsOf(error: OrderError): string {
+  const hook = /^hooks\.(\w+)\[(\d+)\]$/.exec(error.because ?? "");
+  if (hook !== null) return `error during container init: error running ${hook[1]} hook #${hook[2]}: ${error.detail}`;
+  if (error.orderName === "check_program") return error.detail;
+  if (error.orderName === "exec")
+    return error.detail.replace("its interpreter is missing", "no such file or directory (its interpreter is missing)");
+  return error.where === "container" ? `error during container init: ${error.message}` : error.message;
 }

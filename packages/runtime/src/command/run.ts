@@ -103,7 +103,8 @@ async function report(error: unknown, log: Log, spec: CommandSpec | undefined): 
   }
   const known = error instanceof Error && isExpected(error);
   const text = !(error instanceof Error) ? String(error) : known ? error.message : (error.stack ?? error.message);
-  const message = `${spec?.failure ?? ""}${text}`;
+  const blame = error instanceof Error && error.name === "PlanError" ? "invalid configuration: " : "";
+  const message = `${spec?.failure ?? ""}${blame}${text}`;
   log.error(message);
   if (!log.toStderr) writeAll(STDERR, `${message}\n`);
   return error instanceof CommandError && error.exitCode !== 1 ? error.exitCode : (spec?.failureStatus ?? 1);
