@@ -1,6 +1,6 @@
 /** berth-runc's command line, and runc's beside it: the same commands, outputs and exit statuses. */
 import assert from "node:assert/strict";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { withProcess } from "./support/machine.ts";
@@ -170,6 +170,7 @@ for (const { name, path } of runtimes()) {
     test("list: a table, JSON, names", () => {
       const id = shop.id();
       using empty = new Workshop(path);
+      mkdirSync(empty.root);
       assert.equal(empty.run("list").stdout, "ID          PID         STATUS      BUNDLE      CREATED     OWNER\n");
       assert.equal(empty.run("list", "-f", "json").stdout, "null\n");
       const bundle = shop.bundle("exec sleep 60");

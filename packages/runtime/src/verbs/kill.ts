@@ -13,10 +13,11 @@ export const command: Command = {
   async run({ args: [id = "", name = "SIGTERM"], flags, states }) {
     const record = states.read(id);
     const { parseSignal } = await import("../state/signals.ts");
-    const signal = parseSignal(name);
+    // 0 only asks whether there is anybody to signal (kill(2)).
+    const signal = name === "0" ? 0 : parseSignal(name);
     if (signal === undefined) throw new CommandError(`unknown signal ${JSON.stringify(name)}`);
-    if (flags.boolean("all")) killAll(record, signal);
-    else killContainer(record, states, signal);
+    if (!flags.boolean("all")) killContainer(record, states, signal);
+    else if (processesOf(record).length > 0) killAll(record, signal);
     return 0;
   },
 };

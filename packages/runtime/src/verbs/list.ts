@@ -1,4 +1,5 @@
 /** list: every container below the root. One that cannot be read is reported and left out. */
+import { existsSync } from "node:fs";
 import { CommandError } from "../command/failure.ts";
 import type { Command } from "../command/context.ts";
 import { describe } from "./state.ts";
@@ -8,7 +9,10 @@ const PADDING = 3;
 const COLUMNS = ["id", "pid", "status", "bundle", "created", "owner"] as const;
 
 export const command: Command = {
-  run({ flags, states, log, out }) {
+  run({ flags, global, states, log, out }) {
+    // The default root is made with the first container; another one is a mistake where it is missing.
+    if (global.has("root") && !existsSync(states.root))
+      throw new CommandError(`open ${states.root}: no such file or directory`);
     const containers: Record<string, unknown>[] = [];
     for (const id of states.ids()) {
       try {
