@@ -1,10 +1,22 @@
 /* How a container's process waits without anybody beside it: at a FIFO, as it is created, for whoever starts it. */
 #include <errno.h>
+#include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "orders.h"
 #include "run.h"
+
+static void end_by(int signal_number) { _exit(128 + signal_number); }
+
+/* The first process of a PID namespace ignores what it has no handler for; one that only waits is to be ended by `kill`. */
+static void be_killable(void)
+{
+  static const int ending[] = {SIGHUP, SIGINT, SIGQUIT, SIGALRM, SIGTERM, SIGUSR1, SIGUSR2};
+  struct sigaction action = {.sa_handler = end_by};
+  for (size_t i = 0; i < sizeof ending / sizeof *ending; i++)
+    sigaction(ending[i], &action, NULL);
+}
 
 int order_wait_fifo(struct run *run, const struct order_wait_fifo *o)
 {
@@ -22,6 +34,7 @@ int order_wait_fifo(struct run *run, const struct order_wait_fifo *o)
     drop(run->aside_fd);
     run->aside_fd = -1;
   }
+  be_killable();
   /* Nothing of the host's stays open while this waits, but the directory of the FIFO. */
   for (uint32_t i = 0; i < SLOTS; i++)
     if (i != o->slot && run->slots[i] >= 0) {

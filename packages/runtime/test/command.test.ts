@@ -1,6 +1,6 @@
 /** berth-runc's command line, and runc's beside it: the same commands, outputs and exit statuses. */
 import assert from "node:assert/strict";
-import { existsSync, mkdirSync, readFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { withProcess } from "./support/machine.ts";
@@ -44,6 +44,23 @@ for (const { name, path } of runtimes()) {
       assert.equal(shop.run("delete", id).status, 0);
       assert.equal(existsSync(join(shop.root, id)), false);
       assert.equal(shop.run("state", id).status, 1);
+    });
+
+    test("a created container holds nothing of the host's open, and a signal ends it", async () => {
+      const id = shop.id();
+      assert.equal(shop.quiet("create", "-b", shop.bundle("true"), id), 0);
+      const { pid } = JSON.parse(shop.run("state", id).stdout) as { pid: number };
+      if (name === "berth-runc") {
+        // Standard input, output and error are /dev/null here; what is left is the directory of the FIFO it waits at.
+        const open = readdirSync(`/proc/${pid}/fd`).map((fd) => readlinkSync(`/proc/${pid}/fd/${fd}`));
+        assert.deepEqual(
+          open.filter((target) => target !== "/dev/null"),
+          ["/"],
+        );
+      }
+      assert.equal(shop.run("kill", id, "TERM").status, 0);
+      await until(() => shop.status(id) === "stopped");
+      assert.equal(shop.run("delete", id).status, 0);
     });
 
     test("run in the foreground: input, outputs, status, nothing left", () => {
