@@ -44,6 +44,7 @@ const windows = refused("this node runs Linux", `${REQUESTS}: sandboxes and cont
 const selinux = honoured(`${VOLUMES}: SELinux: relabelling and labels are without effect`);
 const checkpoint = refused("is not an absolute path", `${RESOURCES}: a checkpoint is refused with criu's reason`);
 const verbose = honoured(`${REQUESTS}: what is verbose`);
+const podCidr = honoured("tests/config.test.ts: conf_template: the kubelet's pod CIDR");
 const execs = honoured("tests/streaming.test.ts: outputs apart, and the exit code");
 const attaches = honoured("tests/streaming.test.ts: a million lines reach a client");
 const forwards = honoured("tests/streaming.test.ts: connections one after another");
@@ -258,11 +259,9 @@ export const FIELDS: Readonly<Record<string, Row>> = {
   "PodSandboxStatsFilter.id": statsFilter,
   "PodSandboxStatsFilter.label_selector": statsFilter,
   "StreamPodSandboxStatsRequest.filter": statsFilter,
-  "UpdateRuntimeConfigRequest.runtime_config": verbose,
-  "RuntimeConfig.network_config": verbose,
-  "NetworkConfig.pod_cidr": none(
-    "for runtimes that make their CNI configuration from a template; berth reads the one that is there",
-  ),
+  "UpdateRuntimeConfigRequest.runtime_config": podCidr,
+  "RuntimeConfig.network_config": podCidr,
+  "NetworkConfig.pod_cidr": podCidr,
   "StatusRequest.verbose": verbose,
   "CheckpointContainerRequest.container_id": refused(
     "checkpoint needs criu",
