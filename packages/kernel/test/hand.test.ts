@@ -63,7 +63,7 @@ test("a failing order is told in words, with what asked for it", async (t) => {
     assert.ok(error instanceof OrderError);
     assert.equal(
       error.message,
-      "clone mount tree /no/such/volume recursively (mounts[3]): ENOENT: open_tree /no/such/volume",
+      "clone mount tree /no/such/volume recursively (mounts[3]): ENOENT: open_tree /no/such/volume; the source must be there on the host before the container is made",
     );
     assert.deepEqual(
       [error.code, error.order, error.orderName, error.because, error.where],

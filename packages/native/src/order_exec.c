@@ -127,12 +127,14 @@ static char **environment_of(const struct run *run, struct strs env)
   return list;
 }
 
-/* Given back where no order has set the limit: it was raised for the plan's own needs alone. */
-static int restore_descriptor_limit(struct run *run)
+int restore_descriptor_limit(struct run *run)
 {
   if (!run->descriptors[0] && !run->descriptors[1])
     return 0;
-  return syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, run->descriptors, NULL) < 0 ? failed(&run->report, "prlimit RLIMIT_NOFILE") : 0;
+  if (syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, run->descriptors, NULL) < 0)
+    return failed(&run->report, "prlimit RLIMIT_NOFILE");
+  run->descriptors[0] = run->descriptors[1] = 0;
+  return 0;
 }
 
 static const char *path_variable(struct strs env)

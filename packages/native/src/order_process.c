@@ -133,6 +133,9 @@ int load_filter(struct run *run, uint64_t flags, struct bytes filter)
   if (count == 0 || count > BPF_MAXINSNS || filter.size % sizeof(struct sock_filter) != 0)
     return fail(&run->report, EINVAL, "a filter of %u bytes", filter.size);
   struct sock_fprog program = {.len = (unsigned short)count, .filter = (struct sock_filter *)(uintptr_t)filter.data};
+  /* While the filter has no say in it. */
+  if (restore_descriptor_limit(run) < 0)
+    return -1;
   bool listens = run->listener_index != NO_ORDER;
   if (listens)
     flags |= SECCOMP_FILTER_FLAG_NEW_LISTENER;

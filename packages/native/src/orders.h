@@ -54,6 +54,8 @@ ssize_t append_file(struct buffer *out, int fd, uint32_t max); /* at most `max` 
 /* order_clone.c and order_process.c, used by the end of a plan. */
 int sync_send(struct run *run, const void *data, size_t size);
 int load_filter(struct run *run, uint64_t flags, struct bytes filter);
+/* Given back where no order has set the limit: it was raised for the plan's own needs alone. Once. */
+int restore_descriptor_limit(struct run *run);
 /* A vector for execve, or NULL; never freed: the process ends either way. */
 char **vector(struct strs items);
 /* seal.c: empties this process's command line and environment, which others may read in /proc. */

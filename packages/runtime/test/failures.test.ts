@@ -106,6 +106,7 @@ async function failAt(index: number, planned: Planned, context: ContainerContext
     assert.equal(error.because, "the test");
     const clone = orders.findIndex(({ order }) => order === "clone");
     assert.equal(error.where, index <= clone ? "stage" : "container");
+    assert.equal(error.message.endsWith(" (in the container's namespaces)"), index > clone, error.message);
     return true;
   };
   if (index <= orders.findIndex(({ order }) => order === "park"))

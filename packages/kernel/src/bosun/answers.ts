@@ -1,4 +1,5 @@
 /** bosun's answers as results and errors. */
+import { adviceFor } from "./advice.ts";
 import { constants as osConstants } from "node:os";
 import type { AnyMessage, Message } from "../orders/encode.ts";
 import { NO_ORDER, type MessageName } from "../orders/messages.ts";
@@ -31,7 +32,10 @@ export function reportError(report: Message<"report">, what: string, plan?: Plan
   const order = report.order === NO_ORDER ? undefined : plan?.orders[report.order];
   const because = order?.because === undefined ? "" : ` (${order.because})`;
   const subject = order === undefined ? what : `${orderWords(order)}${because}`;
-  return new OrderError(`${subject}: ${code}${report.detail === "" ? "" : `: ${report.detail}`}`, {
+  const detail = report.detail === "" ? "" : `: ${report.detail}`;
+  const where = order !== undefined && report.stage !== 0 ? " (in the container's namespaces)" : "";
+  const advice = order === undefined ? undefined : adviceFor(order, code);
+  return new OrderError(`${subject}: ${code}${detail}${where}${advice === undefined ? "" : `; ${advice}`}`, {
     code,
     errno: report.errno,
     order: report.order === NO_ORDER ? undefined : report.order,
