@@ -24,6 +24,9 @@ def describe(path, name):
 
 
 def walk(path, name):
+    # overlayfs lists a whiteout in a directory that only one layer has, though nothing can be found by that name.
+    if not os.path.lexists(path):
+        return
     describe(path, name)
     if stat.S_ISDIR(os.lstat(path).st_mode):
         for child in sorted(os.listdir(path)):
