@@ -14,15 +14,25 @@ export class Output {
   /** Where the buffer's first byte belongs. */
   #base: number;
   #writing: Promise<void> = Promise.resolve();
+  readonly #syncEvery: number;
+  #syncing: Promise<void> | undefined;
+  #unsynced = 0;
 
-  private constructor(file: FileHandle, at: number) {
+  private constructor(file: FileHandle, at: number, syncEvery: number) {
     this.#file = file;
     this.#base = at;
+    this.#syncEvery = syncEvery;
   }
 
-  /** Makes the file, or with `at` goes on in an existing one from there. */
-  static async open(path: string, at?: number): Promise<Output> {
-    return new Output(await open(path, at === undefined ? "wx" : "r+", 0o600), at ?? 0);
+  /**
+   * Makes the file, or with `at` goes on in an existing one from there. After every `syncEvery` bytes the disk is given
+   * work, for a file that is to be synced as soon as it is whole.
+   */
+  static async open(
+    path: string,
+    { at, syncEvery = Infinity }: { at?: number; syncEvery?: number } = {},
+  ): Promise<Output> {
+    return new Output(await open(path, at === undefined ? "wx" : "r+", 0o600), at ?? 0, syncEvery);
   }
 
   get position(): number {
@@ -70,7 +80,7 @@ export class Output {
   }
 
   async close(): Promise<void> {
-    await this.#writing.catch(() => undefined);
+    await Promise.allSettled([this.#writing, this.#syncing]);
     await this.#file.close();
   }
 
@@ -84,6 +94,17 @@ export class Output {
     this.#filled = 0;
     this.#writing = writeAll(this.#file, full.subarray(0, filled), base);
     this.#writing.catch(() => undefined);
+    this.#unsynced += filled;
+    if (this.#unsynced >= this.#syncEvery && this.#syncing === undefined) this.#startSync();
+  }
+
+  #startSync(): void {
+    this.#unsynced = 0;
+    this.#syncing = this.#writing
+      .then(async () => await this.#file.datasync())
+      // A failure is the last sync's to tell.
+      .catch(() => undefined)
+      .finally(() => (this.#syncing = undefined));
   }
 }
 

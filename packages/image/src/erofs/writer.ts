@@ -65,7 +65,7 @@ export class ErofsTree implements TreeWriter {
 
   /** Goes on with an image that was ended: `root` is what it holds, `dataEnd` where its file contents end. */
   static async resume(path: string, root: Inode, dataEnd: number): Promise<ErofsTree> {
-    return new ErofsTree(await Output.open(path, dataEnd), path, root);
+    return new ErofsTree(await Output.open(path, { at: dataEnd }), path, root);
   }
 
   async directory(path: Uint8Array, mode: number, meta: TreeMeta): Promise<void> {

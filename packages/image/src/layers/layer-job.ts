@@ -13,6 +13,8 @@ import { openTarget } from "./targets.ts";
 import type { JobContext } from "./worker.ts";
 
 const CHUNK = 256 * 1024;
+/** A blob is on the disk before its image is known: what has come so far is written while the rest comes. */
+const SYNC_EVERY = 32 << 20;
 
 export async function unpackLayer(request: Jobs["layer"]["request"], context: JobContext): Promise<AppliedLayer> {
   const { descriptor, diffId } = request;
@@ -142,7 +144,7 @@ class BlobStream implements AsyncIterable<Uint8Array> {
     if (this.#ingest === undefined) return;
     const ingest = this.#ingest;
     await this.#stored(async () => {
-      this.#file ??= await Output.open(ingest);
+      this.#file ??= await Output.open(ingest, { syncEvery: SYNC_EVERY });
       await this.#file.write(chunk);
     });
   }
