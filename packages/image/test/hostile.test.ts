@@ -34,7 +34,11 @@ test("10,000 layers are refused before the first is asked for", skip, async (t) 
       schemaVersion: 2,
       mediaType: image.MEDIA.ociManifest,
       config: { mediaType: image.MEDIA.ociConfig, digest: digest(config), size: config.length },
-      layers: Array(10_000).fill({ mediaType: image.MEDIA.ociLayerGzip, digest: digest(layer), size: layer.length }),
+      layers: Array.from({ length: 10_000 }, () => ({
+        mediaType: image.MEDIA.ociLayerGzip,
+        digest: digest(layer),
+        size: layer.length,
+      })),
     }),
   );
   registry.blobs.set(digest(config), config).set(digest(layer), layer);
