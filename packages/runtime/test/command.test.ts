@@ -1,6 +1,7 @@
 /** berth-runc's command line, and runc's beside it: the same commands, outputs and exit statuses. */
 import assert from "node:assert/strict";
-import { existsSync, mkdirSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { withProcess } from "./support/machine.ts";
@@ -301,6 +302,40 @@ for (const { name, path } of runtimes()) {
       assert.equal(stdout, "0\n1\n2\n3\n");
       if (name === "berth-runc")
         assert.equal(shop.run("run", "--preserve-fds", "1", "-b", bundle, shop.id()).status, 1);
+      const file = openSync(join(bundle, "config.json"), "r");
+      const passed = (variables: string, ...args: readonly string[]) =>
+        spawnSync("sh", ["-c", `${variables} exec "$0" "$@"`, path, "--root", shop.root, "run", ...args, shop.id()], {
+          encoding: "utf8",
+          stdio: ["ignore", "pipe", "pipe", file, file],
+        }).stdout;
+      assert.equal(passed("", "--preserve-fds", "2", "-b", bundle), "0\n1\n2\n3\n4\n5\n");
+      const told = shop.bundle("ls /proc/self/fd; echo $LISTEN_FDS $LISTEN_PID");
+      assert.equal(passed("LISTEN_FDS=1 LISTEN_PID=$$", "-b", told), "0\n1\n2\n3\n4\n1 1\n");
+      assert.equal(passed("LISTEN_FDS=1 LISTEN_PID=1", "-b", told), "0\n1\n2\n3\n\n");
+      closeSync(file);
+    });
+
+    test("--plan: every order and what asked for it, and nothing is done", { skip: name === "runc" }, () => {
+      const id = shop.id();
+      const bundle = shop.bundle("true");
+      const { status, stdout } = shop.run("create", "--plan", "-b", bundle, id);
+      assert.equal(status, 0);
+      assert.match(stdout, /^stage +linux\.cgroupsPath +mkdir /m);
+      assert.match(stdout, /^container +process\.args +exec sh -c true$/m);
+      const lines = JSON.parse(shop.run("run", "--plan", "--json", "-b", bundle, id).stdout) as { order: string }[];
+      assert.equal(lines.at(-1)?.order, "exec");
+      assert.equal(shop.run("state", id).status, 1);
+    });
+
+    test("checkpoint and restore are refused, and the container goes on", { skip: name === "runc" }, () => {
+      const id = shop.id();
+      assert.equal(shop.quiet("run", "-d", "-b", shop.bundle("exec sleep 60"), id), 0);
+      const { status, stderr } = shop.run("checkpoint", id);
+      assert.equal(status, 1);
+      assert.match(stderr, /criu/i);
+      assert.equal(shop.status(id), "running");
+      assert.equal(shop.run("restore", shop.id()).status, 1);
+      assert.equal(shop.run("delete", "-f", id).status, 0);
     });
   });
 }

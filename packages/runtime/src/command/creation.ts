@@ -55,7 +55,7 @@ export async function decide(context: CommandContext, waits: boolean, detached: 
   checkTerminal(context, spec.process?.terminal === true, detached);
   const unit = global.boolean("systemd-cgroup") ? unitOf(spec, id) : undefined;
   const cgroup = unit?.path ?? (spec.linux?.cgroupsPath || `/${id}`);
-  const planned = planContainer(spec, {
+  const planned = planContainer(withListenFds(spec), {
     id,
     rootfs: { kind: "path", path: rootfs },
     cgroup: { path: cgroup },
@@ -92,7 +92,17 @@ export function checkTerminal({ flags }: CommandContext, terminal: boolean, deta
 
 /** Descriptors that were passed by the protocol of systemd (sd_listen_fds(3)). */
 export function listenFds(): number {
-  return Number(process.env.LISTEN_FDS ?? 0) || 0;
+  const { LISTEN_FDS: count, LISTEN_PID: pid } = process.env;
+  // Meant for the process that the caller started, which is bosun, this one's parent.
+  return pid === String(process.ppid) && /^\d+$/.test(count ?? "") ? Number(count) : 0;
+}
+
+/** What the program is told of those descriptors: as the first process of its namespace they are its own. */
+function withListenFds(spec: oci.Spec): oci.Spec {
+  const count = listenFds();
+  if (count === 0 || spec.process === undefined) return spec;
+  const env = [...(spec.process.env ?? []), `LISTEN_FDS=${count}`, "LISTEN_PID=1"];
+  return { ...spec, process: { ...spec.process, env } };
 }
 
 /** Whose the FIFO is: the container's root, as the host counts. */

@@ -1,11 +1,11 @@
 /** features: what this runtime knows, whatever the host has (features.md of the runtime specification). */
 import { readFileSync } from "node:fs";
-import { capabilityNames, mountOptionNames } from "@berth/kernel";
+import { capabilityNames, MEMORY_POLICIES, MEMORY_POLICY_FLAGS, mountOptionNames } from "@berth/kernel";
 import { oci } from "@berth/spec/oci";
 import type { Command } from "../command/context.ts";
 
 const INDENT = 4;
-const ACTIONS = ["ALLOW", "ERRNO", "KILL", "KILL_PROCESS", "KILL_THREAD", "LOG", "TRACE", "TRAP"];
+const ACTIONS = ["ALLOW", "ERRNO", "KILL", "KILL_PROCESS", "KILL_THREAD", "LOG", "NOTIFY", "TRACE", "TRAP"];
 const OPERATORS = ["EQ", "GE", "GT", "LE", "LT", "MASKED_EQ", "NE"];
 const ARCHITECTURES =
   "AARCH64 ARM MIPS MIPS64 MIPS64N32 MIPSEL MIPSEL64 MIPSEL64N32 PARISC PARISC64 PPC PPC64 PPC64LE RISCV64 S390 S390X X32 X86 X86_64";
@@ -40,7 +40,13 @@ function features(): Record<string, unknown> {
       },
       apparmor: { enabled: true },
       selinux: { enabled: true },
+      intelRdt: { enabled: true, schemata: true },
+      memoryPolicy: {
+        modes: Object.keys(MEMORY_POLICIES).sort(),
+        flags: Object.keys(MEMORY_POLICY_FLAGS).sort(),
+      },
       mountExtensions: { idmap: { enabled: true } },
+      netDevices: { enabled: true },
     },
     annotations: { "io.berth.version": version },
     potentiallyUnsafeConfigAnnotations: ["bundle", "org.systemd.property.", "org.criu.config"],
