@@ -1,6 +1,6 @@
 /** berthd with a configuration file: what it changes in pods, and what a SIGHUP changes while they run. */
 import assert from "node:assert/strict";
-import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { after, before, test } from "node:test";
 import { TestDaemon } from "./support/daemon.ts";
 import { runPod, sh, startContainer, status } from "./support/pods.ts";
@@ -70,6 +70,29 @@ test("a handler's own CNI directory: its pods are on that network, and are taken
     readdirSync(`${daemon.dir}/leases/other`).filter((name) => name.startsWith("10.")),
     [],
   );
+});
+
+const noIpv6 = existsSync("/proc/sys/net/ipv6") ? false : "this kernel has no IPv6";
+test("two families: ip_pref says which address is the pod's first", { skip: noIpv6 }, async () => {
+  const [four, six] = [`10.97.${process.pid % 250}.`, `fd97:${(process.pid % 65536).toString(16)}::`];
+  const ranges = [[{ subnet: `${four}0/24` }], [{ subnet: `${six}/64` }]];
+  const ipam = { type: "host-local", ranges, dataDir: `${daemon.dir}/leases` };
+  const conflist = { cniVersion: "1.0.0", name: "dual", plugins: [{ type: "ptp", ipam }] };
+  mkdirSync(`${daemon.dir}/dual-net`, { recursive: true });
+  writeFileSync(`${daemon.dir}/dual-net/10-dual.conflist`, JSON.stringify(conflist));
+  const handler = `[${RUNTIME}.containerd.runtimes.dual]\ncni_conf_dir = "${daemon.dir}/dual-net"\n`;
+  const addresses = async (): Promise<string[]> => {
+    const pod = await runPod(daemon, {}, "dual");
+    const { status: found } = await daemon.client.runtime.podSandboxStatus({ podSandboxId: pod.id });
+    await daemon.client.runtime.removePodSandbox({ podSandboxId: pod.id });
+    return [found?.network?.ip ?? "", ...(found?.network?.additionalIps ?? []).map(({ ip }) => ip)];
+  };
+  await daemon.reload(BASE + handler);
+  const standard = await addresses();
+  assert.deepEqual([standard.length, standard[0]?.startsWith(four), standard[1]?.startsWith(six)], [2, true, true]);
+  await daemon.reload(`${BASE}${handler}[${RUNTIME}.cni]\nip_pref = "ipv6"\n`);
+  const preferred = await addresses();
+  assert.deepEqual([preferred.length, preferred[0]?.startsWith(six), preferred[1]?.startsWith(four)], [2, true, true]);
 });
 
 test("conf_template: the kubelet's pod CIDR becomes a network where there is none", async () => {
