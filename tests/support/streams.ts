@@ -134,10 +134,13 @@ export interface Ran {
 }
 
 /** Runs crictl against the daemon, with `stdin` as its whole input. */
-export async function crictl(daemon: TestDaemon, args: readonly string[], stdin?: Uint8Array): Promise<Ran> {
-  const endpoint = `unix://${daemon.socket}`;
-  const argv = ["--config", "/dev/null", "--runtime-endpoint", endpoint, "--image-endpoint", endpoint, ...args];
-  const child = spawn(CRICTL ?? "crictl", argv, { stdio: "pipe" });
+export async function crictl(
+  daemon: TestDaemon,
+  args: readonly string[],
+  stdin?: Uint8Array,
+  program: string = CRICTL ?? "crictl",
+): Promise<Ran> {
+  const child = spawn(program, argvOf(daemon, args), { stdio: "pipe" });
   child.stdin.on("error", () => child.stdin.destroy());
   child.stdin.end(stdin);
   const outputs = Promise.all([buffer(child.stdout), buffer(child.stderr)]);
@@ -146,4 +149,36 @@ export async function crictl(daemon: TestDaemon, args: readonly string[], stdin?
   const code = await promise;
   const [stdout, stderr] = await outputs;
   return { code, stdout, stderr: stderr.toString() };
+}
+
+function argvOf(daemon: TestDaemon, args: readonly string[]): string[] {
+  const endpoint = `unix://${daemon.socket}`;
+  return ["--config", "/dev/null", "--runtime-endpoint", endpoint, "--image-endpoint", endpoint, ...args];
+}
+
+/** One that runs until it is disposed of. */
+export function spawnCrictl(
+  daemon: TestDaemon,
+  args: readonly string[],
+  program: string,
+): AsyncDisposable & { until(pattern: RegExp): Promise<RegExpExecArray> } {
+  const child = spawn(program, argvOf(daemon, args), { stdio: ["ignore", "pipe", "inherit"] });
+  const { promise: gone, resolve } = Promise.withResolvers<void>();
+  child.once("close", () => resolve());
+  let output = "";
+  child.stdout.on("data", (chunk: Buffer) => (output += chunk.toString()));
+  return {
+    async until(pattern) {
+      for (;;) {
+        const found = pattern.exec(output);
+        if (found) return found;
+        if (child.exitCode !== null) throw new Error(`crictl ended with ${child.exitCode}: ${output}`);
+        await Promise.race([new Promise((heard) => child.stdout.once("data", heard)), gone]);
+      }
+    },
+    async [Symbol.asyncDispose]() {
+      child.kill("SIGINT");
+      await gone;
+    },
+  };
 }

@@ -154,4 +154,10 @@ export const VERBS: readonly Verb[] = [
     summary: "show the versions of berth and berthd",
     load: () => import("./commands/version.ts"),
   },
+  {
+    name: "crictl",
+    group: BERTH,
+    summary: "the commands of Kubernetes' crictl, with its flags and output",
+    load: () => import("./commands/crictl.ts"),
+  },
 ];

@@ -6,7 +6,7 @@ import { describePlan, planContainer } from "@berth/runtime";
 import { berth } from "@berth/spec";
 import { rootfsOf } from "./container/rootfs.ts";
 import { specOf } from "./container/running.ts";
-import type { CriContext } from "./context.ts";
+import { type CriContext, logRoot } from "./context.ts";
 import { notFound, precondition } from "./errors.ts";
 import { registryHandlers } from "./image/registry.ts";
 import { storeHandlers } from "./image/store.ts";
@@ -29,7 +29,7 @@ function info(context: CriContext): berth.InfoResponse {
     version: config.version,
     root: paths.root,
     state: paths.state,
-    logRoot: `${paths.root}/logs`,
+    logRoot: logRoot(context),
     snapshotter: context.images.snapshotter,
     cgroupMode: host.cgroups.mode,
     kernel: release(),

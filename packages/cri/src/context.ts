@@ -50,5 +50,7 @@ export interface CriContext {
   readonly onStep?: ((operation: string, step: string) => void) | undefined;
 }
 
+/** Where `berth run` keeps logs: a directory for each pod, right below. */
+export const logRoot = ({ paths }: Pick<CriContext, "paths">): string => `${paths.root}/logs`;
 export const sandboxDir = (context: CriContext, id: string): string => `${context.paths.state}/pods/${id}`;
 export const containerDir = (context: CriContext, id: string): string => `${context.paths.state}/containers/${id}`;

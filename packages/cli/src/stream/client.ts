@@ -3,6 +3,7 @@
  * message begins with its channel's number; v5 adds message [255, channel], which closes a channel.
  */
 import type { Writable } from "node:stream";
+import type { ConnectionOptions } from "node:tls";
 import { WebSocket } from "ws";
 import { Failure } from "../failure.ts";
 
@@ -28,9 +29,16 @@ export interface StreamOutputs {
   readonly stderr: Writable;
 }
 
-/** Opens the URL that Exec or Attach answered with; a URL is good for one use. Output flows from now on. */
-export async function openStream(url: string, outputs: StreamOutputs): Promise<RemoteStream> {
-  const socket = new WebSocket(url.replace(/^http/, "ws"), PROTOCOLS, { perMessageDeflate: false });
+/** What is done with a stream, whatever carries it. */
+export type Wired = Pick<RemoteStream, "ended" | "writeStdin" | "endStdin" | "resize" | "detach">;
+
+/** Opens the URL that Exec or Attach answered with; a URL is good for one use. Output flows from now on. `tls`: for https. */
+export async function openStream(
+  url: string,
+  outputs: StreamOutputs,
+  tls: ConnectionOptions = {},
+): Promise<RemoteStream> {
+  const socket = new WebSocket(url.replace(/^http/, "ws"), PROTOCOLS, { perMessageDeflate: false, ...tls });
   const stream = new RemoteStream(socket, outputs);
   await stream.opened;
   return stream;

@@ -1,6 +1,6 @@
 /** Joins this process's stdin, window size and signals to a remote stream. */
 import type { Shell } from "../shell.ts";
-import type { RemoteStream, StreamEnd } from "./client.ts";
+import type { StreamEnd, Wired } from "./client.ts";
 import { DetachKeys } from "./detach-keys.ts";
 
 export interface Wiring {
@@ -13,14 +13,14 @@ export interface Wiring {
 }
 
 /** Until the stream has ended. A terminal is in raw mode meanwhile: each key goes to the container, Ctrl-C too. */
-export async function wire(shell: Shell, stream: RemoteStream, { stdin, tty, detachKeys }: Wiring): Promise<StreamEnd> {
+export async function wire(shell: Shell, stream: Wired, { stdin, tty, detachKeys }: Wiring): Promise<StreamEnd> {
   await using undo = new AsyncDisposableStack();
   if (tty) undo.use(followSize(shell, stream));
   if (stdin) undo.use(forwardStdin(shell, stream, tty ? new DetachKeys(detachKeys) : undefined));
   return await stream.ended;
 }
 
-function followSize({ stdout }: Shell, stream: RemoteStream): Disposable {
+function followSize({ stdout }: Shell, stream: Wired): Disposable {
   const tell = (): void => {
     // A terminal that does not know its size says 0.
     if (stdout.columns && stdout.rows) stream.resize(stdout.columns, stdout.rows);
@@ -30,7 +30,7 @@ function followSize({ stdout }: Shell, stream: RemoteStream): Disposable {
   return { [Symbol.dispose]: () => void stdout.off("resize", tell) };
 }
 
-function forwardStdin(shell: Shell, stream: RemoteStream, keys: DetachKeys | undefined): Disposable {
+function forwardStdin(shell: Shell, stream: Wired, keys: DetachKeys | undefined): Disposable {
   const { stdin } = shell;
   const raw = keys !== undefined && stdin.isTTY === true ? shell.rawTerminal() : undefined;
   let wired = true;

@@ -12,6 +12,7 @@ const RECEIVE_BUFFER = 256 << 10;
 const SEND_BUFFER = 64 << 10;
 /** ms; while nothing is read from a client, only writing to it can tell that it has gone. */
 const PROBE_MS = 2_000;
+const LINGER_MS = 10_000;
 
 export interface ChannelOptions {
   readonly count: number;
@@ -42,7 +43,7 @@ export class WebSocketChannels {
     socket.on("ping", options.onActivity);
     socket.on("close", () => {
       clearInterval(this.#probe);
-      for (const channel of this.#channels) channel.destroy(new Error("the client has gone"));
+      for (const channel of this.#channels) channel.abandon(new Error("the client has gone"));
       resolve();
     });
   }
@@ -117,6 +118,13 @@ class Channel extends Duplex {
     if (this.#ended || this.destroyed) return;
     this.#ended = true;
     this.push(null);
+  }
+
+  /** What came whole, its end included, can still be read for a while. */
+  abandon(error: Error): void {
+    if (!this.#ended || this.readableEnded) return void this.destroy(error);
+    const timer = setTimeout(() => this.destroy(error), LINGER_MS);
+    this.once("end", () => this.destroy(error)).once("close", () => clearTimeout(timer));
   }
 
   override _read(): void {

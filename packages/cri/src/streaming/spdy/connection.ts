@@ -141,7 +141,7 @@ export class SpdyConnection implements StreamOwner {
   #ended(): void {
     this.#closed.resolve();
     this.#inflater.close();
-    for (const stream of this.#streams.values()) stream.destroy(gone());
+    for (const stream of this.#streams.values()) stream.abandon(gone(), LINGER_MS);
     for (const { reject } of this.#opening.values()) reject(gone());
     for (const { done } of this.#blocked.splice(0)) done(gone());
   }

@@ -53,6 +53,13 @@ export class SpdyStream extends Duplex {
     this.push(null);
   }
 
+  /** The connection is gone. What came whole, its end included, can still be read, for so many ms. */
+  abandon(error: Error, lingerMs: number): void {
+    if (!this.#finReceived || this.readableEnded) return void this.destroy(error);
+    const timer = setTimeout(() => this.destroy(error), lingerMs);
+    this.once("end", () => this.destroy(error)).once("close", () => clearTimeout(timer));
+  }
+
   override _read(): void {
     if (!this.#full) return;
     this.#full = false;
