@@ -142,7 +142,7 @@ const settled = (text: string): string =>
     .replaceAll("unix:///run/berth/berth.sock ", "")
     .replaceAll(/"(timestamp|value|Total|Avg\d+)": "?[\d.e-]+"?/g, '"$1"')
     .replaceAll(/TimeStamp\[\d\]: \d+/g, "TimeStamp")
-    .replaceAll(/(\d+|Less than a|About an?) (second|minute|hour)s? ago +/g, "ago ");
+    .replaceAll(/(\d+|Less than a|About an?) (second|minute|hour)s? ago *(?=\S|$)/gm, "ago ");
 
 const LINES = `--help; ps --help; images --help; create --help; config --help; exec --help; rmi --help; pull --help; runp --help; run; rmi; pull
 runp jsonschema; create jsonschema -c; create jsonschema -p; run js -pc; completion bash; completion zsh; help ps; help nosuch; nosuch

@@ -123,7 +123,7 @@ class Channel extends Duplex {
   /** What came whole, its end included, can still be read for a while. */
   abandon(error: Error): void {
     if (!this.#ended || this.readableEnded) return void this.destroy(error);
-    const timer = setTimeout(() => this.destroy(error), LINGER_MS);
+    const timer = setTimeout(() => this.destroy(error), LINGER_MS).unref();
     this.once("end", () => this.destroy(error)).once("close", () => clearTimeout(timer));
   }
 

@@ -57,6 +57,9 @@ export class SpdyConnection implements StreamOwner {
   #sessionWindow = INITIAL_WINDOW;
   #taken = 0;
   #blocked: Blocked[] = [];
+  /** The other side's new stream: what is sent on it must follow the answer. */
+  #unanswered: SpdyStream | undefined;
+  readonly #deferred: (() => void)[] = [];
   #pings: number;
   readonly #opening = new Map<number, PromiseWithResolvers<SpdyStream>>();
 
@@ -110,7 +113,7 @@ export class SpdyConnection implements StreamOwner {
 
   async #run(): Promise<void> {
     try {
-      for await (const chunk of this.#socket as AsyncIterable<Buffer>) {
+      for await (const chunk of this.#socket.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
         this.#onActivity();
         this.#reader.push(chunk);
         for (let frame = this.#reader.next(); frame; frame = this.#reader.next()) {
@@ -120,10 +123,14 @@ export class SpdyConnection implements StreamOwner {
         if (this.#full.size > 0) await this.#untilRoom();
       }
     } catch (error) {
-      if (error instanceof FrameError || error instanceof HeaderError)
-        this.#socket.write(control(TYPE.goAway, 0, [this.#lastStream, GOAWAY.protocolError]));
+      if (error instanceof FrameError || error instanceof HeaderError) return this.#violated();
     }
     this.#socket.destroy();
+  }
+
+  /** Nothing more that comes can be understood. */
+  #violated(): void {
+    this.#socket.end(control(TYPE.goAway, 0, [this.#lastStream, GOAWAY.protocolError]), () => this.#socket.destroy());
   }
 
   async #untilRoom(): Promise<void> {
@@ -199,12 +206,17 @@ export class SpdyConnection implements StreamOwner {
       return this.#write(control(TYPE.rstStream, 0, [id, RST.refusedStream]));
     const stream = new SpdyStream(this, id, headers, this.#initialWindow);
     this.#streams.set(id, stream);
-    if (!this.#onStream(stream)) {
+    this.#unanswered = stream;
+    const accepted = this.#onStream(stream);
+    this.#unanswered = undefined;
+    if (!accepted) {
+      this.#deferred.length = 0;
       this.#forget(id);
       stream.destroy();
       return this.#write(control(TYPE.rstStream, 0, [id, RST.refusedStream]));
     }
     this.#write(control(TYPE.synReply, 0, [id], this.#writer.write(NO_HEADERS)));
+    for (const send of this.#deferred.splice(0)) send();
     if (fin) stream.receiveFin();
   }
 
@@ -252,6 +264,7 @@ export class SpdyConnection implements StreamOwner {
   // --- what goes out (StreamOwner) ------------------------------------------------------------------------------------
 
   send(stream: SpdyStream, bytes: Buffer, done: (error?: Error | null) => void): void {
+    if (stream === this.#unanswered) return void this.#deferred.push(() => this.send(stream, bytes, done));
     if (!this.#socket.writable) return done(gone());
     const room = this.#windows ? Math.min(stream.sendWindow, this.#sessionWindow, MOST_DATA) : MOST_DATA;
     if (room <= 0) return void this.#blocked.push({ stream, bytes, done });
@@ -269,6 +282,7 @@ export class SpdyConnection implements StreamOwner {
   }
 
   sendFin(stream: SpdyStream, done: (error?: Error | null) => void): void {
+    if (stream === this.#unanswered) return void this.#deferred.push(() => this.sendFin(stream, done));
     this.#write(dataHeader(stream.id, 0, true));
     done();
   }

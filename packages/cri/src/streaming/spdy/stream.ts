@@ -56,7 +56,7 @@ export class SpdyStream extends Duplex {
   /** The connection is gone. What came whole, its end included, can still be read, for so many ms. */
   abandon(error: Error, lingerMs: number): void {
     if (!this.#finReceived || this.readableEnded) return void this.destroy(error);
-    const timer = setTimeout(() => this.destroy(error), lingerMs);
+    const timer = setTimeout(() => this.destroy(error), lingerMs).unref();
     this.once("end", () => this.destroy(error)).once("close", () => clearTimeout(timer));
   }
 
