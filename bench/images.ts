@@ -110,11 +110,13 @@ try {
   stops.push(() => registry.service.stop());
   const cases = await makeCases(new Set(flags.only.split(",")));
   const archives = await makeImages(work);
-  const peers = [
-    await startBerth(places, archives.busybox),
-    await startContainerd(places, archives.busybox, archives.pause),
-  ];
-  for (const { service } of peers) stops.push(() => service.stop());
+  const peers: Peer[] = [];
+  const join = (peer: Peer): void => {
+    peers.push(peer);
+    stops.push(() => peer.service.stop());
+  };
+  join(await startBerth(places, archives.busybox));
+  join(await startContainerd(places, archives.busybox, archives.pause));
   const clients = peers.map(({ socket }) => connectCri(socket));
   const rows = [
     ["median ms", "berth", "containerd", "ratio", "aim", "floor", "berth/floor", "peak memory", "peak memory"],
