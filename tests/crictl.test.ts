@@ -152,7 +152,7 @@ pods --state x; images; images -q; images -v; images -o json; images -o yaml; im
 images -f dangling=true; inspect ID; inspect -o yaml ID; inspect -q ID; inspect -o table -q ID; inspect -o foo ID; inspect nosuch
 inspect --name nope; inspect ID ID; inspectp POD; inspectp -o yaml POD; inspectp -o table -q POD; inspecti ${IMAGE}; inspecti nosuch
 inspecti -o table -q ${IMAGE}; info; info -q; info -o yaml; version; imagefsinfo; imagefsinfo -o table; runtime-config
-update-runtime-config; metricdescs; metricdescs -o yaml; stats -o json; logs; logs ID; logs -t ID; logs --tail 1 ID; logs -s foo ID
+update-runtime-config; metricdescs; metricdescs -o yaml; logs; logs ID; logs -t ID; logs --tail 1 ID; logs -s foo ID
 logs --stream stderr ID; logs -p ID; logs --limit-bytes 3 ID; logs --since 1h ID; stop; stop -a x; stop nosuch; start; start nosuch
 rm; rm nosuch; rm ID; rmp POD; rmp nosuch; stopp; update; update nosuch; update --memory x ID; checkpoint; checkpoint ID; attach
 attach nosuch; port-forward; exec -s ID echo hi; exec ID echo hi; exec nosuch true; exec --name container echo hi; exec -t ID sh
