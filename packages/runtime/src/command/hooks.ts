@@ -4,6 +4,7 @@ import type { ContainerRecord, StateDirectory } from "../state/record.ts";
 import { removeContainer } from "../state/removal.ts";
 import { ociState } from "../state/status.ts";
 import { CommandError } from "./failure.ts";
+import { hookFailure } from "./order-failure.ts";
 
 const MS_IN_SECOND = 1000;
 const STATUS = { poststart: "running", poststop: "stopped" } as const;
@@ -34,9 +35,7 @@ export function runPoststart(record: ContainerRecord, states: StateDirectory, fr
     front.run(hookPlan(record, "poststart"));
   } catch (error) {
     removeContainer(record, states);
-    throw new CommandError(`error running poststart hook: ${error instanceof Error ? error.message : String(error)}`, {
-      cause: error,
-    });
+    throw new CommandError(hookFailure(error), { cause: error });
   }
 }
 
@@ -47,7 +46,7 @@ export function runPoststop(record: ContainerRecord, front: Front): string[] {
       front.run({ orders: [order] });
       return [];
     } catch (error) {
-      return [`error running poststop hook: ${error instanceof Error ? error.message : String(error)}`];
+      return [hookFailure(error)];
     }
   });
 }

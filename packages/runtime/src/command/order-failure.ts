@@ -13,10 +13,22 @@ export function launchFailure(error: unknown): unknown {
 
 /** Programs and hooks as Go's os/exec and runc tell of them: callers choose their exit status by it, and people search for it. */
 function wordsOf(error: OrderError): string {
-  const hook = /^hooks\.(\w+)\[(\d+)\]$/.exec(error.because ?? "");
-  if (hook !== null) return `error during container init: error running ${hook[1]} hook #${hook[2]}: ${error.detail}`;
+  if (isHook(error)) return `error during container init: ${hookFailure(error)}`;
   if (error.orderName === "check_program") return error.detail;
   if (error.orderName === "exec")
     return error.detail.replace("its interpreter is missing", "no such file or directory (its interpreter is missing)");
   return error.where === "container" ? `error during container init: ${error.message}` : error.message;
+}
+
+const HOOK = /^hooks\.(\w+)\[(\d+)\]$/;
+
+function isHook(error: OrderError): boolean {
+  return HOOK.test(error.because ?? "");
+}
+
+/** A hook's failure in runc's words. */
+export function hookFailure(error: unknown): string {
+  const [, kind, index] = (error instanceof OrderError && HOOK.exec(error.because ?? "")) || [];
+  if (error instanceof OrderError && kind !== undefined) return `error running ${kind} hook #${index}: ${error.detail}`;
+  return error instanceof Error ? error.message : String(error);
 }
