@@ -6,7 +6,7 @@ import type { HostCredentials } from "../registry/credentials.ts";
 import type { Pushed } from "../registry/push.ts";
 import type { RetryPolicy } from "../registry/retry.ts";
 import type { Signature } from "../verify/signature.ts";
-import type { Credentials, Usage } from "../types.ts";
+import type { Credentials } from "../types.ts";
 import type { LayerFormatName, LayerRef } from "../snapshots/layer-files.ts";
 import type { AppliedLayer, LayerLimits } from "./apply.ts";
 
@@ -111,8 +111,6 @@ export interface Jobs {
     request: { source: RemoteSource; digest: string; artifactType?: string | undefined };
     result: image.Descriptor[];
   };
-  /** What a directory tree takes on disk, hard links once, other file systems not. */
-  usage: { request: { directory: string }; result: Usage };
 }
 
 export interface ArchiveMember {

@@ -15,7 +15,6 @@ import type { FromWorker, ToWorker } from "./pool.ts";
 import { pushBlob, pushManifest } from "./push-job.ts";
 import { resolveImage } from "./resolve-job.ts";
 import { openTarget } from "./targets.ts";
-import { diskUsage } from "./usage-job.ts";
 
 /** What a job has besides its request. */
 export interface JobContext {
@@ -55,7 +54,6 @@ const JOBS: { readonly [N in JobName]: Job<N> } = {
   tags: async ({ source }, { registry }) => await listTags(registry(source)),
   referrers: async ({ source, digest, artifactType }, { registry }) =>
     await listReferrers(registry(source), digest, artifactType),
-  usage: async ({ directory }) => diskUsage(directory),
 };
 
 const PROGRESS_INTERVAL = 50;
