@@ -85,7 +85,7 @@ test("a creation that fails leaves no unit, and a name that is taken is said", s
   }));
   const failed = runtime("create", "--bundle", failing, id);
   assert.equal(failed.status, 1);
-  assert.match(failed.stderr, /hooks\.createRuntime\[0\]/);
+  assert.match(failed.stderr, /createRuntime hook #0/);
   assert.equal(show(`berth-${id}.scope`, "LoadState")["LoadState"], "not-found");
   const bundle = shop.bundle("exec sleep 60", place("taken"));
   const [one, other] = [shop.id(), shop.id()];
