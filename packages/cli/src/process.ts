@@ -5,13 +5,16 @@
  * `brokenPipe`. A command with something to undo first listens for itself.
  */
 export async function endProcess(brokenPipe: number, run: () => Promise<number>): Promise<never> {
+  let onBrokenPipe = brokenPipe;
   for (const output of [process.stdout, process.stderr]) {
     output.on("error", (error: NodeJS.ErrnoException) => {
       if (error.code !== "EPIPE") throw error;
-      if (output.listenerCount("error") === 1) process.exit(brokenPipe);
+      if (output.listenerCount("error") === 1) process.exit(onBrokenPipe);
     });
   }
   const code = await run();
+  // What it has seen to the end already says more than that nobody listens.
+  onBrokenPipe = code;
   // Waiting for open handles would mean waiting for stdin; output alone has to be out.
   await Promise.all([flushed(process.stdout), flushed(process.stderr)]);
   process.exit(code);

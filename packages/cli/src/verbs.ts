@@ -157,7 +157,7 @@ export const VERBS: readonly Verb[] = [
   {
     name: "crictl",
     group: BERTH,
-    summary: "the commands of Kubernetes' crictl, with its flags and output",
+    summary: "the commands of Kubernetes' crictl",
     load: () => import("./commands/crictl.ts"),
   },
 ];
