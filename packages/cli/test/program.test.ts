@@ -19,9 +19,12 @@ test("every command has help that names its options, and describes itself as the
     assert.match(stdout, new RegExp(`^  ${name} +${summary}$`, "m"));
     const help = await runBerth([name, "--help"]);
     assert.equal(help.code, 0, name);
-    assert.match(help.stdout, new RegExp(`^Usage: berth ${name} `), name);
     assert.match(help.stdout, /--help/, name);
-    assert.deepEqual(await runBerth(["help", name]), help);
+    const asked = await runBerth(["help", name]);
+    assert.match(asked.stdout, new RegExp(`^Usage: berth ${name} `), name);
+    // crictl's own help is crictl's.
+    if (name === "crictl") assert.match(help.stdout, /^NAME:\n {3}crictl /);
+    else assert.deepEqual(asked, help);
   }
 });
 
