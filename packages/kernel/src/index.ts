@@ -27,7 +27,7 @@ export { HandLost, MonitorLost, OrderError } from "./bosun/errors.ts";
 export { startHand, type HandOptions } from "./bosun/serve.ts";
 export { Front, type Launched, type LaunchOptions } from "./bosun/front.ts";
 export { openTree } from "./bosun/connections.ts";
-export { connectMonitor, readRecord, type MonitorRecord } from "./bosun/monitor.ts";
+export { connectMonitor, monitorEnded, readRecord, type MonitorRecord } from "./bosun/monitor.ts";
 export { RecordingHand, type Recorded, type RecordedEntry, type Script } from "./bosun/recording.ts";
 
 export { featuresOfVersion, probeHost, type HostFacts, type KernelFeatures } from "./host.ts";

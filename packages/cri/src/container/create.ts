@@ -3,7 +3,7 @@ import { randomBytes } from "node:crypto";
 import { mkdir, rm, writeFile } from "node:fs/promises";
 import { create } from "@bufbuild/protobuf";
 import type { ImageRecord } from "@berth/image";
-import { compileSeccomp, connectMonitor, oomCounter, parseSignal } from "@berth/kernel";
+import { compileSeccomp, connectMonitor, monitorEnded, oomCounter, parseSignal } from "@berth/kernel";
 import { cgroupRemoval, planContainer, type Plan, type Rootfs, type RuntimeBinary } from "@berth/runtime";
 import { cri, type oci } from "@berth/spec";
 import { cgroupParentOf } from "../cgroup-parent.ts";
@@ -135,6 +135,7 @@ async function make(
 
   progress.step("make the process and park it");
   progress.onFailure("remove the cgroup", async () => {
+    await monitorEnded(dir);
     await context.hand.run(cgroupRemoval(record.cgroupPath, context.host));
   });
   if (binary) progress.onFailure("delete it from its runtime", () => deleteByBinary(context, record));

@@ -25,6 +25,9 @@ const ESRCH = 3;
 /** What lasts as long as a process does: no deadline. */
 const FOREVER = 0;
 
+/** Longer than a monitor takes to undo a creation; one that takes longer is not waited for. */
+const END_TIMEOUT_MS = 15_000;
+
 /**
  * Connects to the monitor whose directory this is. `plan`: the container's, where it is known: a start that fails then says
  * which order it was in words. Rejects with MonitorLost where none listens.
@@ -33,6 +36,27 @@ export async function connectMonitor(directory: string, plan?: Plan): Promise<Mo
   const path = join(directory, "monitor.sock");
   return new Link(path, await dial(path), plan);
 }
+
+/**
+ * Resolves once no monitor works in the directory any more: at once, where none does. One whose creation was given up (serve
+ * ended) ends what it has begun by itself, a moment later.
+ */
+export async function monitorEnded(directory: string): Promise<void> {
+  const path = join(directory, "monitor.sock");
+  let connection: Connection;
+  try {
+    connection = await Connection.open(path, (reason) => lost(path, reason));
+  } catch (error) {
+    if (GONE.has((error as NodeJS.ErrnoException).code ?? "")) return;
+    throw error;
+  }
+  const late = setTimeout(() => connection.close(), END_TIMEOUT_MS);
+  await connection.ended;
+  clearTimeout(late);
+}
+
+/** Of connect(2): no directory or socket; a socket that its owner left behind. */
+const GONE = new Set(["ENOENT", "ECONNREFUSED", "ECONNRESET"]);
 
 function lost(path: string, reason: string): MonitorLost {
   return new MonitorLost(`monitor ${path}: ${reason}`);
