@@ -193,12 +193,16 @@ describe("faults", () => {
     };
     for (const [name, request] of Object.entries(requests))
       await Promise.all([0, 1, 3, 8, 20].map((ms, turn) => vanish(name, request(turn), ms)));
-    // What was made whole before its client was gone is the kubelet's to find and remove.
-    await later(500);
-    const { items } = await daemon.client.runtime.listPodSandbox({});
-    for (const { id } of items) if (id !== pod.id) await daemon.client.runtime.removePodSandbox({ podSandboxId: id });
-    const { containers } = await daemon.client.runtime.listContainers({});
-    for (const { id } of containers) if (id !== kept) await daemon.client.runtime.removeContainer({ containerId: id });
+    // What was made whole before its client was gone is the kubelet's to find and remove; it is listed once it is whole.
+    const kinds = async (): Promise<number> => {
+      const { items } = await daemon.client.runtime.listPodSandbox({});
+      const { containers } = await daemon.client.runtime.listContainers({});
+      for (const { id } of containers)
+        if (id !== kept) await daemon.client.runtime.removeContainer({ containerId: id });
+      for (const { id } of items) if (id !== pod.id) await daemon.client.runtime.removePodSandbox({ podSandboxId: id });
+      return items.length + containers.length;
+    };
+    for (let quiet = 0; quiet < 4; quiet = (await kinds()) === 2 ? quiet + 1 : 0) await later(250);
     assert.equal(await sh(daemon, kept, "echo alive"), "alive\n");
     await assertNothingLeft(daemon, before);
     await daemon.client.runtime.removePodSandbox({ podSandboxId: pod.id });

@@ -135,9 +135,10 @@ export class TestDaemon {
     };
     child.stdout.on("data", collect);
     child.stderr.on("data", collect);
-    child.once("exit", (code, signal) =>
-      reject(new Error(`berthd ended (${code ?? signal}) before it was ready:\n${output}`)),
-    );
+    child.once("exit", (code, signal) => {
+      reject(new Error(`berthd ended (${code ?? signal}) before it was ready:\n${output}`));
+      if (code !== null && code !== 0) process.stderr.write(`berthd ended with ${code}:\n${output.slice(-4000)}\n`);
+    });
     await promise;
   }
 

@@ -110,6 +110,12 @@ export function explainMissing(type: string, binDirs: readonly string[]): string
   return `no executable ${type} in ${binDirs.join(" or ")}: ${advice}`;
 }
 
+/**
+ * A plugin that is killed in its middle may leave what no DEL finds: host-local an address whose file does not say yet whose it
+ * is. So one that is cancelled may end first; its result is undone.
+ */
+const CANCEL_GRACE_MS = 1_000;
+
 /** Runs one plugin to its end. Resolves with its answer (`undefined`: it printed none); rejects with CniError or the signal's reason. */
 export async function callPlugin(
   hand: Hand,
@@ -129,7 +135,9 @@ export async function callPlugin(
       env: pluginEnvironment(call, binDirs),
       stdin: Buffer.from(JSON.stringify(call.conf)),
     };
-    result = await hand.spawn(command, { ...(options.signal ? { signal: options.signal } : {}), timeoutMs });
+    using kill = options.signal && delayed(options.signal, CANCEL_GRACE_MS);
+    result = await hand.spawn(command, { ...(kill ? { signal: kill.signal } : {}), timeoutMs });
+    options.signal?.throwIfAborted();
   } catch (error) {
     if (error instanceof OrderError && error.code === "ETIMEDOUT") {
       throw new CniError(
@@ -145,6 +153,23 @@ export async function callPlugin(
   }
   if (result.status !== 0) throw refusal(result, fields);
   return parseAnswer(result, fields);
+}
+
+/** Aborts as the other does, so much later; not at all once it is disposed of. */
+function delayed(other: AbortSignal, ms: number): { readonly signal: AbortSignal } & Disposable {
+  const controller = new AbortController();
+  let timer: NodeJS.Timeout | undefined;
+  const start = (): void => {
+    timer = setTimeout(() => controller.abort(other.reason), ms);
+  };
+  other.addEventListener("abort", start, { once: true });
+  return {
+    signal: controller.signal,
+    [Symbol.dispose]: () => {
+      clearTimeout(timer);
+      other.removeEventListener("abort", start);
+    },
+  };
 }
 
 function pluginEnvironment(call: Invocation, binDirs: readonly string[]): Record<string, string> {
