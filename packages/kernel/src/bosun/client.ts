@@ -50,6 +50,7 @@ export class Connection {
     socket.on("close", this.#onClose);
     // What is half-open for streams' sake would otherwise outlive a monitor that was killed.
     socket.on("end", this.#onClose);
+    if (socket.destroyed) this.#fail(lost(socket.errored?.message ?? "the connection ended"));
   }
 
   /** `lost` makes the error that pending requests reject with when the connection ends. */
@@ -213,11 +214,10 @@ async function connected(path: string): Promise<Socket> {
 function connectOnce(path: string): Promise<Socket> {
   const { promise, resolve, reject } = Promise.withResolvers<Socket>();
   const socket = connect({ path, allowHalfOpen: true });
-  socket.once("error", reject);
-  socket.once("connect", () => {
-    socket.off("error", reject);
-    resolve(socket);
-  });
+  // Kept for good: whoever is killed in the moment before the socket has its owner must not end this process. The owner finds
+  // the socket destroyed, with its `errored`.
+  socket.on("error", reject);
+  socket.once("connect", () => resolve(socket));
   return promise;
 }
 
