@@ -80,7 +80,7 @@ describe("volumes", () => {
     );
     assert.equal(status?.mounts[0]?.image?.image, name);
     const { image: made } = await daemon.client.image.imageStatus({ image: spec });
-    assert.equal(status?.mounts[0]?.image?.imageRef, made?.repoDigests[0] ?? made?.id);
+    assert.equal(status?.mounts[0]?.image?.imageRef, made?.id);
     // An image that goes is still there for who has mounted it.
     await daemon.client.image.removeImage({ image: spec });
     await daemon.kill("SIGKILL");

@@ -57,7 +57,7 @@ export async function mountImageVolumes(
 export function recordImageRefs(context: CriContext, config: cri.ContainerConfig): void {
   for (const { image } of config.mounts) {
     const found = image?.image ? context.images.find(image.image) : undefined;
-    if (image && found) image.imageRef = found.digests[0] ?? found.id;
+    if (image && found) image.imageRef = found.id;
   }
 }
 
