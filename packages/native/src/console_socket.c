@@ -25,12 +25,9 @@ static int connect_to(const char *path)
   return fd;
 }
 
-int send_descriptor(const char *socket_path, int fd, const char *name)
+int pass_descriptor(int socket, int fd, const void *text, size_t size)
 {
-  int socket = connect_to(socket_path);
-  if (socket < 0)
-    return -1;
-  struct iovec part = {.iov_base = (void *)(uintptr_t)name, .iov_len = strlen(name)};
+  struct iovec part = {.iov_base = (void *)(uintptr_t)text, .iov_len = size};
   union {
     struct cmsghdr header;
     char room[CMSG_SPACE(sizeof(int))];
@@ -46,6 +43,15 @@ int send_descriptor(const char *socket_path, int fd, const char *name)
   do
     sent = sendmsg(socket, &message, MSG_NOSIGNAL);
   while (sent < 0 && errno == EINTR);
+  return sent == (ssize_t)size ? 0 : -1;
+}
+
+int send_descriptor(const char *socket_path, int fd, const char *name)
+{
+  int socket = connect_to(socket_path);
+  if (socket < 0)
+    return -1;
+  int result = pass_descriptor(socket, fd, name, strlen(name));
   drop(socket);
-  return sent < 0 ? -1 : 0;
+  return result;
 }

@@ -233,23 +233,6 @@ static int connect_to(const char *path, struct report *report)
   return failed(report, "connect %s", path);
 }
 
-static int send_descriptor(int to, const struct buffer *text, int fd)
-{
-  struct iovec part = {.iov_base = text->data, .iov_len = text->size};
-  union {
-    struct cmsghdr header;
-    char room[CMSG_SPACE(sizeof(int))];
-  } control;
-  memset(&control, 0, sizeof control);
-  struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
-  struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-  header->cmsg_level = SOL_SOCKET;
-  header->cmsg_type = SCM_RIGHTS;
-  header->cmsg_len = CMSG_LEN(sizeof(int));
-  memcpy(CMSG_DATA(header), &fd, sizeof fd);
-  return sendmsg(to, &message, MSG_NOSIGNAL) == (ssize_t)text->size ? 0 : -1;
-}
-
 static int pass_listener(const struct order_seccomp_listener *o, pid_t pid, int number, struct report *report)
 {
   int process = (int)syscall(SYS_pidfd_open, pid, 0);
@@ -263,7 +246,7 @@ static int pass_listener(const struct order_seccomp_listener *o, pid_t pid, int 
   if (to >= 0) {
     struct buffer text = {0};
     join_state(&text, o->state, pid);
-    result = send_descriptor(to, &text, listener);
+    result = pass_descriptor(to, listener, text.data, text.size);
     if (result < 0)
       failed(report, "send the seccomp listener to %s", o->path);
     buffer_free(&text);

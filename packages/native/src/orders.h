@@ -30,6 +30,8 @@ bool plan_decode(uint16_t code, const struct reader *body, union any_order *orde
 int slot_get(struct run *run, uint32_t slot);         /* -1 with report: out of range or empty */
 int slot_put(struct run *run, uint32_t slot, int fd); /* takes the descriptor in any case; closes what was there */
 void drop(int fd);                                    /* close that keeps errno; nothing for -1 */
+/* console_socket.c: sends the text with the descriptor (SCM_RIGHTS); 0, or -1 with errno. */
+int pass_descriptor(int socket, int fd, const void *text, size_t size);
 /* Sends SYNC_FAILED with the report and ends the process. */
 void give_up(struct run *run) __attribute__((noreturn));
 
