@@ -7,7 +7,7 @@ import type {
   MessageShape,
 } from "@bufbuild/protobuf";
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
-import { Client, credentials } from "@grpc/grpc-js";
+import { Client, credentials, Metadata } from "@grpc/grpc-js";
 import { cri } from "@berth/spec";
 
 type Unary<S extends DescService> = {
@@ -18,7 +18,7 @@ type Unary<S extends DescService> = {
     : never;
 };
 
-function unary<S extends DescService>(client: Client, service: S): Unary<S> {
+function unary<S extends DescService>(client: Client, service: S, metadata: Metadata): Unary<S> {
   const calls: Record<string, unknown> = {};
   for (const method of service.methods) {
     if (method.methodKind !== "unary") continue;
@@ -29,6 +29,7 @@ function unary<S extends DescService>(client: Client, service: S): Unary<S> {
         (message: MessageShape<typeof method.input>) => Buffer.from(toBinary(method.input, message)),
         (bytes: Buffer) => fromBinary(method.output, bytes),
         create(method.input, request),
+        metadata,
         (error, response) => (error ? reject(error) : resolve(response)),
       );
       return promise;
@@ -79,11 +80,12 @@ export interface CriClient {
   close(): void;
 }
 
-export function connectCri(socket: string): CriClient {
+/** `metadata`: of each unary call. */
+export function connectCri(socket: string, metadata = new Metadata()): CriClient {
   const client = new Client(`unix:${socket}`, credentials.createInsecure());
   return {
-    runtime: { ...unary(client, cri.RuntimeService), ...streams(client, cri.RuntimeService) },
-    image: { ...unary(client, cri.ImageService), ...streams(client, cri.ImageService) },
+    runtime: { ...unary(client, cri.RuntimeService, metadata), ...streams(client, cri.RuntimeService) },
+    image: { ...unary(client, cri.ImageService, metadata), ...streams(client, cri.ImageService) },
     close: () => client.close(),
   };
 }

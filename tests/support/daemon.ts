@@ -15,6 +15,8 @@ export interface DaemonOptions {
   readonly args?: readonly string[];
   /** Text of its configuration file; the directories are the command line's. */
   readonly config?: string;
+  /** Over the test's own environment. */
+  readonly env?: Readonly<Record<string, string>>;
   /** Kills itself (SIGKILL) when this step of this operation begins, as in "RunPodSandbox:make the namespaces". */
   readonly dieAt?: string;
 }
@@ -123,7 +125,7 @@ export class TestDaemon {
       `${this.dir}/cni-cache`,
       ...(options.args ?? []),
     ];
-    const env = options.dieAt === undefined ? process.env : { ...process.env, DIE_AT: options.dieAt };
+    const env = { ...process.env, ...options.env, ...(options.dieAt !== undefined && { DIE_AT: options.dieAt }) };
     const child = spawn(process.execPath, argv, { stdio: ["ignore", "pipe", "pipe"], env });
     this.#child = child;
     const { promise, resolve, reject } = Promise.withResolvers<void>();

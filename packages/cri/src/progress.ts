@@ -2,9 +2,8 @@
  * One `Progress` runs through every server operation: the caller's deadline and cancellation, the names of the steps (for the
  * log, and for tests that stop the daemon between any two), and what must be undone if a later step fails.
  */
-import { instant } from "./clock.ts";
 import type { Log } from "./log.ts";
-import type { Telemetry } from "./telemetry/telemetry.ts";
+import type { Ended, Telemetry } from "./telemetry/telemetry.ts";
 
 export interface Undo {
   readonly name: string;
@@ -36,8 +35,8 @@ export class Progress {
   readonly #onStep: ProgressOptions["onStep"];
   readonly #undo: Undo[] = [];
   readonly #timed: Timed | undefined;
-  readonly #startedAt = instant();
-  #current: { readonly step: string; readonly startedAt: bigint } | undefined;
+  readonly #whole: Ended | undefined;
+  #current: Ended | undefined;
 
   constructor(options: ProgressOptions) {
     this.signal = options.signal;
@@ -45,31 +44,32 @@ export class Progress {
     this.#operation = options.operation;
     this.#onStep = options.onStep;
     this.#timed = options.timed;
+    this.#whole = this.#begin("");
   }
 
   /** Names the step that begins; rejects the operation here if its caller has gone. */
   step(name: string): void {
     this.signal.throwIfAborted();
     this.#stepEnded();
-    this.#current = { step: name, startedAt: instant() };
+    this.#current = this.#begin(name);
     this.#onStep?.(this.#operation, name);
   }
 
   /** The operation has ended, with `error` or well. */
   ended(error?: unknown): void {
     this.#stepEnded(error);
-    this.#tell({ step: "", startedAt: this.#startedAt }, error);
+    this.#whole?.(error);
   }
 
   #stepEnded(error?: unknown): void {
-    if (this.#current) this.#tell(this.#current, error);
+    this.#current?.(error);
     this.#current = undefined;
   }
 
-  #tell(span: { readonly step: string; readonly startedAt: bigint }, error: unknown): void {
-    if (!this.#timed) return;
+  #begin(step: string): Ended | undefined {
+    if (!this.#timed) return undefined;
     const { telemetry, pod, container } = this.#timed;
-    telemetry.stage(pod, { operation: this.#operation, container, ...span }, error);
+    return telemetry.stage({ operation: this.#operation, step, pod, container });
   }
 
   /** Registers how to take back what was just begun. Undone in reverse order, whether or not it was finished. */

@@ -18,6 +18,7 @@ import { Cni, type CniCall, ensureDefault } from "@berth/network";
 import type { Settings } from "./config/settings.ts";
 import { serveMetrics } from "./metrics-server.ts";
 import { networks } from "./networks.ts";
+import { openTraces } from "./traces.ts";
 import { cgroupRootOf, prepareState, releaseState } from "./state.ts";
 
 export interface Daemon {
@@ -65,7 +66,8 @@ export async function assemble({ settings, version, log, onStep }: AssembleOptio
   parts.defer(() => images.close());
   // With a template, the kubelet says which addresses the network has.
   if (!settings.cri.cniTemplate) await ensureDefault({ hand, confDir: settings.cni.confDir });
-  const telemetry = new Telemetry();
+  const traces = settings.tracing && parts.use(await openTraces(settings.tracing, version, log));
+  const telemetry = new Telemetry(traces?.tracing);
   const common = {
     hand,
     binDirs: settings.cni.binDirs,

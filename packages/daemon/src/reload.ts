@@ -20,6 +20,7 @@ const FIXED = [
   "pinned",
   "oomScore",
   "metricsAddress",
+  "tracing",
   "bosun",
 ] as const;
 

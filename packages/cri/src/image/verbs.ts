@@ -2,7 +2,7 @@
 import { create } from "@bufbuild/protobuf";
 import type { ImageRecord } from "@berth/image";
 import { cri } from "@berth/spec";
-import { instant, now } from "../clock.ts";
+import { now } from "../clock.ts";
 import type { CriContext } from "../context.ts";
 import { invalid } from "../errors.ts";
 
@@ -48,8 +48,7 @@ async function timedPull(
       wanted !== undefined && has?.uid === wanted.uid && has.name === wanted.name && has.attempt === wanted.attempt
     );
   });
-  const span = { operation: "PullImage", step: "", container: "", startedAt: instant() };
-  const ended = (error?: unknown): void => telemetry.stage(pod?.record.id ?? "", span, error);
+  const ended = telemetry.stage({ operation: "PullImage", step: "", pod: pod?.record.id ?? "", container: "" });
   try {
     const record = await pull;
     ended();

@@ -1,5 +1,5 @@
 /** gRPC services on grpc-js from @bufbuild descriptors: codec, cancellation, and errors mapped to status codes at this edge only. */
-import type { DescMessage, DescService, MessageShape } from "@bufbuild/protobuf";
+import type { DescMessage, DescMethod, DescService, MessageShape } from "@bufbuild/protobuf";
 import { fromBinary, toBinary } from "@bufbuild/protobuf";
 import type {
   handleServerStreamingCall,
@@ -14,6 +14,7 @@ import type {
 import { Metadata, status } from "@grpc/grpc-js";
 import { toStatus } from "../errors.ts";
 import type { Log } from "../log.ts";
+import type { CallWatch } from "../telemetry/telemetry.ts";
 
 type Method<S extends DescService, K extends keyof S["method"]> = S["method"][K];
 type Input<M> = M extends { input: infer I extends DescMessage } ? MessageShape<I> : never;
@@ -32,10 +33,10 @@ export type Handlers<S extends DescService> = {
 };
 
 type AnyHandler = (request: unknown, signal: AbortSignal, send?: Send<unknown>) => Promise<unknown>;
-type Call = Pick<ServerUnaryCall<unknown, unknown>, "on" | "getDeadline" | "cancelled">;
+type Call = Pick<ServerUnaryCall<unknown, unknown>, "on" | "getDeadline" | "cancelled" | "metadata">;
 
-/** How long a call took, and how it ended. */
-export type Observe = (method: string, code: status, milliseconds: number) => void;
+/** Is told of every call. */
+export type Observe = (service: string, method: string, metadata: Metadata, request: unknown) => CallWatch;
 
 export function addService<S extends DescService>(
   server: Server,
@@ -58,7 +59,7 @@ export function addService<S extends DescService>(
     };
     const handler =
       (handlers as Record<string, AnyHandler | undefined>)[method.localName] ?? unimplementedCall(method.name);
-    implementation[method.localName] = serve(method.name, method.methodKind, handler, { log, observe });
+    implementation[method.localName] = serve(service.typeName, method, handler, { log, observe });
   }
   server.addService(definition, implementation);
 }
@@ -74,46 +75,42 @@ interface Watch {
   readonly observe: Observe;
 }
 
-function serve(name: string, kind: string, handler: AnyHandler, { log, observe }: Watch): UntypedHandleCall {
-  const begin = (): { done(): void; failed(error: unknown): ReturnType<typeof toServiceError> } => {
-    const startedAt = performance.now();
-    const told = (code: status): void => observe(name, code, performance.now() - startedAt);
-    return {
-      done: () => told(status.OK),
-      failed: (error) => {
-        const answer = toServiceError(name, error, log);
-        told(answer.code);
-        return answer;
-      },
-    };
+function serve(service: string, method: DescMethod, handler: AnyHandler, { log, observe }: Watch): UntypedHandleCall {
+  const { name, methodKind: kind } = method;
+  /** Runs the handler under the watch. */
+  const handled = async (call: Call, request: unknown, send?: Send<unknown>): Promise<Outcome> => {
+    const watch = observe(service, name, call.metadata, request);
+    try {
+      const answer = await watch.run(() => handler(request, signalOf(call), send));
+      watch.ended(status.OK, "");
+      return { answer };
+    } catch (error) {
+      const failure = toServiceError(name, error, log);
+      watch.ended(failure.code, failure.details);
+      return { failure };
+    }
   };
   if (kind === "server_streaming") {
     const stream: handleServerStreamingCall<unknown, unknown> = (call) => {
-      const timing = begin();
-      void Promise.try(handler, call.request, signalOf(call), (message: unknown) => write(call, message)).then(
-        () => {
-          timing.done();
-          call.end();
-        },
+      void handled(call, call.request, (message: unknown) => write(call, message)).then(({ failure }) => {
         // grpc-js sends the status of an "error" event; destroying the stream would send none.
-        (error: unknown) => call.emit("error", timing.failed(error)),
-      );
+        if (failure) call.emit("error", failure);
+        else call.end();
+      });
     };
     return stream as UntypedHandleCall;
   }
   const unary: handleUnaryCall<unknown, unknown> = (call, callback) => {
-    const timing = begin();
     const request =
       kind === "client_streaming" ? (call as unknown as ServerReadableStream<unknown, unknown>) : call.request;
-    void Promise.try(handler, request, signalOf(call)).then(
-      (answer) => {
-        timing.done();
-        callback(null, answer);
-      },
-      (error: unknown) => callback(timing.failed(error)),
-    );
+    void handled(call, request).then(({ answer, failure }) => (failure ? callback(failure) : callback(null, answer)));
   };
   return unary as UntypedHandleCall;
+}
+
+interface Outcome {
+  readonly answer?: unknown;
+  readonly failure?: ReturnType<typeof toServiceError>;
 }
 
 function toServiceError(name: string, error: unknown, log: Log) {

@@ -35,7 +35,7 @@ export class CriServer {
       "grpc.max_receive_message_length": MAX_MESSAGE,
       "grpc.max_send_message_length": MAX_MESSAGE,
     });
-    const observe: Observe = (method, code, milliseconds) => context.telemetry.call(method, code, milliseconds);
+    const observe: Observe = (...call) => context.telemetry.call(...call);
     addService(server, cri.RuntimeService, runtimeHandlers(context, streaming), context.log, observe);
     addService(server, cri.ImageService, imageHandlers(context), context.log, observe);
     addService(server, berth.Berth, ownHandlers(context), context.log, observe);

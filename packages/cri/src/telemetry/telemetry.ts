@@ -1,7 +1,8 @@
 /** How long things take: every call, every stage of what pods are made by, every CNI plugin; as histograms, and span by span for each pod. */
-import { status } from "@grpc/grpc-js";
+import { type Metadata, status } from "@grpc/grpc-js";
 import { instant } from "../clock.ts";
 import { Histogram } from "./metrics.ts";
+import type { Tracing } from "./tracing.ts";
 
 /** A stretch of a pod's life in which something was done for it. */
 export interface Span {
@@ -23,6 +24,27 @@ const MOST_PODS = 500;
 const MOST_SPANS = 400;
 const SECOND = 1e9;
 
+/** What begins: a step of an operation; "" is the operation itself. */
+export interface Stage {
+  /** "": none that is known. */
+  readonly pod: string;
+  /** "": the pod's own. */
+  readonly container: string;
+  readonly operation: string;
+  readonly step: string;
+}
+
+/** With an error, or well. */
+export type Ended = (error?: unknown) => void;
+
+/** Of one call. */
+export interface CallWatch {
+  /** Runs its handler. */
+  run<T>(work: () => T): T;
+  /** `details`: of a failure. */
+  ended(code: status, details: string): void;
+}
+
 export class Telemetry {
   readonly calls = new Histogram(
     "berth_rpc_duration_seconds",
@@ -34,12 +56,28 @@ export class Telemetry {
   );
   readonly plugins = new Histogram("berth_cni_duration_seconds", "CNI plugins, by network, plugin and command.");
   readonly #spans = new Map<string, Span[]>();
+  readonly #tracing: Tracing | undefined;
 
-  call(method: string, code: status, milliseconds: number): void {
-    this.calls.observe({ method, code: status[code] }, milliseconds / 1000);
+  /** `tracing`: where OpenTelemetry is configured. */
+  constructor(tracing?: Tracing) {
+    this.#tracing = tracing;
+  }
+
+  /** A call begins. */
+  call(service: string, method: string, metadata: Metadata, request: unknown): CallWatch {
+    const startedAt = performance.now();
+    const traced = this.#tracing?.call(service, method, metadata, request);
+    return {
+      run: (work) => (traced ? traced.run(work) : work()),
+      ended: (code, details) => {
+        this.calls.observe({ method, code: status[code] }, (performance.now() - startedAt) / 1000);
+        traced?.ended(code, details);
+      },
+    };
   }
 
   plugin(call: PluginCall): void {
+    this.#tracing?.plugin(call);
     const { network, plugin, command, containerId, startedAt, error } = call;
     const finishedAt = instant();
     this.plugins.observe(
@@ -51,12 +89,18 @@ export class Telemetry {
     this.#keep(containerId, { operation: "CNI", step, container: "", startedAt, finishedAt, error: messageOf(error) });
   }
 
-  /** A stage has ended: with an `error`, or well. `step` "" is the operation itself, `pod` "" none that is known. */
-  stage(pod: string, span: Omit<Span, "finishedAt" | "error">, error?: unknown): void {
-    const finishedAt = instant();
-    const { operation, step } = span;
-    this.stages.observe({ operation, stage: step === "" ? "all" : step }, seconds(span.startedAt, finishedAt));
-    if (pod !== "") this.#keep(pod, { ...span, finishedAt, error: messageOf(error) });
+  /** A stage begins; what is answered is called when it has ended. */
+  stage(stage: Stage): Ended {
+    const startedAt = instant();
+    const traced = this.#tracing?.stage(stage);
+    return (error) => {
+      const { pod, ...what } = stage;
+      const { operation, step } = what;
+      const finishedAt = instant();
+      this.stages.observe({ operation, stage: step === "" ? "all" : step }, seconds(startedAt, finishedAt));
+      if (pod !== "") this.#keep(pod, { ...what, startedAt, finishedAt, error: messageOf(error) });
+      traced?.(error);
+    };
   }
 
   /** In the order of their beginning. */
@@ -88,5 +132,6 @@ export interface PluginCall {
 }
 
 const seconds = (from: bigint, to: bigint): number => Number(to - from) / SECOND;
-const messageOf = (error: unknown): string =>
+/** "": it went well. */
+export const messageOf = (error: unknown): string =>
   error === undefined ? "" : error instanceof Error ? error.message : JSON.stringify(error);

@@ -101,6 +101,8 @@ function wrongType({ kind }: Key, value: unknown): string | undefined {
       return typeof value === "boolean" ? undefined : wanted("true or false, without quotes", value);
     case "int":
       return Number.isInteger(value) ? undefined : wanted("a whole number, without quotes", value);
+    case "number":
+      return typeof value === "number" ? undefined : wanted("a number, without quotes", value);
     case "duration":
       if (typeof value === "string" && (value === "" || parseDuration(value) !== undefined)) return undefined;
       return wanted('a duration such as "10s" or "1h30m"', value);

@@ -2,7 +2,7 @@
  * Every key of containerd's configuration that berthd knows, where version 4 has it (migrate.ts says where older versions have
  * it): its type, containerd's default, and what berth makes of it. What a file says is judged by this table alone.
  */
-export type Kind = "string" | "bool" | "int" | "duration" | "strings" | "any";
+export type Kind = "string" | "bool" | "int" | "number" | "duration" | "strings" | "any";
 export type Value = string | number | boolean | readonly unknown[] | { readonly [key: string]: unknown };
 
 export interface Key {
@@ -44,6 +44,8 @@ const refusedUnless = (harmless: readonly Value[], why: string): KeyOptions => (
 export const RUNTIME = "io.containerd.cri.v1.runtime";
 export const IMAGES = "io.containerd.cri.v1.images";
 export const STREAMING = "io.containerd.grpc.v1.cri";
+export const OTLP = "io.containerd.tracing.processor.v1.otlp";
+export const TRACING = "io.containerd.internal.v1.tracing";
 
 const group = (prefix: readonly string[], rows: readonly Row[]): Key[] =>
   rows.map(([name, kind, options]) => ({ path: [...prefix, ...name.split(".")], kind, ...options }));
@@ -298,6 +300,22 @@ const OTHER_PLUGINS: readonly (readonly [string, readonly Row[]])[] = [
     ],
   ],
   ["io.containerd.server.v1.metrics", [["address", "string", works("")]]],
+  // containerd 2 reads these of the environment alone; 1.x had them here.
+  [
+    OTLP,
+    [
+      ["endpoint", "string", works()],
+      ["protocol", "string", works()],
+      ["insecure", "bool", works()],
+    ],
+  ],
+  [
+    TRACING,
+    [
+      ["service_name", "string", works()],
+      ["sampling_ratio", "number", works()],
+    ],
+  ],
   [
     "io.containerd.metrics.v1.grpc-prometheus",
     [["grpc_histogram", "bool", none(false, "latencies are always histograms")]],
@@ -314,7 +332,6 @@ export const QUIET_PLUGINS: ReadonlySet<string> = new Set([
   "io.containerd.grpc.v1.images",
   "io.containerd.internal.v1.opt",
   "io.containerd.internal.v1.restart",
-  "io.containerd.internal.v1.tracing",
   "io.containerd.metadata.v1.bolt",
   "io.containerd.monitor.container.v1.restart",
   "io.containerd.monitor.task.v1.cgroups",
@@ -336,7 +353,6 @@ export const QUIET_PLUGINS: ReadonlySet<string> = new Set([
   "io.containerd.snapshotter.v1.native",
   "io.containerd.snapshotter.v1.overlayfs",
   "io.containerd.snapshotter.v1.zfs",
-  "io.containerd.tracing.processor.v1.otlp",
   "io.containerd.transfer.v1.local",
 ]);
 

@@ -31,9 +31,13 @@ export class Reader {
     return typeof value === "boolean" ? value : undefined;
   }
 
-  int(...path: string[]): number | undefined {
+  number(...path: string[]): number | undefined {
     const value = this.entry(...path)?.value;
     return typeof value === "number" ? value : undefined;
+  }
+
+  int(...path: string[]): number | undefined {
+    return this.number(...path);
   }
 
   strings(...path: string[]): string[] | undefined {

@@ -8,6 +8,7 @@ import { at, handlersOf, type HandlerSettings } from "./handlers.ts";
 import { IMAGES, RUNTIME, STREAMING } from "./keys.ts";
 import { Reader } from "./reader.ts";
 import { registryOf } from "./registry.ts";
+import { tracingOf, type TracingSettings } from "./tracing.ts";
 
 export interface Settings {
   readonly root: string;
@@ -32,6 +33,8 @@ export interface Settings {
   readonly oomScore: number;
   /** IP:PORT of /v1/metrics. */
   readonly metricsAddress: string | undefined;
+  /** Undefined: no traces are sent. */
+  readonly tracing: TracingSettings | undefined;
   readonly bosun: string;
   readonly handlers: HandlerSettings;
   readonly cri: CriSettings;
@@ -51,7 +54,12 @@ export interface Given {
 }
 
 /** Throws ConfigError with every error of the file, a line each. */
-export function settingsOf(document: Document, flags: Flags, bosun: string): Given {
+export function settingsOf(
+  document: Document,
+  flags: Flags,
+  bosun: string,
+  environment: NodeJS.ProcessEnv = process.env,
+): Given {
   const problems = checkDocument(document);
   const errors = problems.filter(({ severity }) => severity === "error");
   if (errors.length > 0) throw new ConfigError(errors.map(describe).join("\n"));
@@ -80,6 +88,7 @@ export function settingsOf(document: Document, flags: Flags, bosun: string): Giv
     logLevel: flags.logLevel ?? levelOf(file),
     oomScore: file.int("oom_score") ?? 0,
     metricsAddress: flags.metricsAddress ?? file.string("plugins", "io.containerd.server.v1.metrics", "address"),
+    tracing: tracingOf(file, environment),
     bosun: flags.bosun ?? bosun,
     handlers: handlersOf(file),
     cri: criOf(runtime, file.below("plugins", STREAMING), images, flags),
