@@ -1,7 +1,7 @@
 /** What every verb of the CRI works with: made once by the daemon's assembly. */
 import type { Cni } from "@berth/network";
 import type { Images } from "@berth/image";
-import type { Hand, HostFacts } from "@berth/kernel";
+import type { Hand, HostFacts, SystemdLink } from "@berth/kernel";
 import type { CdiSpecs } from "./container/cdi.ts";
 import type { Events } from "./events.ts";
 import type { HandlerTable, RuntimeHandler } from "./handlers.ts";
@@ -30,6 +30,8 @@ export interface CriConfig extends CriSettings {
 export interface CriContext {
   readonly hand: Hand;
   readonly host: HostFacts;
+  /** Asked only for handlers with SystemdCgroup. */
+  readonly systemd: SystemdLink;
   readonly images: Images;
   /** The node's own networks; it can undo any attachment. */
   readonly cni: Cni;

@@ -27,6 +27,8 @@ export interface RuntimeHandler {
     readonly root: string | undefined;
     readonly noPivotRoot: boolean;
     readonly noNewKeyring: boolean;
+    /** Containers' cgroups are systemd's scopes. */
+    readonly systemdCgroup: boolean;
   };
 }
 

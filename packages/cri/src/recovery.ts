@@ -4,8 +4,8 @@
  */
 import { access, readdir, rm } from "node:fs/promises";
 import { connectMonitor, killCgroup, MonitorLost, readRecord } from "@berth/kernel";
-import { cgroupRemoval } from "@berth/runtime";
 import type { cri } from "@berth/spec";
+import { removeCgroup } from "./cgroups.ts";
 import { containerDir, type CriContext } from "./context.ts";
 import { deleteByBinary } from "./container/binary.ts";
 import { applyExit, applyUnknown, watchExit } from "./container/exit.ts";
@@ -64,7 +64,7 @@ async function adopt(context: CriContext, container: Container): Promise<string>
   const state = await readRecord(dir);
   await killCgroup(record.cgroupPath, context.host);
   await deleteByBinary(context, record);
-  await context.hand.run(cgroupRemoval(record.cgroupPath, context.host));
+  await removeCgroup(context, record);
   if (state?.phase === "exited") applyExit(container, state);
   else applyUnknown(container, "the container ended while berthd did not run, and nothing recorded how");
   context.containers.save(container);
@@ -97,7 +97,7 @@ async function takeBack(context: CriContext, container: Container): Promise<void
   }
   await killCgroup(record.cgroupPath, context.host);
   await deleteByBinary(context, record);
-  await context.hand.run(cgroupRemoval(record.cgroupPath, context.host));
+  await removeCgroup(context, record);
   await releaseImageVolumes(context, record.id, record.config);
   await context.images.removeRootfs(record.id);
   await rm(dir, { recursive: true, force: true });

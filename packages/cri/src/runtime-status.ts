@@ -47,12 +47,14 @@ export async function runtimeStatus(context: CriContext, request: cri.StatusRequ
   });
 }
 
-function verboseConfig({ config, paths }: CriContext): object {
-  return { ...config, rootDir: paths.root, stateDir: paths.state, netnsDir: paths.netns, cgroupDriver: "cgroupfs" };
+function verboseConfig({ config, paths, runtimes }: CriContext): object {
+  const cgroupDriver = runtimes.handlers.get(runtimes.defaultHandler)?.options.systemdCgroup ? "systemd" : "cgroupfs";
+  return { ...config, rootDir: paths.root, stateDir: paths.state, netnsDir: paths.netns, cgroupDriver };
 }
 
-export function runtimeConfig(): Promise<cri.RuntimeConfigResponse> {
-  return Promise.resolve(
-    create(cri.RuntimeConfigResponseSchema, { linux: { cgroupDriver: cri.CgroupDriver.CGROUPFS } }),
-  );
+/** A node has one driver, and a kubelet asks for it once: the default handler's. */
+export function runtimeConfig({ runtimes }: CriContext): Promise<cri.RuntimeConfigResponse> {
+  const { SYSTEMD, CGROUPFS } = cri.CgroupDriver;
+  const cgroupDriver = runtimes.handlers.get(runtimes.defaultHandler)?.options.systemdCgroup ? SYSTEMD : CGROUPFS;
+  return Promise.resolve(create(cri.RuntimeConfigResponseSchema, { linux: { cgroupDriver } }));
 }

@@ -32,7 +32,7 @@ export function runtimeHandlers(context: CriContext, streaming: StreamingServer)
   return {
     version: () => version(context),
     status: (request) => runtimeStatus(context, request),
-    runtimeConfig,
+    runtimeConfig: () => runtimeConfig(context),
     updateRuntimeConfig: (request) => updateRuntimeConfig(context, request),
     runPodSandbox: (request, signal) => runPodSandbox(context, request, signal),
     stopPodSandbox: (request, signal) => stopPodSandbox(context, request, signal),

@@ -1,5 +1,5 @@
 /** Puts berthd together, in the order in which its parts depend on each other, and takes it apart in reverse. */
-import { mkdir, writeFile } from "node:fs/promises";
+import { access, mkdir, writeFile } from "node:fs/promises";
 import {
   CdiSpecs,
   type CriContext,
@@ -13,7 +13,7 @@ import {
   Telemetry,
 } from "@berth/cri";
 import { Images, openDatabase } from "@berth/image";
-import { cgroupRemoval, probeHost, startHand } from "@berth/kernel";
+import { cgroupRemoval, probeHost, startHand, SystemdLink } from "@berth/kernel";
 import { Cni, type CniCall, ensureDefault } from "@berth/network";
 import type { Settings } from "./config/settings.ts";
 import { serveMetrics } from "./metrics-server.ts";
@@ -79,9 +79,13 @@ export async function assemble({ settings, version, log, onStep }: AssembleOptio
   const cni = await Cni.open({ ...common, confDir, maxNetworks });
   parts.defer(() => cni.close());
   const handlerNetworks = parts.use(networks(cni, common, maxNetworks));
+  await checkSystemd(settings.handlers, log);
+  const systemd = new SystemdLink();
+  parts.defer(() => systemd.close());
   const context: CriContext = {
     hand,
     host,
+    systemd,
     images,
     cni,
     cniOf: (handler) => handlerNetworks.of(handler),
@@ -111,9 +115,23 @@ export async function assemble({ settings, version, log, onStep }: AssembleOptio
   return { recovered, context, settings, close: () => open.disposeAsync() };
 }
 
-/** With no container left, nothing of this daemon stays in the hierarchies. */
+/** With no container left, nothing of this daemon stays in the hierarchies but a slice, which is systemd's. */
 async function releaseCgroupRoot({ hand, host, config, containers, sandboxes }: CriContext): Promise<void> {
   if (containers.size + sandboxes.size === 0) await hand.run(cgroupRemoval(config.cgroupRoot, host));
+}
+
+/** sd_booted(3). */
+async function checkSystemd({ handlers }: Settings["handlers"], log: Log): Promise<void> {
+  const asking = [...handlers.values()].filter(({ options }) => options.systemdCgroup).map(({ name }) => name);
+  const isBooted = await access("/run/systemd/system").then(
+    () => true,
+    () => false,
+  );
+  if (asking.length > 0 && !isBooted)
+    log.warn(
+      { handlers: asking },
+      "SystemdCgroup = true, but this machine's init is not systemd: no container of these handlers can be made",
+    );
 }
 
 /** Containers and their monitors live on; only the connections end. */

@@ -12,6 +12,8 @@ export interface RuntimeBinary {
   readonly path: string;
   /** --root: where it keeps its state. */
   readonly root: string;
+  /** --systemd-cgroup: linux.cgroupsPath is "slice:prefix:name", and the runtime has systemd make the scope. */
+  readonly systemdCgroup?: boolean | undefined;
 }
 
 export interface BinaryCall {
@@ -45,8 +47,9 @@ export interface BinaryExec extends ProcessCall {
 
 /** The beginning of every command line. */
 export function runtimeCommand({ binary, log }: BinaryCall, ...rest: readonly string[]): string[] {
-  const { path, root } = binary;
+  const { path, root, systemdCgroup } = binary;
   const global = ["--root", root, "--log", log, "--log-format", "json"];
+  if (systemdCgroup === true) global.push("--systemd-cgroup");
   return [path, ...global, ...rest];
 }
 

@@ -25,11 +25,16 @@ const OCI_VERSION = "1.0.2";
 const DELETE_TIMEOUT_MS = 30_000;
 
 /** The handler's runtime; undefined: its containers are made in process. FailedPrecondition: there is no such program. */
-export async function binaryOf(context: CriContext, handler: RuntimeHandler): Promise<RuntimeBinary | undefined> {
+export async function binaryOf(
+  context: CriContext,
+  handler: RuntimeHandler,
+  systemdCgroup = handler.options.systemdCgroup,
+): Promise<RuntimeBinary | undefined> {
   if (kindOf(handler) !== "oci" || handler.options.binary === undefined) return undefined;
   return {
     path: await findBinary(handler.name, handler.options.binary),
     root: handler.options.root ?? `${context.paths.state}/runtimes/${handler.name}`,
+    ...(systemdCgroup && { systemdCgroup }),
   };
 }
 

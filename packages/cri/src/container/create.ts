@@ -4,9 +4,9 @@ import { mkdir, rm, writeFile } from "node:fs/promises";
 import { create } from "@bufbuild/protobuf";
 import type { ImageRecord } from "@berth/image";
 import { compileSeccomp, connectMonitor, monitorEnded, oomCounter, parseSignal } from "@berth/kernel";
-import { cgroupRemoval, planContainer, type Plan, type Rootfs, type RuntimeBinary } from "@berth/runtime";
+import { planContainer, type Plan, type Rootfs, type RuntimeBinary } from "@berth/runtime";
 import { cri, type oci } from "@berth/spec";
-import { cgroupParentOf } from "../cgroup-parent.ts";
+import { cgroupOf, cgroupsPathOf, joinScope, removeCgroup } from "../cgroups.ts";
 import { now } from "../clock.ts";
 import { containerDir, type CriContext } from "../context.ts";
 import { invalid, notFound, precondition } from "../errors.ts";
@@ -92,7 +92,7 @@ async function make(
   );
   recordImageRefs(context, config);
   const handler = handlerOf(context, sandbox.record.handler);
-  const binary = await binaryOf(context, handler);
+  const binary = await binaryOf(context, handler, sandbox.record.systemdCgroup === true);
   await checkSupported(context, handler, config);
   const record = newRecord(context, id, sandbox, config, image, user, binary);
   const container: Container = { record };
@@ -112,7 +112,7 @@ async function make(
     config,
     image,
     user,
-    cgroupPath: record.cgroupPath,
+    cgroupsPath: cgroupsPathOf(record, id),
     imageSources,
   });
   progress.step("inject CDI devices");
@@ -136,7 +136,7 @@ async function make(
   progress.step("make the process and park it");
   progress.onFailure("remove the cgroup", async () => {
     await monitorEnded(dir);
-    await context.hand.run(cgroupRemoval(record.cgroupPath, context.host));
+    await removeCgroup(context, record);
   });
   if (binary) progress.onFailure("delete it from its runtime", () => deleteByBinary(context, record));
   const plan = binary
@@ -165,6 +165,11 @@ async function make(
   });
   container.link = await connectMonitor(dir, plan);
   watchExit(context, container, container.link);
+  if (record.unit && !binary) {
+    progress.step("make its cgroup a scope of systemd's");
+    const { annotations, linux } = spec;
+    await joinScope(context, record, { pid: record.pid, resources: linux?.resources, annotations }, signal);
+  }
   progress.step("record the container as created");
   record.phase = "created";
   context.containers.save(container);
@@ -208,7 +213,7 @@ function newRecord(
     imageId: image.id,
     imageRef: image.digests[0] ?? image.id,
     logPath: logDirectory !== "" && config.logPath !== "" ? `${logDirectory}/${config.logPath}` : "",
-    cgroupPath: `${cgroupParentOf(context, sandbox.record.config)}/${id}`,
+    ...cgroupOf(context, sandbox.record, id),
     ...(binary && { binary }),
     stopSignal: stopSignalOf(config, image),
     user: { uid: user.uid, gid: user.gid, additionalGids: user.additionalGids },

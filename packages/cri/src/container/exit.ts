@@ -1,6 +1,6 @@
 /** What happens when a container's process has exited: recorded once, and its cgroup removed with whatever it left inside. */
 import { MonitorLost, killCgroup, readRecord, type MonitorLink, type MonitorState } from "@berth/kernel";
-import { cgroupRemoval } from "@berth/runtime";
+import { removeCgroup } from "../cgroups.ts";
 import { now } from "../clock.ts";
 import { containerDir, type CriContext } from "../context.ts";
 import { STOPPED, emitContainerEvent } from "../events.ts";
@@ -49,7 +49,7 @@ async function releaseProcess(context: CriContext, container: Container): Promis
   container.link = undefined;
   await killCgroup(container.record.cgroupPath, context.host);
   await deleteByBinary(context, container.record);
-  await context.hand.run(cgroupRemoval(container.record.cgroupPath, context.host));
+  await removeCgroup(context, container.record);
 }
 
 export function applyExit({ record }: Container, state: MonitorState): void {

@@ -24,7 +24,7 @@ export interface SpecInput {
   readonly config: cri.ContainerConfig;
   readonly image: ImageRecord;
   readonly user: ResolvedUser;
-  readonly cgroupPath: string;
+  readonly cgroupsPath: string;
   readonly imageSources: ImageSources;
 }
 
@@ -52,7 +52,7 @@ export async function ociSpec(context: CriContext, input: SpecInput): Promise<oc
     },
     linux: {
       namespaces: namespacesOf(context, sandbox, config),
-      cgroupsPath: input.cgroupPath,
+      cgroupsPath: input.cgroupsPath,
       resources: { ...resourcesOf(context, config.linux?.resources), devices: rules },
       devices,
       ...(seccomp && { seccomp }),

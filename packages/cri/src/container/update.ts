@@ -22,9 +22,12 @@ export async function updateContainerResources(
   await context.locks.with(record.id, signal, async () => {
     if (record.phase !== "created" && record.phase !== "running")
       throw precondition(`container "${record.id}" is ${record.phase}; only a created or running one can be updated`);
+    const merged = mergeResources(record.resources, linux);
+    // First, and all of it: systemd writes what it knows of into the cgroup whenever it likes.
+    if (record.unit) await context.systemd.update(record.unit, resourcesOf(context, merged), context.host, signal);
     await context.hand.run(updateResources(record.cgroupPath, resourcesOf(context, linux), context.host), { signal });
     if (linux.oomScoreAdj !== 0n) await adjustOomScore(context, container, Number(linux.oomScoreAdj));
-    record.resources = mergeResources(record.resources, linux);
+    record.resources = merged;
     context.containers.save(container);
   });
   return create(cri.UpdateContainerResourcesResponseSchema, {});

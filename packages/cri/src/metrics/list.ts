@@ -1,7 +1,7 @@
 /** ListPodSandboxMetrics: every pod that is ready, with its running containers. */
 import { create } from "@bufbuild/protobuf";
 import { cri } from "@berth/spec";
-import { cgroupParentOf } from "../cgroup-parent.ts";
+import { cgroupOf } from "../cgroups.ts";
 import { now } from "../clock.ts";
 import type { CriContext } from "../context.ts";
 import { interfacesOf } from "../sandbox/stats.ts";
@@ -43,7 +43,7 @@ async function podMetrics(
   const interfaces = (await interfacesOf(context, sandbox, containers)) ?? [];
   const labels = {
     container: "",
-    id: `${cgroupParentOf(context, config)}/${id}`,
+    id: cgroupOf(context, sandbox.record, id).cgroupPath,
     image: "",
     name: id,
     namespace: config.metadata?.namespace ?? "",

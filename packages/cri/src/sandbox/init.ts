@@ -10,13 +10,13 @@ import {
   type OrderArguments,
   type Plan,
 } from "@berth/kernel";
-import { type CompiledFilter, cgroupCreation, cgroupRemoval } from "@berth/runtime";
+import { type CompiledFilter, cgroupCreation } from "@berth/runtime";
 import type { oci } from "@berth/spec";
 import type { CriContext } from "../context.ts";
 import { sandboxDir } from "../context.ts";
 import { seccompOf } from "../container/seccomp.ts";
 import type { Sandbox } from "../store/records.ts";
-import { cgroupParentOf } from "../cgroup-parent.ts";
+import { cgroupOf, joinScope, removeCgroup, type Cgroup } from "../cgroups.ts";
 import { ipcPath, netnsPath, podNamespaces, usernsPath, utsPath, type PodNamespaces } from "./namespaces.ts";
 import { lastMapped } from "./userns.ts";
 
@@ -28,14 +28,13 @@ const READ_ONLY = 0xfn;
 const NOBODY = 65535;
 
 export const initDir = (context: CriContext, id: string): string => `${sandboxDir(context, id)}/init`;
-const initCgroup = (context: CriContext, sandbox: Sandbox): string =>
-  `${cgroupParentOf(context, sandbox.record.config)}/${sandbox.record.id}`;
+const initCgroup = (context: CriContext, { record }: Sandbox): Cgroup => cgroupOf(context, record, record.id);
 
 /** It can be seen, and with CAP_SYS_PTRACE entered, by the pod's containers: so it has no privilege, no files and no capability. */
 function initPlan(context: CriContext, sandbox: Sandbox, filter: CompiledFilter | undefined): Plan {
   const { id, config } = sandbox.record;
   const ns = podNamespaces(config);
-  const { orders: cgroup, slot } = cgroupCreation(initCgroup(context, sandbox), context.host);
+  const { orders: cgroup, slot } = cgroupCreation(initCgroup(context, sandbox).cgroupPath, context.host);
   const joined: [slot: number, path: string, type: bigint][] = [];
   if (!ns.hostNetwork)
     joined.push([NET_SLOT, netnsPath(context, id), CLONE.NEWNET], [UTS_SLOT, utsPath(context, id), CLONE.NEWUTS]);
@@ -117,14 +116,22 @@ async function startPodInit(
   const filter = await compileSeccomp(seccomp, `${context.paths.root}/seccomp`);
   const { pid } = await context.hand.monitor({ dir, plan: initPlan(context, sandbox, filter) }, { signal });
   const link = await connectMonitor(dir);
-  await link.start({ signal });
-  return { pid, link };
+  try {
+    await joinScope(context, initCgroup(context, sandbox), { pid }, signal);
+    await link.start({ signal });
+    return { pid, link };
+  } catch (error) {
+    link.close();
+    await stopPodInit(context, sandbox);
+    throw error;
+  }
 }
 
 /** Idempotent; also for an init that an earlier daemon started and this one has not connected to. */
 export async function stopPodInit(context: CriContext, sandbox: Sandbox): Promise<void> {
-  await killCgroup(initCgroup(context, sandbox), context.host);
+  const cgroup = initCgroup(context, sandbox);
+  await killCgroup(cgroup.cgroupPath, context.host);
   sandbox.init?.link.close();
   sandbox.init = undefined;
-  await context.hand.run(cgroupRemoval(initCgroup(context, sandbox), context.host));
+  await removeCgroup(context, cgroup);
 }

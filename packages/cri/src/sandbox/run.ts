@@ -3,7 +3,7 @@ import { randomBytes } from "node:crypto";
 import { create } from "@bufbuild/protobuf";
 import { cri } from "@berth/spec";
 import { binaryOf } from "../container/binary.ts";
-import { cgroupParentOf } from "../cgroup-parent.ts";
+import { checkCgroupParent } from "../cgroups.ts";
 import { now } from "../clock.ts";
 import type { CriContext } from "../context.ts";
 import { invalid } from "../errors.ts";
@@ -38,7 +38,7 @@ export async function runPodSandbox(
   refuseSelinux(context, security?.selinuxOptions, "config.linux.security_context.selinux_options");
   await apparmorOf(context, { privileged: false, apparmorProfile: "", ...security });
   portMappings(record.config);
-  cgroupParentOf(context, record.config);
+  checkCgroupParent(record);
   const sandbox: Sandbox = { record };
   context.sandboxes.add(sandbox);
   const { log, onStep, telemetry } = context;
@@ -102,11 +102,12 @@ function newRecord(context: CriContext, request: cri.RunPodSandboxRequest): Sand
   if (!config.metadata) throw invalid("config.metadata: missing from the request");
   if (config.windows) throw invalid("config.windows: this node runs Linux; use config.linux");
   if (config.metadata.name === "") throw invalid("config.metadata.name: must not be empty");
-  handlerOf(context, request.runtimeHandler);
+  const handler = handlerOf(context, request.runtimeHandler);
   return {
     id: randomBytes(32).toString("hex"),
     config,
     handler: request.runtimeHandler,
+    ...(handler.options.systemdCgroup && { systemdCgroup: true }),
     createdAt: now(),
     phase: "creating",
     networked: false,

@@ -4,6 +4,7 @@ import { type CgroupStats, type InterfaceUsage, readCgroupStats, readInterfaces 
 import { cri } from "@berth/spec";
 import { now } from "../clock.ts";
 import { cgroupStatsOf, isGone, statsOf } from "../container/stats.ts";
+import { cgroupParentOf } from "../cgroups.ts";
 import type { CriContext } from "../context.ts";
 import { matchesLabels } from "../labels.ts";
 import { networkOf, usageOf } from "../stats/messages.ts";
@@ -84,7 +85,7 @@ async function podCgroupStats(
   const parent = record.config.linux?.cgroupParent ?? "";
   if (parent === "" || parent === "/") return sumOf(containers);
   try {
-    return await readCgroupStats(parent, context.host);
+    return await readCgroupStats(cgroupParentOf(context, record), context.host);
   } catch (error) {
     // Made with the pod's first container where the caller has not made it.
     if (isGone(error)) return sumOf(containers);

@@ -1,6 +1,6 @@
 /** What the daemon knows of pods and containers: what survives a restart (records), beside what a process holds (links). */
 import type { cri, oci } from "@berth/spec";
-import type { MonitorLink } from "@berth/kernel";
+import type { MonitorLink, SystemdPlace } from "@berth/kernel";
 import type { Rootfs, RuntimeBinary } from "@berth/runtime";
 
 /**
@@ -13,6 +13,8 @@ export interface SandboxRecord {
   readonly id: string;
   readonly config: cri.PodSandboxConfig;
   readonly handler: string;
+  /** Its cgroups are systemd's, as the handler said when it was made. */
+  readonly systemdCgroup?: boolean | undefined;
   /** Nanoseconds since the epoch, as all times here. */
   readonly createdAt: bigint;
   phase: SandboxPhase;
@@ -49,8 +51,10 @@ export interface ContainerRecord {
   readonly imageRef: string;
   /** Absolute, or "" when the pod has no log directory. */
   readonly logPath: string;
-  /** As in oci.Linux.cgroupsPath. */
+  /** As in oci.Linux.cgroupsPath of the cgroupfs driver. */
   readonly cgroupPath: string;
+  /** Under systemd: whose cgroup that is. */
+  readonly unit?: SystemdPlace | undefined;
   /** Of the OCI runtime that made it; absent: made in process. */
   readonly binary?: RuntimeBinary | undefined;
   /** A signal's number. */

@@ -66,6 +66,7 @@ const optionsOf = (table: Reader): RuntimeHandler["options"] => ({
   root: table.string("Root"),
   noPivotRoot: table.bool("NoPivotRoot") ?? false,
   noNewKeyring: table.bool("NoNewKeyring") ?? false,
+  systemdCgroup: table.bool("SystemdCgroup") ?? false,
 });
 
 export const at = (entry: Entry | undefined, message: string): ConfigError =>

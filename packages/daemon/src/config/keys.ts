@@ -134,7 +134,6 @@ const IMAGE_KEYS: readonly Row[] = [
 const NO_SELINUX = "this version of berth sets no SELinux labels";
 const OLD_RUNTIME = "containerd 2 does not know it either; name the runtime in containerd.runtimes";
 
-const CGROUPFS = "cgroups are made by the cgroupfs driver, and RuntimeConfig says so to the kubelet";
 const RUNTIME_KEYS: readonly Row[] = [
   ["enable_selinux", "bool", refused(false, NO_SELINUX)],
   ["selinux_category_range", "int", none(1024, NO_SELINUX)],
@@ -225,8 +224,8 @@ const RUNTIME_KEYS: readonly Row[] = [
     "string",
     none("", "there is no shim; the monitor is in berthd's cgroup"),
   ],
-  ["containerd.runtimes.runc.options.SystemdCgroup", "bool", refused(false, CGROUPFS)],
-  ["containerd.runtimes.*.options.SystemdCgroup", "bool", refusedUnless([false], CGROUPFS)],
+  ["containerd.runtimes.runc.options.SystemdCgroup", "bool", works(false)],
+  ["containerd.runtimes.*.options.SystemdCgroup", "bool", works()],
   // Other runtimes have other options, which reach them as they are.
   ["containerd.runtimes.*.options.*", "any", works()],
   ["containerd.runtimes.*.options", "any", works()],

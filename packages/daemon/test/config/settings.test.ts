@@ -75,6 +75,8 @@ ${RUNTIMES.replaceAll('"io.containerd.grpc.v1.cri"', "'io.containerd.cri.v1.runt
   const crun = two.handlers.handlers.get("crun");
   assert.deepEqual(crun?.podAnnotations, ["example.com/*"]);
   assert.equal(crun?.options.binary, "/usr/bin/crun");
+  assert.equal(crun.options.systemdCgroup, true);
+  assert.equal(two.handlers.handlers.get("runc")?.options.systemdCgroup, false);
 });
 
 test("without a file berth's own defaults hold, and the command line counts more than a file", async (t) => {

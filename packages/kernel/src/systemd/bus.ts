@@ -43,6 +43,11 @@ export class DBusCallError extends DBusError {
   }
 }
 
+/** Nobody is there to answer, or went before he had: the same may be asked again once systemd or the bus is back. */
+export class DBusLost extends DBusError {
+  override readonly name = "DBusLost";
+}
+
 interface Pending {
   readonly what: string;
   readonly settle: (outcome: DBusMessage | Error) => void;
@@ -52,6 +57,7 @@ export class Bus {
   readonly #socket: Socket;
   readonly #pending = new Map<number, Pending>();
   readonly #listeners = new Set<(signal: DBusMessage) => void>();
+  readonly #ended = Promise.withResolvers<Error>();
   #data = Buffer.alloc(0);
   #serial = 0;
   #failure: Error | undefined;
@@ -71,8 +77,10 @@ export class Bus {
       throw error;
     }
     socket.on("data", (chunk: Buffer) => bus.#receive(chunk));
-    socket.on("error", (error) => bus.#fail(error));
-    socket.on("close", () => bus.#fail(new DBusError(`${path}: the connection ended`)));
+    socket.on("error", (error) => bus.#fail(new DBusLost(`${path}: ${error.message}`, { cause: error })));
+    // Half-open is no use here: "close" would come only once this side had ended too.
+    for (const event of ["end", "close"])
+      socket.on(event, () => bus.#fail(new DBusLost(`${path}: the connection ended`)));
     if (!isPrivate) await bus.call(busCall("Hello"));
     return bus;
   }
@@ -87,7 +95,17 @@ export class Bus {
     return () => this.#listeners.delete(listener);
   }
 
-  /** Rejects with DBusCallError for an error reply, DBusError where the connection ended or no answer came. */
+  /** Why there are no more answers and signals; undefined while there are. */
+  get failure(): Error | undefined {
+    return this.#failure;
+  }
+
+  /** Settles with the reason when there will be no more answers and signals. */
+  get ended(): Promise<Error> {
+    return this.#ended.promise;
+  }
+
+  /** Rejects with DBusCallError for an error reply, DBusLost where the connection ended, DBusError where no answer came. */
   async call(call: DBusCall, timeoutMs = DEFAULT_TIMEOUT_MS): Promise<readonly DBusValue[]> {
     if (this.#failure !== undefined) throw this.#failure;
     const serial = ++this.#serial;
@@ -108,8 +126,8 @@ export class Bus {
     }
   }
 
-  close(): void {
-    this.#fail(new DBusError("the connection was closed"));
+  close(reason: Error = new DBusError("the connection was closed")): void {
+    this.#fail(reason);
   }
 
   /** EXTERNAL: who we are is what the kernel says of the socket's other end. */
@@ -124,7 +142,7 @@ export class Bus {
   #line(): Promise<string> {
     const { promise, resolve, reject } = Promise.withResolvers<string>();
     const socket = this.#socket;
-    const ended = () => done(() => reject(new DBusError("the connection ended while it was authenticated")));
+    const ended = () => done(() => reject(new DBusLost("the connection ended while it was authenticated")));
     const read = (chunk: Buffer) => {
       this.#data = Buffer.concat([this.#data, chunk]);
       const end = this.#data.indexOf("\r\n");
@@ -134,10 +152,10 @@ export class Bus {
       done(() => resolve(line));
     };
     const done = (settle: () => void) => {
-      socket.off("data", read).off("close", ended).off("error", reject);
+      socket.off("data", read).off("end", ended).off("close", ended).off("error", reject);
       settle();
     };
-    socket.on("data", read).on("close", ended).on("error", reject);
+    socket.on("data", read).on("end", ended).on("close", ended).on("error", reject);
     return promise;
   }
 
@@ -169,8 +187,10 @@ export class Bus {
     if (this.#failure !== undefined) return;
     this.#failure = error;
     this.#socket.destroy();
-    for (const { what, settle } of this.#pending.values()) settle(new DBusError(`${what}: ${error.message}`));
+    const Kind = error instanceof DBusLost ? DBusLost : DBusError;
+    for (const { what, settle } of this.#pending.values()) settle(new Kind(`${what}: ${error.message}`));
     this.#pending.clear();
+    this.#ended.resolve(error);
   }
 }
 

@@ -10,6 +10,12 @@ export interface Answer {
   /** Of a job: how it ends. */
   readonly result?: string;
   readonly error?: string;
+  /** The connection ends in its stead. */
+  readonly lost?: true;
+  /** The call is answered; the end of its job is not told. */
+  readonly endless?: true;
+  /** Of a unit: ActiveState. */
+  readonly state?: string;
 }
 
 export class FakeSystemd implements AsyncDisposable {
@@ -32,6 +38,29 @@ export class FakeSystemd implements AsyncDisposable {
     server.on("connection", (socket) => fake.#serve(socket));
     await new Promise<void>((resolve, reject) => server.once("error", reject).listen(path, resolve));
     return fake;
+  }
+
+  /** systemd leaves the bus and is back, as when it re-executes itself. */
+  restart(): void {
+    for (const owners of [
+      [":1.1", ""],
+      ["", ":1.2"],
+    ])
+      for (const socket of this.#sockets)
+        socket.write(
+          encodeMessage(
+            SIGNAL,
+            ++this.#serial,
+            [
+              [1, text("o", "/org/freedesktop/DBus")],
+              [2, text("s", "org.freedesktop.DBus")],
+              [3, text("s", "NameOwnerChanged")],
+              [8, text("g", "sss")],
+            ],
+            "sss",
+            ["org.freedesktop.systemd1", ...owners],
+          ),
+        );
   }
 
   /** The bodies of the calls of one member. */
@@ -71,6 +100,7 @@ export class FakeSystemd implements AsyncDisposable {
     this.calls.push(call);
     const member = call.member ?? "";
     const answer = this.answers[member]?.shift() ?? {};
+    if (answer.lost) return void socket.destroy();
     const send = (type: number, fields: [number, Variant][], signature: string, body: DBusValue[]) =>
       socket.write(
         encodeMessage(
@@ -84,7 +114,11 @@ export class FakeSystemd implements AsyncDisposable {
     const replySerial: [number, Variant] = [5, { signature: "u", value: call.serial }];
     if (answer.error !== undefined)
       return void send(ERROR, [replySerial, [4, text("s", answer.error)]], "s", ["as it was told"]);
-    if (member === "Get") return void send(REPLY, [replySerial], "v", [text("s", this.version)]);
+    if (member === "GetUnit") return void send(REPLY, [replySerial], "o", ["/org/freedesktop/systemd1/unit/x"]);
+    if (member === "Get") {
+      const value = call.body[1] === "ActiveState" ? (answer.state ?? "active") : this.version;
+      return void send(REPLY, [replySerial], "v", [text("s", value)]);
+    }
     if (member === "Hello") return void send(REPLY, [replySerial], "s", [":1.7"]);
     if (member !== "StartTransientUnit" && member !== "StopUnit") return void send(REPLY, [replySerial], "", []);
     const unit = typeof call.body[0] === "string" ? call.body[0] : "";
@@ -101,8 +135,9 @@ export class FakeSystemd implements AsyncDisposable {
         "uoss",
         [this.#jobs, job, unit, answer.result ?? "done"],
       );
-    if (this.#jobs % 2 === 0) removed();
+    const isFirst = this.#jobs % 2 === 0;
+    if (isFirst && !answer.endless) removed();
     send(REPLY, [replySerial], "o", [job]);
-    if (this.#jobs % 2 === 1) removed();
+    if (!isFirst && !answer.endless) removed();
   }
 }
