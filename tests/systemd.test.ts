@@ -4,9 +4,8 @@ import { existsSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { after, before, describe, test } from "node:test";
-import { cgroupDirectories, type HostFacts, probeHost, slicePath } from "@berth/kernel";
+import { cgroupDirectories, FakeSystemd, type HostFacts, probeHost, slicePath } from "@berth/kernel";
 import { status as codes } from "@grpc/grpc-js";
-import { FakeSystemd } from "../packages/kernel/test/support/fake-systemd.ts";
 import { TestDaemon } from "./support/daemon.ts";
 import { assertNothingLeft, inventory } from "./support/leaks.ts";
 import { OWN_PID, createContainer, runPod, sh, startContainer, status } from "./support/pods.ts";

@@ -107,5 +107,6 @@ export { systemdPlace, slicePath, type SystemdPlace } from "./systemd/names.ts";
 export { resourceProperties, unitProperties, type PropertyContext } from "./systemd/properties.ts";
 export { annotatedProperties } from "./systemd/annotations.ts";
 export { DBusError } from "./systemd/marshal.ts";
+export { FakeSystemd, type FakeAnswer } from "./systemd/fake.ts";
 export { SystemdLink, type LinkOptions } from "./systemd/link.ts";
 export { DBusCallError, DBusLost } from "./systemd/bus.ts";

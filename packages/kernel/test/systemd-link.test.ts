@@ -4,8 +4,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test, type TestContext } from "node:test";
-import { DBusError, DBusLost, SystemdLink, SystemdManager, systemdPlace } from "../src/index.ts";
-import { FakeSystemd } from "./support/fake-systemd.ts";
+import { DBusError, DBusLost, FakeSystemd, SystemdLink, SystemdManager, systemdPlace } from "../src/index.ts";
 import { v2Host } from "./support/hosts.ts";
 
 let directory: string;

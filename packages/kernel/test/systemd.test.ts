@@ -9,6 +9,7 @@ import fc from "fast-check";
 import {
   annotatedProperties,
   DBusError,
+  FakeSystemd,
   resourceProperties,
   slicePath,
   startScope,
@@ -22,7 +23,6 @@ import {
 } from "../src/index.ts";
 import { DBusReader, DBusWriter, firstType } from "../src/systemd/marshal.ts";
 import { quotaPerSecond } from "../src/systemd/properties.ts";
-import { FakeSystemd } from "./support/fake-systemd.ts";
 import { hybridHost, v2Host } from "./support/hosts.ts";
 
 let directory: string;
@@ -240,7 +240,7 @@ test("a scope: started with its processes and limits, changed, stopped", async (
   await stopScope(manager, place);
   assert.deepEqual(fake.bodies("StopUnit")[0], ["berth-c1.scope", "replace"]);
   assert.deepEqual(
-    fake.bodies("AddMatch").map(([rule]) => /member='(\w+)'/.exec(String(rule))?.[1]),
+    fake.bodies("AddMatch").map(([rule]) => /member='(\w+)'/.exec(rule as string)?.[1]),
     ["JobRemoved", "NameOwnerChanged"],
   );
   manager.close();

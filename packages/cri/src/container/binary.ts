@@ -148,6 +148,28 @@ export async function planExecByBinary(
   };
 }
 
+/** FailedPrecondition, in the runtime's words. */
+export async function updateByBinary(
+  context: CriContext,
+  record: ContainerRecord,
+  resources: oci.LinuxResources,
+  signal: AbortSignal,
+): Promise<void> {
+  if (!record.binary) return;
+  const log = `${bundleOf(context, record)}/update-${randomBytes(6).toString("hex")}.log`;
+  const call = callOf(record, record.binary, log);
+  const argv = runtimeCommand(call, "update", "--resources", "-", record.id);
+  try {
+    const stdin = Buffer.from(JSON.stringify(resources));
+    const { status, stderr } = await context.hand.spawn({ argv, env: call.env, stdin }, { signal });
+    if (status === 0) return;
+    const said = (await lastError(log)) ?? Buffer.from(stderr).toString().trim();
+    throw precondition(`linux: the runtime ${record.binary.path} could not update container "${record.id}": ${said}`);
+  } finally {
+    await rm(log, { force: true });
+  }
+}
+
 /** Idempotent: also after a create that failed, and for a container that the runtime does not know. */
 export async function deleteByBinary(context: CriContext, record: ContainerRecord): Promise<void> {
   if (!record.binary) return;

@@ -1,12 +1,12 @@
-/** systemd's manager as far as berth speaks to it, on a socket of its own: what is asked of it is kept, what it answers is set. */
+/** For tests: systemd's manager as far as berth speaks to it, on a socket of its own: what is asked of it is kept, what it answers is set. */
 import { createServer, type Server, type Socket } from "node:net";
-import { decodeMessage, encodeMessage, messageSize, type DBusMessage } from "../../src/systemd/bus.ts";
-import type { DBusValue, Variant } from "../../src/systemd/marshal.ts";
+import { decodeMessage, encodeMessage, messageSize, type DBusMessage } from "./bus.ts";
+import type { DBusValue, Variant } from "./marshal.ts";
 
 const [REPLY, ERROR, SIGNAL] = [2, 3, 4];
 const text = (signature: string, value: string): Variant => ({ signature, value });
 
-export interface Answer {
+export interface FakeAnswer {
   /** Of a job: how it ends. */
   readonly result?: string;
   readonly error?: string;
@@ -24,7 +24,7 @@ export class FakeSystemd implements AsyncDisposable {
   readonly #sockets = new Set<Socket>();
   version = "252.39-1~deb12u1";
   /** By member; what is not there is answered with success. */
-  answers: Record<string, Answer[]> = {};
+  answers: Record<string, FakeAnswer[]> = {};
   #jobs = 0;
   #serial = 0;
 
