@@ -27,7 +27,6 @@ const CONFIG = `version = 3
 runtime_type = "io.containerd.runc.v2"
 [${RUNTIMES}.runc-binary.options]
 BinaryName = "runc"
-SystemdCgroup = true
 [${RUNTIMES}.crun-binary.options]
 BinaryName = "CRUN"
 NoNewKeyring = true
