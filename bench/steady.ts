@@ -10,7 +10,7 @@ import { parseArgs } from "node:util";
 import { connectCri } from "./lib/client.ts";
 import { median, percentile, table } from "./lib/figures.ts";
 import { down, inParallel, sandboxConfig, type Subject, timed, up } from "./lib/life.ts";
-import { processesLike, pss } from "./lib/memory.ts";
+import { daemonPss, family, processesLike, pss } from "./lib/memory.ts";
 import { makeImages, type Peer, startBerth, startContainerd } from "./lib/peers.ts";
 import { run } from "./lib/process.ts";
 
@@ -91,16 +91,10 @@ function sample({ peer }: Subject): Sample {
   const perPod = processesLike(peer.perPod).filter((pid) => !daemon.includes(pid));
   return {
     cpu: [...daemon, ...perPod].reduce((sum, pid) => sum + cpuSeconds(pid), 0),
-    pss: daemon.reduce((sum, pid) => sum + pss(pid), 0),
+    pss: daemonPss(peer.service.pid),
     podsPss: perPod.reduce((sum, pid) => sum + pss(pid), 0),
     fds: readdirSync(`/proc/${peer.service.pid}/fd`).length,
   };
-}
-
-/** The daemon and its children: bosun serve counts as berthd's. */
-function family(pid: number): number[] {
-  const children = readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").trim();
-  return [pid, ...children.split(" ").filter(Boolean).map(Number)];
 }
 
 /** User and system time; 0 for a process that is gone. */

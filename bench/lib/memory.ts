@@ -1,5 +1,5 @@
 /** What processes and the kernel hold. */
-import { readFileSync, readdirSync, writeFileSync } from "node:fs";
+import { readFileSync, readdirSync, readlinkSync, writeFileSync } from "node:fs";
 
 /** PSS in bytes (proc(5), smaps_rollup); 0 for a process that is gone. */
 export function pss(pid: number): number {
@@ -9,6 +9,31 @@ export function pss(pid: number): number {
     if (["ENOENT", "ESRCH"].includes((error as NodeJS.ErrnoException).code ?? "")) return 0;
     throw error;
   }
+}
+
+/** The process and its children: bosun serve counts as berthd's. */
+export function family(pid: number): number[] {
+  const children = readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").trim();
+  return [pid, ...children.split(" ").filter(Boolean).map(Number)];
+}
+
+/**
+ * PSS in bytes of a daemon and its children as on a node, where no bench runs beside them: pages of their own executables, which
+ * this program may map too, count whole.
+ */
+export function daemonPss(pid: number): number {
+  return family(pid).reduce((sum, member) => sum + pss(member) + sharedExecutable(member), 0);
+}
+
+function sharedExecutable(pid: number): number {
+  const executable = readlinkSync(`/proc/${pid}/exe`);
+  let shared = 0;
+  for (const mapping of readFileSync(`/proc/${pid}/smaps`, "utf8").split(/^(?=[0-9a-f]+-[0-9a-f]+ )/m)) {
+    if (!mapping.slice(0, mapping.indexOf("\n")).endsWith(executable)) continue;
+    const field = (name: string): number => Number(new RegExp(`^${name}:\\s+(\\d+) kB$`, "m").exec(mapping)?.[1] ?? 0);
+    shared += (field("Rss") - field("Pss")) * 1024;
+  }
+  return shared;
 }
 
 /** Every process whose /proc/PID/comm or command line matches. */

@@ -1,5 +1,5 @@
 /** The two runtimes side by side, each with directories, network and socket of its own. */
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { busyboxArchive, file, imageArchive } from "../../scripts/busybox-image.ts";
 import { type Service, run, startService } from "./process.ts";
@@ -7,7 +7,10 @@ import { type Service, run, startService } from "./process.ts";
 export interface Peer {
   readonly name: string;
   readonly socket: string;
-  readonly service: Service;
+  /** Replaced by `restart`. */
+  service: Service;
+  /** Starts it anew after its end; resolves when its socket is there. */
+  restart(): Promise<void>;
   /** Matches every process that stands for a pod or container besides the workload. */
   readonly perPod: RegExp;
   readonly image: string;
@@ -19,15 +22,37 @@ const checkout = fileURLToPath(new URL("../..", import.meta.url)).replace(/\/$/,
 export const IMAGE = "localhost/berth-bench/busybox:latest";
 const PAUSE = "localhost/berth-bench/pause:latest";
 
-/** The same plugins with the same options for both: bridge with masquerading, host-local, portmap. */
-function writeNetwork(dir: string, name: string, subnet: string): void {
-  mkdirSync(dir, { recursive: true });
+type Fixed = Omit<Peer, "service" | "restart">;
+
+async function startPeer(peer: Fixed, argv: readonly string[], logFile: string): Promise<Peer> {
+  const start = async (): Promise<Service> => {
+    // A socket that a killed one has left is not one that answers.
+    rmSync(peer.socket, { force: true });
+    return await startService(argv, peer.socket, logFile);
+  };
+  const started: Peer = {
+    ...peer,
+    service: await start(),
+    restart: async () => {
+      started.service = await start();
+    },
+  };
+  return started;
+}
+
+/** The same plugins with the same options for everyone: bridge with masquerading, host-local, portmap. */
+export function networkOf(dir: string, name: string, subnet: string) {
   const ipam = { type: "host-local", ranges: [[{ subnet }]], routes: [{ dst: "0.0.0.0/0" }], dataDir: `${dir}/leases` };
-  const plugins = [
+  const plugins: readonly Record<string, unknown>[] = [
     { type: "bridge", bridge: name, isGateway: true, ipMasq: true, hairpinMode: true, ipam },
     { type: "portmap", capabilities: { portMappings: true } },
   ];
-  writeFileSync(`${dir}/10-bench.conflist`, JSON.stringify({ cniVersion: "1.0.0", name, plugins }));
+  return { cniVersion: "1.0.0", name, plugins };
+}
+
+function writeNetwork(dir: string, name: string, subnet: string): void {
+  mkdirSync(dir, { recursive: true });
+  writeFileSync(`${dir}/10-bench.conflist`, JSON.stringify(networkOf(dir, name, subnet)));
 }
 
 export interface Places {
@@ -55,9 +80,10 @@ export async function startBerth({ work, run: runDir }: Places, archive: string)
     "--cni-cache-dir",
     `${work}/berth/cni-cache`,
   ];
-  const service = await startService(argv, socket, `${work}/berthd.log`);
+  const fixed = { name: "berth", socket, perPod: /^bosun-monitor/, image: IMAGE, bridge: "bbench0" };
+  const peer = await startPeer(fixed, argv, `${work}/berthd.log`);
   await run([`${checkout}/bin/berth`, "--address", socket, "load", "-i", archive]);
-  return { name: "berth", socket, service, perPod: /^bosun-monitor/, image: IMAGE, bridge: "bbench0" };
+  return peer;
 }
 
 export async function startContainerd(
@@ -85,10 +111,11 @@ bin_dir = "/usr/lib/cni"
 conf_dir = "${cni}"
 `,
   );
-  const service = await startService(["containerd", "--config", config], socket, `${work}/containerd.log`);
+  const fixed = { name: "containerd", socket, perPod: /^(containerd-shim|pause )/, image: IMAGE, bridge: "cbench0" };
+  const peer = await startPeer(fixed, ["containerd", "--config", config], `${work}/containerd.log`);
   for (const file of [archive, pauseArchive])
     await run(["ctr", "--address", socket, "--namespace", "k8s.io", "images", "import", file]);
-  return { name: "containerd", socket, service, perPod: /^(containerd-shim|pause )/, image: IMAGE, bridge: "cbench0" };
+  return peer;
 }
 
 /** Archives of the machine's busybox, and of a pause program that ends at TERM and reaps. */

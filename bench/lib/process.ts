@@ -27,7 +27,8 @@ export function run(
 
 export interface Service {
   readonly pid: number;
-  stop(): Promise<void>;
+  /** With SIGTERM, unless told otherwise; resolves when it is gone. */
+  stop(signal?: NodeJS.Signals): Promise<void>;
 }
 
 /** Starts a server and waits for its socket to appear; its log is shown if it ends before that. */
@@ -53,9 +54,9 @@ function begin(argv: readonly string[], logFile: string): { service: Service; fa
     Promise.reject(new Error(`${program} ended at once:\n${readFileSync(logFile, "utf8")}`)),
   );
   if (child.pid === undefined) throw new Error(`${program} has no pid`);
-  const stop = async (): Promise<void> => {
+  const stop = async (signal: NodeJS.Signals = "SIGTERM"): Promise<void> => {
     const gone = ended(child);
-    child.kill("SIGTERM");
+    child.kill(signal);
     await gone;
   };
   failed.catch(() => undefined);

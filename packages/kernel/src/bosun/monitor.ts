@@ -71,7 +71,8 @@ async function dial(path: string): Promise<Connection> {
 class Link implements MonitorLink {
   readonly #path: string;
   readonly #connection: Connection;
-  readonly #plan: Plan | undefined;
+  /** Until the start: a plan is large, and nothing else asks for its words. */
+  #plan: Plan | undefined;
   readonly exited: Promise<MonitorState>;
 
   constructor(path: string, connection: Connection, plan: Plan | undefined) {
@@ -84,7 +85,9 @@ class Link implements MonitorLink {
   }
 
   async start(options?: CallOptions): Promise<MonitorState> {
-    return stateOf(expect(await this.#connection.request("start", {}, options), "state", "start", this.#plan));
+    const plan = this.#plan;
+    this.#plan = undefined;
+    return stateOf(expect(await this.#connection.request("start", {}, options), "state", "start", plan));
   }
 
   async state(options?: CallOptions): Promise<MonitorState> {
