@@ -9,7 +9,7 @@ import { removeContainer } from "./container/remove.ts";
 import { startContainer } from "./container/start.ts";
 import { checkpointContainer } from "./container/checkpoint.ts";
 import { containerStats, listContainerStats } from "./container/stats.ts";
-import { getContainerStatus, listContainers } from "./container/status.ts";
+import { containerItem, containerItems, getContainerStatus, listContainers } from "./container/status.ts";
 import { stopContainer } from "./container/stop.ts";
 import { updateContainerResources } from "./container/update.ts";
 import type { CriContext } from "./context.ts";
@@ -20,7 +20,7 @@ import { listMetricDescriptors } from "./metrics/descriptors.ts";
 import { podSandboxMetrics } from "./metrics/list.ts";
 import { removePodSandbox } from "./sandbox/remove.ts";
 import { runPodSandbox } from "./sandbox/run.ts";
-import { listSandboxes, podSandboxStatus } from "./sandbox/status.ts";
+import { listSandboxes, podSandboxStatus, sandboxItem, sandboxItems } from "./sandbox/status.ts";
 import { listPodSandboxStats, podSandboxStats } from "./sandbox/stats.ts";
 import { stopPodSandbox } from "./sandbox/stop.ts";
 import { updatePodSandboxResources } from "./sandbox/update.ts";
@@ -29,6 +29,7 @@ import type { StreamingServer } from "./streaming/server.ts";
 import { attach, exec, portForward } from "./streaming/verbs.ts";
 
 export function runtimeHandlers(context: CriContext, streaming: StreamingServer): Handlers<typeof cri.RuntimeService> {
+  const [podItems, items] = [sandboxItems(), containerItems(context)];
   return {
     version: () => version(context),
     status: (request) => runtimeStatus(context, request),
@@ -38,24 +39,22 @@ export function runtimeHandlers(context: CriContext, streaming: StreamingServer)
     stopPodSandbox: (request, signal) => stopPodSandbox(context, request, signal),
     removePodSandbox: (request, signal) => removePodSandbox(context, request, signal),
     podSandboxStatus: (request) => podSandboxStatus(context, request),
-    listPodSandbox: (request) =>
-      Promise.resolve(create(cri.ListPodSandboxResponseSchema, { items: listSandboxes(context, request.filter) })),
+    listPodSandbox: (request) => Promise.resolve(podItems.encode(listSandboxes(context, request.filter))),
     streamPodSandboxes: (request, _signal, send) =>
-      batches(listSandboxes(context, request.filter), send, (podSandboxes) =>
-        create(cri.StreamPodSandboxesResponseSchema, { podSandboxes }),
+      batches(listSandboxes(context, request.filter), send, (records) =>
+        create(cri.StreamPodSandboxesResponseSchema, { podSandboxes: records.map(sandboxItem) }),
       ),
     createContainer: (request, signal) => createContainer(context, request, signal),
     startContainer: (request, signal) => startContainer(context, request, signal),
     stopContainer: (request, signal) => stopContainer(context, request, signal),
     removeContainer: (request, signal) => removeContainer(context, request, signal),
     containerStatus: (request) => getContainerStatus(context, request),
-    listContainers: (request) =>
-      Promise.resolve(
-        create(cri.ListContainersResponseSchema, { containers: listContainers(context, request.filter) }),
-      ),
+    listContainers: (request) => Promise.resolve(items.encode(listContainers(context, request.filter))),
     streamContainers: (request, _signal, send) =>
-      batches(listContainers(context, request.filter), send, (containers) =>
-        create(cri.StreamContainersResponseSchema, { containers }),
+      batches(listContainers(context, request.filter), send, (records) =>
+        create(cri.StreamContainersResponseSchema, {
+          containers: records.map((record) => containerItem(context, record)),
+        }),
       ),
     updateContainerResources: (request, signal) => updateContainerResources(context, request, signal),
     reopenContainerLog: (request, signal) => reopenContainerLog(context, request, signal),

@@ -3,6 +3,7 @@ import { create, toJson } from "@bufbuild/protobuf";
 import { cri } from "@berth/spec";
 import { containerDir, type CriContext } from "../context.ts";
 import { matchesLabels } from "../labels.ts";
+import { ItemEncoder } from "../server/encoded.ts";
 import type { Container, ContainerPhase, ContainerRecord } from "../store/records.ts";
 import { criSignal } from "./signals.ts";
 
@@ -86,7 +87,7 @@ function verboseInfo(context: CriContext, { record, spec }: Container): object {
 /** A container that is still being made, or already being removed, is not shown. */
 const visible = (record: ContainerRecord): boolean => record.phase !== "creating" && record.phase !== "removing";
 
-export function listContainers(context: CriContext, filter: cri.ContainerFilter | undefined): cri.Container[] {
+export function listContainers(context: CriContext, filter: cri.ContainerFilter | undefined): ContainerRecord[] {
   const state = filter?.state?.state;
   const sandboxId = filter?.podSandboxId
     ? (context.sandboxes.find(filter.podSandboxId)?.record.id ?? filter.podSandboxId)
@@ -98,19 +99,29 @@ export function listContainers(context: CriContext, filter: cri.ContainerFilter 
     .map(({ record }) => record)
     .filter((record) => visible(record) && (state === undefined || STATES[record.phase] === state))
     .filter((record) => sandboxId === undefined || record.sandboxId === sandboxId)
-    .filter((record) => matchesLabels(record.config.labels, filter?.labelSelector))
-    .map((record) =>
-      create(cri.ContainerSchema, {
-        id: record.id,
-        podSandboxId: record.sandboxId,
-        metadata: record.config.metadata,
-        image: imageSpec(context, record),
-        imageRef: record.imageRef,
-        imageId: record.imageId,
-        state: STATES[record.phase],
-        createdAt: record.createdAt,
-        labels: record.config.labels,
-        annotations: record.config.annotations,
-      }),
-    );
+    .filter((record) => matchesLabels(record.config.labels, filter?.labelSelector));
 }
+
+export function containerItem(context: CriContext, record: ContainerRecord): cri.Container {
+  return create(cri.ContainerSchema, {
+    id: record.id,
+    podSandboxId: record.sandboxId,
+    metadata: record.config.metadata,
+    image: imageSpec(context, record),
+    imageRef: record.imageRef,
+    imageId: record.imageId,
+    state: STATES[record.phase],
+    createdAt: record.createdAt,
+    labels: record.config.labels,
+    annotations: record.config.annotations,
+  });
+}
+
+/** ListContainersResponse.containers. What changes in a container's item: its state, and the tags of its image. */
+export const containerItems = (context: CriContext): ItemEncoder<ContainerRecord, typeof cri.ContainerSchema> =>
+  new ItemEncoder({
+    field: cri.ListContainersResponseSchema.field.containers.number,
+    schema: cri.ContainerSchema,
+    inputs: (record) => [STATES[record.phase], context.images.find(record.imageId)?.tags[0]],
+    message: (record) => containerItem(context, record),
+  });

@@ -5,6 +5,7 @@ import { now } from "../clock.ts";
 import { containerStatus } from "../container/status.ts";
 import type { CriContext } from "../context.ts";
 import { matchesLabels } from "../labels.ts";
+import { ItemEncoder } from "../server/encoded.ts";
 import type { Sandbox, SandboxRecord } from "../store/records.ts";
 import { containersOf } from "./stop.ts";
 
@@ -59,7 +60,7 @@ function verboseInfo(context: CriContext, { record, init }: Sandbox): object {
   };
 }
 
-export function listSandboxes(context: CriContext, filter: cri.PodSandboxFilter | undefined): cri.PodSandbox[] {
+export function listSandboxes(context: CriContext, filter: cri.PodSandboxFilter | undefined): SandboxRecord[] {
   const state = filter?.state?.state;
   const candidates = filter?.id
     ? [context.sandboxes.find(filter.id)].filter((found) => found !== undefined)
@@ -67,15 +68,26 @@ export function listSandboxes(context: CriContext, filter: cri.PodSandboxFilter 
   return candidates
     .filter((sandbox) => visible(sandbox) && (state === undefined || stateOf(sandbox.record) === state))
     .filter((sandbox) => matchesLabels(sandbox.record.config.labels, filter?.labelSelector))
-    .map(({ record }) =>
-      create(cri.PodSandboxSchema, {
-        id: record.id,
-        metadata: record.config.metadata,
-        state: stateOf(record),
-        createdAt: record.createdAt,
-        labels: record.config.labels,
-        annotations: record.config.annotations,
-        runtimeHandler: record.handler,
-      }),
-    );
+    .map(({ record }) => record);
 }
+
+export function sandboxItem(record: SandboxRecord): cri.PodSandbox {
+  return create(cri.PodSandboxSchema, {
+    id: record.id,
+    metadata: record.config.metadata,
+    state: stateOf(record),
+    createdAt: record.createdAt,
+    labels: record.config.labels,
+    annotations: record.config.annotations,
+    runtimeHandler: record.handler,
+  });
+}
+
+/** ListPodSandboxResponse.items. What changes in a pod's item: its state. */
+export const sandboxItems = (): ItemEncoder<SandboxRecord, typeof cri.PodSandboxSchema> =>
+  new ItemEncoder({
+    field: cri.ListPodSandboxResponseSchema.field.items.number,
+    schema: cri.PodSandboxSchema,
+    inputs: (record) => [stateOf(record)],
+    message: sandboxItem,
+  });

@@ -15,6 +15,7 @@ import { Metadata, status } from "@grpc/grpc-js";
 import { toStatus } from "../errors.ts";
 import type { Log } from "../log.ts";
 import type { CallWatch } from "../telemetry/telemetry.ts";
+import { Encoded } from "./encoded.ts";
 
 type Method<S extends DescService, K extends keyof S["method"]> = S["method"][K];
 type Input<M> = M extends { input: infer I extends DescMessage } ? MessageShape<I> : never;
@@ -26,7 +27,7 @@ export type Send<T> = (message: T) => Promise<void>;
 /** One handler for each call of a service that is served; a call without one answers Unimplemented with its name. */
 export type Handlers<S extends DescService> = {
   readonly [K in keyof S["method"]]?: Method<S, K> extends { methodKind: "unary" }
-    ? (request: Input<Method<S, K>>, signal: AbortSignal) => Promise<Output<Method<S, K>>>
+    ? (request: Input<Method<S, K>>, signal: AbortSignal) => Promise<Output<Method<S, K>> | Encoded>
     : Method<S, K> extends { methodKind: "server_streaming" }
       ? (request: Input<Method<S, K>>, signal: AbortSignal, send: Send<Output<Method<S, K>>>) => Promise<void>
       : (requests: AsyncIterable<Input<Method<S, K>>>, signal: AbortSignal) => Promise<Output<Method<S, K>>>;
@@ -52,9 +53,12 @@ export function addService<S extends DescService>(
       path: `/${service.typeName}/${method.name}`,
       requestStream: method.methodKind === "client_streaming",
       responseStream: method.methodKind === "server_streaming",
-      requestSerialize: (message) => Buffer.from(toBinary(method.input, message as MessageShape<DescMessage>)),
+      requestSerialize: (message) => bufferOver(toBinary(method.input, message as MessageShape<DescMessage>)),
       requestDeserialize: (bytes) => fromBinary(method.input, bytes),
-      responseSerialize: (message) => Buffer.from(toBinary(method.output, message as MessageShape<DescMessage>)),
+      responseSerialize: (answer) =>
+        answer instanceof Encoded
+          ? answer.bytes
+          : bufferOver(toBinary(method.output, answer as MessageShape<DescMessage>)),
       responseDeserialize: (bytes) => fromBinary(method.output, bytes),
     };
     const handler =
@@ -63,6 +67,10 @@ export function addService<S extends DescService>(
   }
   server.addService(definition, implementation);
 }
+
+/** The same memory: nobody else holds what toBinary has made. */
+const bufferOver = ({ buffer, byteOffset, byteLength }: Uint8Array): Buffer =>
+  Buffer.from(buffer, byteOffset, byteLength);
 
 function unimplementedCall(name: string): AnyHandler {
   return () =>
@@ -80,14 +88,19 @@ function serve(service: string, method: DescMethod, handler: AnyHandler, { log, 
   /** Runs the handler under the watch. */
   const handled = async (call: Call, request: unknown, send?: Send<unknown>): Promise<Outcome> => {
     const watch = observe(service, name, call.metadata, request);
+    const progress = { answered: false };
+    // A tenth of a short call is its signal: a handler that takes none gets none.
+    const signal = handler.length > 1 ? signalOf(call, progress) : NEVER;
     try {
-      const answer = await watch.run(() => handler(request, signalOf(call), send));
+      const answer = await watch.run(() => handler(request, signal, send));
       watch.ended(status.OK, "");
       return { answer };
     } catch (error) {
       const failure = toServiceError(name, error, log);
       watch.ended(failure.code, failure.details);
       return { failure };
+    } finally {
+      progress.answered = true;
     }
   };
   if (kind === "server_streaming") {
@@ -108,6 +121,9 @@ function serve(service: string, method: DescMethod, handler: AnyHandler, { log, 
   return unary as UntypedHandleCall;
 }
 
+/** Of a handler that does not look. */
+const NEVER = new AbortController().signal;
+
 interface Outcome {
   readonly answer?: unknown;
   readonly failure?: ReturnType<typeof toServiceError>;
@@ -121,10 +137,12 @@ function toServiceError(name: string, error: unknown, log: Log) {
   return { code, details, metadata: new Metadata() };
 }
 
-/** A signal that aborts when the client cancels, disconnects, or its deadline passes. */
-function signalOf(call: Call): AbortSignal {
+/** A signal that aborts when the client cancels, disconnects, or its deadline passes, before the call has been answered. */
+function signalOf(call: Call, progress: { readonly answered: boolean }): AbortSignal {
   const controller = new AbortController();
   call.on("cancelled", () => {
+    // grpc-js says it of every call, when its stream closes.
+    if (progress.answered) return;
     const deadline = call.getDeadline();
     const expired = deadline !== Infinity && Number(deadline) <= Date.now();
     controller.abort(

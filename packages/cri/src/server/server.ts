@@ -34,6 +34,8 @@ export class CriServer {
     const server = new Server({
       "grpc.max_receive_message_length": MAX_MESSAGE,
       "grpc.max_send_message_length": MAX_MESSAGE,
+      // Its bookkeeping of each stream, which nobody can ask for here.
+      "grpc.enable_channelz": 0,
     });
     const observe: Observe = (...call) => context.telemetry.call(...call);
     addService(server, cri.RuntimeService, runtimeHandlers(context, streaming), context.log, observe);
