@@ -50,6 +50,12 @@ test("a restart under load: 100 containers, and their states after it are what i
   assert.ok(stats.every(({ memory }) => (memory?.usageBytes?.value ?? 0n) > 0n));
   const alive = (await run(["sh", "-c", "ps -eo args | grep -c '[d]o echo line; sleep 1' || true"])).trim();
   assert.ok(Number(alive) >= 90);
+
+  // One that is told to stop leaves them as they are too.
+  await daemon.kill("SIGTERM");
+  await daemon.startAgain();
+  const later = await daemon.client.runtime.listContainers({});
+  assert.deepEqual(new Map(later.containers.map(({ id, state }) => [id, state])), wanted);
   await Promise.all(pods.map(({ id }) => daemon.client.runtime.removePodSandbox({ podSandboxId: id })));
   await assertNothingLeft(daemon, nothing);
 });

@@ -1,6 +1,8 @@
 /** The real hand, against a real bosun. */
 import assert from "node:assert/strict";
+import { once } from "node:events";
 import { lstat, mkdir, mkdtemp, readdir, readFile, readlink, rm, stat, writeFile } from "node:fs/promises";
+import { createServer, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -272,6 +274,29 @@ test("where no monitor listens", async (t) => {
   assert.equal(await readRecord(directory), undefined);
   await writeFile(join(directory, "record"), "version 2\n");
   await assert.rejects(readRecord(directory), /version 2; this berth reads 1/);
+});
+
+test("a monitor that goes is lost; a link that is closed says nothing of its container", async (t) => {
+  const directory = await mkdtemp(join(tmpdir(), "berth-kernel-"));
+  t.after(() => rm(directory, { recursive: true }));
+  const clients = new Set<Socket>();
+  const server = createServer((client) => void clients.add(client.on("error", () => {})));
+  server.listen(join(directory, "monitor.sock"));
+  t.after(() => server.close());
+  await once(server, "listening");
+
+  const closed = await connectMonitor(directory);
+  let settled = false;
+  void closed.exited.then(
+    () => (settled = true),
+    () => (settled = true),
+  );
+  closed.close();
+  // The other's loss is told after the first link's end has run its course.
+  const lost = await connectMonitor(directory);
+  for (const client of clients) client.destroy();
+  await assert.rejects(lost.exited, MonitorLost);
+  assert.equal(settled, false);
 });
 
 test("the kernel's features are tried, not guessed", async (t) => {

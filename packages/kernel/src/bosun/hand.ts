@@ -140,7 +140,10 @@ export interface SessionExit {
 export interface MonitorLink {
   start(options?: CallOptions): Promise<MonitorState>;
   state(options?: CallOptions): Promise<MonitorState>;
-  /** Resolves when the container's process has exited and its log is complete; rejects with MonitorLost if the monitor goes first. */
+  /**
+   * Resolves when the container's process has exited and its log is complete; rejects with MonitorLost if the monitor goes first.
+   * After `close` it does neither: the container runs on.
+   */
   readonly exited: Promise<MonitorState>;
   /** `session` 0 is the container's process. Resolves false if it had exited. */
   kill(session: number, signal: number, options?: CallOptions): Promise<boolean>;

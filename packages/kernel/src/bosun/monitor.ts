@@ -73,6 +73,7 @@ class Link implements MonitorLink {
   readonly #connection: Connection;
   /** Until the start: a plan is large, and nothing else asks for its words. */
   #plan: Plan | undefined;
+  #closed = false;
   readonly exited: Promise<MonitorState>;
 
   constructor(path: string, connection: Connection, plan: Plan | undefined) {
@@ -160,11 +161,16 @@ class Link implements MonitorLink {
   }
 
   close(): void {
+    this.#closed = true;
     this.#connection.close();
   }
 
   async #watch(): Promise<MonitorState> {
-    const { promise, resolve, reject } = Promise.withResolvers<MonitorState>();
+    const { promise, resolve, reject: rejectNow } = Promise.withResolvers<MonitorState>();
+    // What this side ends says nothing of the container.
+    const reject = (error: unknown): void => {
+      if (!this.#closed) rejectNow(error);
+    };
     const look = (message: AnyMessage) => {
       if (message.name === "state" && message.fields.phase === PHASE.exited) resolve(stateOf(message.fields));
     };
