@@ -6,7 +6,7 @@ import { parseCommandLine } from "./options.ts";
 
 // What bin/berthd sets for this program is no business of the programs that it starts.
 delete process.env["NODE_COMPILE_CACHE"];
-delete process.env["MALLOC_ARENA_MAX"];
+for (const name of Object.keys(process.env)) if (name.startsWith("MALLOC_")) delete process.env[name];
 
 const checkout = fileURLToPath(new URL("../../..", import.meta.url)).replace(/\/$/, "");
 const { version } = JSON.parse(readFileSync(`${checkout}/package.json`, "utf8")) as { version: string };
