@@ -9,11 +9,12 @@ import { Workshop, runtimes, whyNoRuntime } from "./support/runtimes.ts";
 
 const skip = whyNoRuntime();
 
-for (const { name, path } of runtimes()) {
-  describe(name, skip === undefined ? {} : { skip }, () => {
+for (const runtime of runtimes()) {
+  const { name, path } = runtime;
+  describe(runtime.title, skip === undefined ? {} : { skip }, () => {
     let shop: Workshop;
     before(() => {
-      shop = new Workshop(path);
+      shop = new Workshop(runtime);
     });
     after(() => {
       shop[Symbol.dispose]();
@@ -187,7 +188,7 @@ for (const { name, path } of runtimes()) {
 
     test("list: a table, JSON, names", () => {
       const id = shop.id();
-      using empty = new Workshop(path);
+      using empty = new Workshop(runtime);
       mkdirSync(empty.root);
       assert.equal(empty.run("list").stdout, "ID          PID         STATUS      BUNDLE      CREATED     OWNER\n");
       assert.equal(empty.run("list", "-f", "json").stdout, "null\n");

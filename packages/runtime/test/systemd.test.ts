@@ -12,7 +12,7 @@ const why = whyNoRuntime() ?? (existsSync("/run/systemd/system") ? undefined : "
 const skip = why === undefined ? {} : { skip: why };
 let shop: Workshop;
 before(() => {
-  if (why === undefined) shop = new Workshop(BERTH_RUNC);
+  if (why === undefined) shop = new Workshop({ path: BERTH_RUNC });
 });
 after(() => {
   if (why === undefined) shop[Symbol.dispose]();

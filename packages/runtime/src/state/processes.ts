@@ -5,9 +5,14 @@ import { isMissing, type ContainerRecord } from "./record.ts";
 
 /** In the PID namespace of whoever asks, those of cgroups below it too; zombies are not listed by the kernel. */
 export function processesOf(record: ContainerRecord): number[] {
-  const { freezer, pids, devices, "": unified } = record.cgroup_paths;
-  const directory = freezer ?? pids ?? devices ?? unified ?? Object.values(record.cgroup_paths)[0];
+  const directory = processesDirectory(record);
   return directory === undefined ? [] : processesBelow(directory);
+}
+
+/** The one of a container's cgroups that tells of its processes. */
+export function processesDirectory({ cgroup_paths: paths }: ContainerRecord): string | undefined {
+  const { freezer, pids, devices, "": unified } = paths;
+  return freezer ?? pids ?? devices ?? unified ?? Object.values(paths)[0];
 }
 
 /** None where the cgroup is gone. */

@@ -1,14 +1,16 @@
 /**
  * What is kept of a container between two commands: `<root>/<id>/state.json`, with runc's names for what runc's readers look at, and
- * under `berth` what only berth needs. Written beside and renamed, so that no reader ever sees half of one.
+ * under `berth` what only berth needs. Beside it is what the commands read that need no decision (flat.ts).
  */
 import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { SystemdPlace } from "@berth/kernel";
 import type { oci } from "@berth/spec";
 import { CommandError } from "../command/failure.ts";
+import { flatRecord } from "./flat.ts";
 
 export const STATE_FILE = "state.json";
+const FLAT_FILE = "state.flat";
 export const FIFO = "exec.fifo";
 
 export interface ContainerRecord {
@@ -101,10 +103,12 @@ export class StateDirectory {
   }
 
   write(record: ContainerRecord): void {
-    const file = join(this.path(record.id), STATE_FILE);
-    const temporary = `${file}.${process.pid}`;
-    writeFileSync(temporary, JSON.stringify(record, replace), { mode: 0o600 });
-    renameSync(temporary, file);
+    const directory = this.path(record.id);
+    const flat = flatRecord(record);
+    if (flat === undefined) rmSync(join(directory, FLAT_FILE), { force: true });
+    else replaceFile(join(directory, FLAT_FILE), flat);
+    // With this one the container is there.
+    replaceFile(join(directory, STATE_FILE), JSON.stringify(record, replace));
   }
 
   remove(id: string): void {
@@ -128,6 +132,13 @@ export class StateDirectory {
   owner(id: string): number {
     return statSync(this.path(id)).uid;
   }
+}
+
+/** No reader ever sees half of it. */
+function replaceFile(file: string, content: string): void {
+  const temporary = `${file}.${process.pid}`;
+  writeFileSync(temporary, content, { mode: 0o600 });
+  renameSync(temporary, file);
 }
 
 export function isMissing(error: unknown): boolean {

@@ -2,6 +2,7 @@
 import { constants } from "node:os";
 import type { Command } from "../command/context.ts";
 import { CommandError } from "../command/failure.ts";
+import { sharesPids } from "../state/flat.ts";
 import { thaw } from "../state/freezer.ts";
 import type { ContainerRecord, StateDirectory } from "../state/record.ts";
 import { processesOf } from "../state/processes.ts";
@@ -25,7 +26,7 @@ export const command: Command = {
 /** Throws CommandError where the container's process is gone. */
 export function killContainer(record: ContainerRecord, states: StateDirectory, signal: number): void {
   const wasPaused = statusOf(record, states) === "paused";
-  const shared = !record.config.namespaces.some(({ type, path }) => type === "NEWPID" && path === "");
+  const shared = sharesPids(record);
   if (!isAlive(record)) {
     // Without a PID namespace of its own what it started outlives it.
     if (shared && signal === SIGKILL && processesOf(record).length > 0) return killAll(record, signal);

@@ -24,10 +24,18 @@ export function whyNoRuntime(): string | undefined {
   return undefined;
 }
 
-/** berth-runc, and runc where it is installed. */
-export function runtimes(): { readonly name: string; readonly path: string }[] {
-  const own = { name: "berth-runc", path: BERTH_RUNC };
-  return existsSync(RUNC) ? [own, { name: "runc", path: RUNC }] : [own];
+export interface Runtime {
+  readonly name: "berth-runc" | "runc";
+  readonly title: string;
+  readonly path: string;
+  readonly env?: NodeJS.ProcessEnv;
+}
+
+/** berth-runc, once more without what it answers before Node is started, and runc where it is installed. */
+export function runtimes(): Runtime[] {
+  const own = { name: "berth-runc", title: "berth-runc", path: BERTH_RUNC } as const;
+  const decided = { ...own, title: "berth-runc, all of it by Node", env: { BERTH_RUNC_ONLY_NODE: "1" } } as const;
+  return [own, decided, ...(existsSync(RUNC) ? [{ name: "runc", title: "runc", path: RUNC } as const] : [])];
 }
 
 /** A place with a root file system, bundles and a state directory; gone with its containers at the end. */
@@ -35,11 +43,13 @@ export class Workshop implements Disposable {
   readonly directory = mkdtempSync(join(tmpdir(), "berth-runc-"));
   readonly root = join(this.directory, "state");
   readonly runtime: string;
+  readonly #env: NodeJS.ProcessEnv | undefined;
   readonly #prefix = `t${process.pid}-${Math.floor(Math.random() * 1e9).toString(36)}`;
   #next = 0;
 
-  constructor(runtime: string) {
-    this.runtime = runtime;
+  constructor({ path, env }: Pick<Runtime, "path" | "env">) {
+    this.runtime = path;
+    this.#env = env === undefined ? undefined : { ...process.env, ...env };
     const bin = join(this.directory, "rootfs", "bin");
     mkdirSync(bin, { recursive: true });
     cpSync(BUSYBOX, join(bin, "busybox"));
@@ -82,7 +92,7 @@ export class Workshop implements Disposable {
       encoding: "utf8",
       timeout: LIMIT_MS,
       ...(options.input === undefined ? { stdio: ["ignore", "pipe", "pipe"] } : { input: options.input }),
-      ...(options.env === undefined ? {} : { env: options.env }),
+      env: options.env ?? this.#env,
       ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
     });
     if (error !== undefined) throw error;
@@ -91,12 +101,16 @@ export class Workshop implements Disposable {
 
   /** As `run`, without pipes: what it leaves running holds nothing open. */
   quiet(...args: readonly string[]): number {
-    const { status } = spawnSync(this.runtime, ["--root", this.root, ...args], { stdio: "ignore", timeout: LIMIT_MS });
+    const { status } = spawnSync(this.runtime, ["--root", this.root, ...args], {
+      stdio: "ignore",
+      timeout: LIMIT_MS,
+      env: this.#env,
+    });
     return status ?? -1;
   }
 
   start(...args: readonly string[]): ReturnType<typeof spawn> {
-    return spawn(this.runtime, ["--root", this.root, ...args], { stdio: ["pipe", "pipe", "pipe"] });
+    return spawn(this.runtime, ["--root", this.root, ...args], { stdio: ["pipe", "pipe", "pipe"], env: this.#env });
   }
 
   status(id: string): string {
