@@ -48,7 +48,7 @@ async function layerOf(name: string, fill: (directory: string) => void): Promise
 
 async function makeCases(wanted: ReadonlySet<string>): Promise<Case[]> {
   const cases: Case[] = [];
-  const files = async (): Promise<Layer> => await layerOf("files", (dir) => writeFiles(dir, 10_000, 17_500, 1));
+  const files = async (): Promise<Layer> => await layerOf("files", (dir) => writeFiles(dir, 10_000, 23_300, 1));
   const base = wanted.has("files") || wanted.has("shared") ? await files() : undefined;
   if (base !== undefined && wanted.has("files"))
     cases.push({ name: "files", title: `10,000 files, ${size(base)} gzip`, layers: [base], aim: 0.5 });

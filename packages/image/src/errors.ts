@@ -37,6 +37,8 @@ export interface ImageErrorFields {
   /** Of the HTTP answer that caused it. */
   readonly status?: number | undefined;
   readonly url?: string | undefined;
+  /** The host (RegistryHost.base) that is to blame, where there is another to ask. */
+  readonly host?: string | undefined;
   readonly cause?: unknown;
 }
 
@@ -45,12 +47,14 @@ export class ImageError extends Error {
   readonly code: ImageErrorCode;
   readonly status: number | undefined;
   readonly url: string | undefined;
+  readonly host: string | undefined;
 
   constructor(code: ImageErrorCode, message: string, fields: ImageErrorFields = {}) {
     super(message, fields.cause === undefined ? undefined : { cause: fields.cause });
     this.code = code;
     this.status = fields.status;
     this.url = fields.url;
+    this.host = fields.host;
   }
 }
 
@@ -60,15 +64,16 @@ export interface PlainError {
   readonly message: string;
   readonly status?: number | undefined;
   readonly url?: string | undefined;
+  readonly host?: string | undefined;
 }
 
 export function toPlain(error: unknown): PlainError {
   const typed = toImageError(error);
-  return { code: typed.code, message: typed.message, status: typed.status, url: typed.url };
+  return { code: typed.code, message: typed.message, status: typed.status, url: typed.url, host: typed.host };
 }
 
 export function fromPlain(plain: PlainError): ImageError {
-  return new ImageError(plain.code, plain.message, { status: plain.status, url: plain.url });
+  return new ImageError(plain.code, plain.message, { status: plain.status, url: plain.url, host: plain.host });
 }
 
 /** Any error as an ImageError: ENOSPC and EDQUOT are NoSpace, an abort is Canceled, the rest Internal. */

@@ -1,9 +1,10 @@
 import assert from "node:assert/strict";
-import { randomBytes } from "node:crypto";
+import { createHash, randomBytes } from "node:crypto";
 import test from "node:test";
-import { gzipSync, zstdCompressSync } from "node:zlib";
+import { gunzipSync, gzipSync, zstdCompressSync } from "node:zlib";
 import { ImageError } from "../src/errors.ts";
-import { compressionOf, inflate } from "../src/layers/inflate.ts";
+import { compressionOf, hashed, inflate } from "../src/layers/inflate.ts";
+import { release } from "../src/layers/relief.ts";
 
 async function* pieces(bytes: Uint8Array, size: number): AsyncGenerator<Uint8Array, void, undefined> {
   for (let at = 0; at < bytes.length; at += size) yield bytes.subarray(at, at + size);
@@ -94,4 +95,40 @@ test("whoever stops reading early ends the source", async () => {
   // The feeding of the engine ends in its own turn of the loop.
   await new Promise((resolve) => setImmediate(resolve));
   assert.ok(ended);
+});
+
+test("chunks that are used up are given back at once, and those passed on are not", async () => {
+  const bytes = gzipSync(randomBytes(2_000_000));
+  const given: Uint8Array[] = [];
+  async function* own(): AsyncGenerator<Uint8Array, void, undefined> {
+    for await (const piece of pieces(bytes, 65_536)) {
+      const chunk = new Uint8Array(piece);
+      given.push(chunk);
+      yield chunk;
+    }
+  }
+  const hash = createHash("sha256");
+  let [size, held] = [0, 0];
+  for await (const chunk of hashed(inflate(own(), release), hash, release)) {
+    size += chunk.length;
+    held = Math.max(
+      held,
+      given.reduce((sum, { length }) => sum + length, 0),
+    );
+  }
+  assert.equal(size, 2_000_000);
+  assert.equal(hash.digest("hex"), createHash("sha256").update(gunzipSync(bytes)).digest("hex"));
+  assert.deepEqual(new Set(given.map(({ length }) => length)), new Set([0]));
+  assert.ok(held < bytes.length / 2, `${held} bytes held at once`);
+});
+
+test("a window on a buffer is given back with the buffer's last bytes only, and Node's pool never", () => {
+  const buffer = new Uint8Array(10_000);
+  release(buffer.subarray(0, 5_000));
+  assert.equal(buffer.length, 10_000);
+  release(buffer.subarray(5_000));
+  assert.equal(buffer.length, 0);
+  const pooled = Buffer.from("pooled");
+  release(pooled);
+  assert.equal(pooled.toString(), "pooled");
 });

@@ -1,4 +1,7 @@
-/** A stream of chunks, read in pieces of the reader's choosing. Chunks are never copied but where a piece spans two. */
+/**
+ * A stream of chunks, read in pieces of the reader's choosing. Chunks are never copied but where a piece spans two: a piece
+ * is a view that is good until more is read.
+ */
 export class ByteReader {
   readonly #source: AsyncIterator<Uint8Array>;
   #chunk: Uint8Array = EMPTY;
@@ -15,7 +18,7 @@ export class ByteReader {
     return this.#offset;
   }
 
-  /** `size` bytes if they are here already, without waiting; a view that stays valid. */
+  /** `size` bytes if they are here already, without waiting. */
   take(size: number): Uint8Array | undefined {
     if (this.#chunk.length - this.#at < size) return undefined;
     const piece = this.#chunk.subarray(this.#at, this.#at + size);

@@ -3,12 +3,16 @@ import type { Hash } from "node:crypto";
 import type { Transform } from "node:stream";
 import { constants, createGunzip, createZstdDecompress } from "node:zlib";
 import { ImageError } from "../errors.ts";
-import { used } from "./relief.ts";
 
 export type Compression = "gzip" | "zstd" | "none";
 
 /** Large enough that hops to the thread pool cost little, small enough that three layers at a time need little memory. */
 const CHUNK = 256 * 1024;
+/**
+ * Inflating runs ahead of the reader by so many chunks, so that both are at work: with Node's default it would stop after
+ * each one. As objects: bytes that are read in one go would be joined, a copy of all of them.
+ */
+const AHEAD = { chunkSize: CHUNK, readableObjectMode: true, readableHighWaterMark: 4, writableHighWaterMark: CHUNK };
 /** 128 MiB, what `zstd --long` needs at most without a flag; more is refused. */
 const WINDOW_LOG_MAX = 27;
 const GZIP = [0x1f, 0x8b];
@@ -29,8 +33,14 @@ export function compressionOf(start: Uint8Array): Compression {
   return "none";
 }
 
-/** The decompressed bytes of `source`. Throws InvalidImage on corrupt data; errors of `source` pass as they are. */
-export async function* inflate(source: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array, void, undefined> {
+/**
+ * The decompressed bytes of `source`. Throws InvalidImage on corrupt data; errors of `source` pass as they are. `used` gets
+ * each of its chunks that is read and not passed on.
+ */
+export async function* inflate(
+  source: AsyncIterable<Uint8Array>,
+  used: (chunk: Uint8Array) => void = () => undefined,
+): AsyncGenerator<Uint8Array, void, undefined> {
   const { start, rest } = await peek(source, 4);
   const compression = compressionOf(start);
   if (compression === "none") {
@@ -39,10 +49,10 @@ export async function* inflate(source: AsyncIterable<Uint8Array>): AsyncGenerato
   }
   const engine =
     compression === "gzip"
-      ? createGunzip({ chunkSize: CHUNK })
-      : createZstdDecompress({ chunkSize: CHUNK, params: { [constants.ZSTD_d_windowLogMax]: WINDOW_LOG_MAX } });
+      ? createGunzip(AHEAD)
+      : createZstdDecompress({ ...AHEAD, params: { [constants.ZSTD_d_windowLogMax]: WINDOW_LOG_MAX } });
   let failure: Error | undefined;
-  const fed = feed(rest, engine).catch((error: Error) => {
+  const fed = feed(rest, engine, used).catch((error: Error) => {
     failure = error;
     engine.destroy(error);
   });
@@ -61,10 +71,14 @@ export async function* inflate(source: AsyncIterable<Uint8Array>): AsyncGenerato
 }
 
 /** All of `source` is read, even where the engine sees its end before (padding), as its digest covers all of it. */
-async function feed(source: AsyncIterable<Uint8Array>, engine: Transform): Promise<void> {
+async function feed(
+  source: AsyncIterable<Uint8Array>,
+  engine: Transform,
+  used: (chunk: Uint8Array) => void,
+): Promise<void> {
   for await (const chunk of source) {
     if (engine.destroyed && !engine.readableEnded) return;
-    if (engine.readableEnded || engine.write(chunk)) continue;
+    if (engine.readableEnded || engine.write(chunk, (error) => (error ? undefined : used(chunk)))) continue;
     await roomIn(engine);
   }
   engine.end();
@@ -82,15 +96,16 @@ function roomIn(engine: Transform): Promise<void> {
   });
 }
 
-/** Passes chunks through a running digest. */
+/** Passes chunks through a running digest. `used` gets each once the next one is asked for. */
 export async function* hashed(
   source: AsyncIterable<Uint8Array>,
   hash: Hash,
+  used: (chunk: Uint8Array) => void = () => undefined,
 ): AsyncGenerator<Uint8Array, void, undefined> {
   for await (const chunk of source) {
     hash.update(chunk);
     yield chunk;
-    used(chunk.length);
+    used(chunk);
   }
 }
 

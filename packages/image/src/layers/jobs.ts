@@ -28,6 +28,8 @@ export interface RemoteSource {
   readonly hostCredentials?: HostCredentials | undefined;
   readonly registries?: Partial<RegistrySettings> | undefined;
   readonly session?: Session | undefined;
+  /** Hosts (RegistryHost.base) that have sent other content than was asked for. */
+  readonly avoid?: readonly string[] | undefined;
   readonly retry?: RetryPolicy | undefined;
 }
 

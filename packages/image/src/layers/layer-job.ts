@@ -4,27 +4,29 @@ import { createReadStream } from "node:fs";
 import { type image, parseDigest } from "@berth/spec/oci";
 import { Output } from "../erofs/output.ts";
 import { ImageError, toImageError } from "../errors.ts";
+import type { RegistryClient } from "../registry/client.ts";
 import { applyLayer, type AppliedLayer } from "./apply.ts";
 import { ByteReader } from "./byte-reader.ts";
 import { hashed, inflate } from "./inflate.ts";
 import type { Jobs } from "./jobs.ts";
+import { release } from "./relief.ts";
 import { TarReader } from "./tar.ts";
 import { openTarget } from "./targets.ts";
 import type { JobContext } from "./worker.ts";
 
 const CHUNK = 256 * 1024;
-/** A blob is on the disk before its image is known: what has come so far is written while the rest comes. */
-const SYNC_EVERY = 32 << 20;
 
 export async function unpackLayer(request: Jobs["layer"]["request"], context: JobContext): Promise<AppliedLayer> {
   const { descriptor, diffId } = request;
   const tree = await openTarget(request.target, request.tree);
   const stop = (): void => void tree.abort().catch(() => undefined);
   context.signal.addEventListener("abort", stop, { once: true });
-  const blob = new BlobStream(descriptor, sourceOf(request, context), request.ingest, context);
+  const client = request.source.kind === "registry" ? context.registry(request.source) : undefined;
+  const source = request.source.kind === "registry" ? client?.blob(descriptor) : fileChunks(request.source.path);
+  const blob = new BlobStream(descriptor, source as AsyncIterable<Uint8Array>, request.ingest, context);
   try {
     const diff = createHash(parseDigest(diffId).algorithm);
-    const reader = new ByteReader(hashed(inflate(blob), diff));
+    const reader = new ByteReader(hashed(inflate(blob, release), diff, release));
     const applied = await applyLayer(new TarReader(reader), tree, {
       ...(request.limits === undefined ? {} : { limits: request.limits }),
       ...(request.aliases === undefined ? {} : { aliases: request.aliases }),
@@ -33,7 +35,7 @@ export async function unpackLayer(request: Jobs["layer"]["request"], context: Jo
     await blob.finish();
     const actual = `${parseDigest(diffId).algorithm}:${diff.digest("hex")}`;
     if (actual !== diffId)
-      throw new ImageError(
+      throw new WrongDiff(
         "DigestMismatch",
         `layer ${descriptor.digest} unpacks to ${actual}, but the image's config says ${diffId}`,
       );
@@ -41,7 +43,7 @@ export async function unpackLayer(request: Jobs["layer"]["request"], context: Jo
     return applied;
   } catch (error) {
     await tree.abort().catch(() => undefined);
-    throw await explain(error, blob, descriptor);
+    throw await blamed(await explain(error, blob, descriptor), client);
   } finally {
     context.signal.removeEventListener("abort", stop);
     await blob.close();
@@ -62,12 +64,14 @@ async function explain(error: unknown, blob: BlobStream, descriptor: image.Descr
   return new ImageError(error.code, `layer ${descriptor.digest}: ${error.message}`, { cause: error });
 }
 
-function sourceOf(
-  { source, descriptor }: Pick<Jobs["layer"]["request"], "source" | "descriptor">,
-  context: JobContext,
-): AsyncIterable<Uint8Array> {
-  return source.kind === "registry" ? context.registry(source).blob(descriptor) : fileChunks(source.path);
+/** Says of content that was not what was asked for who sent it, if another host may have it right. */
+async function blamed(error: ImageError, client: RegistryClient | undefined): Promise<ImageError> {
+  if (error.code !== "DigestMismatch" || error instanceof WrongDiff || error.host !== undefined) return error;
+  return new ImageError(error.code, error.message, { cause: error, host: await client?.blame() });
 }
+
+/** The blob is what the manifest says: every host has the same. */
+class WrongDiff extends ImageError {}
 
 async function* fileChunks(path: string): AsyncGenerator<Uint8Array, void, undefined> {
   try {
@@ -144,7 +148,7 @@ class BlobStream implements AsyncIterable<Uint8Array> {
     if (this.#ingest === undefined) return;
     const ingest = this.#ingest;
     await this.#stored(async () => {
-      this.#file ??= await Output.open(ingest, { syncEvery: SYNC_EVERY });
+      this.#file ??= await Output.open(ingest, { direct: true });
       await this.#file.write(chunk);
     });
   }

@@ -30,7 +30,7 @@ export interface TarEntry {
   readonly xattrs: ReadonlyMap<string, Uint8Array>;
 }
 
-/** A piece of a file's content: bytes, or the length of a hole. */
+/** A piece of a file's content: bytes, good until the next piece is read, or the length of a hole. */
 export type Piece = Uint8Array | number;
 
 /** Bytes of a pax header or GNU long name. */
@@ -212,7 +212,7 @@ export class TarReader {
 
   /** Undefined at the end: two zero blocks, or nothing more (some writers leave the blocks out). */
   async #headerBlock(): Promise<Uint8Array | undefined> {
-    const block = this.#reader.take(BLOCK) ?? (await this.#reader.exactly(BLOCK));
+    const block = (this.#reader.take(BLOCK) ?? (await this.#reader.exactly(BLOCK))).slice();
     if (block.length === 0) return undefined;
     if (block.length < BLOCK) throw truncated(this.#reader.offset);
     if (!isZeroBlock(block)) return block;
@@ -228,7 +228,7 @@ export class TarReader {
         "LimitExceeded",
         `tar: the extended header at byte ${at} is longer than ${EXTENSION_MAX} bytes`,
       );
-    const data = await this.#reader.exactly(header.size);
+    const data = (await this.#reader.exactly(header.size)).slice();
     if (data.length < header.size) throw truncated(this.#reader.offset);
     this.#padding = (BLOCK - (header.size % BLOCK)) % BLOCK;
     await this.#finish();

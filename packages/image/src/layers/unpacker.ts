@@ -44,6 +44,14 @@ interface Filled {
   readonly applied: AppliedLayer;
 }
 
+interface Fill {
+  readonly source: RemoteSource | FileSource;
+  readonly ingest: string | undefined;
+  readonly draft: LayerDraft;
+  readonly aliases: ReadonlyMap<string, string> | undefined;
+  readonly status: "downloading" | "unpacking";
+}
+
 interface Task {
   readonly plan: LayerPlan;
   readonly abort: AbortController;
@@ -164,7 +172,8 @@ export class Unpacker {
       const source = here ? ({ kind: "file", path: content.path(digest) } as const) : plan.source;
       const ingest = store ? content.newIngest() : undefined;
       const status = source.kind === "registry" ? "downloading" : "unpacking";
-      const work = this.#run(task, { source, ingest, draft, aliases, status }).then((applied) => ({ draft, applied }));
+      const fill = { source, ingest, draft, aliases, status } as const;
+      const work = this.#runUntilRight(task, fill).then((applied) => ({ draft, applied }));
       if (ingest === undefined) return await work;
       const arrival = work.then(async () => await content.adopt(ingest, digest, plan.descriptor.size));
       this.#arriving.set(digest, arrival);
@@ -180,22 +189,24 @@ export class Unpacker {
     });
   }
 
-  async #run(
-    task: Task,
-    {
-      source,
-      ingest,
-      draft,
-      aliases,
-      status,
-    }: {
-      source: RemoteSource | FileSource;
-      ingest: string | undefined;
-      draft: LayerDraft;
-      aliases: ReadonlyMap<string, string> | undefined;
-      status: "downloading" | "unpacking";
-    },
-  ): Promise<AppliedLayer> {
+  /** A host that sends other content than was asked for is not asked again: the next one is. */
+  async #runUntilRight(task: Task, fill: Fill): Promise<AppliedLayer> {
+    const { content, snapshotter, warn } = this.#options;
+    let { source } = fill;
+    for (;;) {
+      try {
+        return await this.#run(task, { ...fill, source });
+      } catch (error) {
+        if (!(error instanceof ImageError) || error.host === undefined || source.kind !== "registry") throw error;
+        warn(`${error.message} (from ${error.host}): asking the next host`);
+        source = { ...source, avoid: [...(source.avoid ?? []), error.host] };
+        if (fill.ingest !== undefined) await content.discard(fill.ingest);
+        await snapshotter.reset(fill.draft);
+      }
+    }
+  }
+
+  async #run(task: Task, { source, ingest, draft, aliases, status }: Fill): Promise<AppliedLayer> {
     const { pool, tree, limits } = this.#options;
     const { descriptor, diffId } = task.plan;
     this.#tell(task, { status, doneBytes: 0 });

@@ -35,6 +35,8 @@ export interface FetchedManifest {
 
 export class RegistryClient {
   readonly exchange: Exchange;
+  /** Who has sent something of the blob that was read last, in order. */
+  #senders: RegistryHost[] = [];
 
   constructor(http: HttpClient, options: RegistryOptions) {
     this.exchange = new Exchange(http, options);
@@ -120,36 +122,49 @@ export class RegistryClient {
         "LimitExceeded",
         `${this.exchange.name}@${descriptor.digest} says it has ${descriptor.size} bytes (at most ${limit})`,
       );
+    for (;;) {
+      try {
+        return await this.#whole(descriptor);
+      } catch (error) {
+        if (!(error instanceof ImageError) || error.host === undefined) throw error;
+      }
+    }
+  }
+
+  async #whole(descriptor: image.Descriptor): Promise<Uint8Array> {
     const chunks: Uint8Array[] = [];
     for await (const chunk of this.blob(descriptor)) chunks.push(chunk);
     const bytes = Buffer.concat(chunks);
-    if (!verifyDigest(descriptor.digest, bytes))
-      throw new ImageError(
-        "DigestMismatch",
-        `blob ${this.exchange.name}@${descriptor.digest}: the registry sent other content`,
-      );
-    return bytes;
+    if (verifyDigest(descriptor.digest, bytes)) return bytes;
+    const what = `blob ${this.exchange.name}@${descriptor.digest}`;
+    throw new ImageError("DigestMismatch", `${what}: the registry sent other content`, { host: await this.blame() });
   }
 
   /**
-   * A blob's bytes from `offset` on, exactly as many as `descriptor.size` says. A connection that breaks is taken up again where it broke. The
-   * caller verifies the digest, as it sees all bytes.
+   * Whose fault it is most likely that the blob read last was not what was asked for: the first host that sent something of
+   * it. It is not asked again. Undefined: there is no other to ask.
+   */
+  async blame(): Promise<string | undefined> {
+    const [host] = this.#senders;
+    return host !== undefined && (await this.exchange.avoid(host)) ? host.base : undefined;
+  }
+
+  /**
+   * A blob's bytes from `offset` on, exactly as many as `descriptor.size` says. A connection that breaks is taken up again
+   * where it broke, in the end with another host. The caller verifies the digest, as it sees all bytes.
    */
   async *blob(descriptor: image.Descriptor, offset = 0): AsyncGenerator<Uint8Array, void, undefined> {
     parseDigest(descriptor.digest);
     const what = `blob ${this.exchange.name}@${descriptor.digest}`;
     const { retry, options } = this.exchange;
+    this.#senders = [];
     let done = offset;
     for (let broken = 0, breaks = 1; ; breaks++) {
       const before = done;
       try {
         for await (const chunk of await this.#open(descriptor, done, what)) {
           done += chunk.length;
-          if (done > descriptor.size)
-            throw new ImageError(
-              "DigestMismatch",
-              `${what}: longer than the ${descriptor.size} bytes of its descriptor`,
-            );
+          if (done > descriptor.size) throw await this.#tooLong(descriptor, what);
           yield chunk;
         }
         if (done === descriptor.size) return;
@@ -157,18 +172,31 @@ export class RegistryClient {
       } catch (error) {
         if (!(error instanceof Transient)) throw error;
         broken = done > before ? 1 : broken + 1;
-        if (broken >= retry.attempts || breaks >= BREAKS_MAX) throw error.error;
+        if (broken >= retry.attempts || breaks >= BREAKS_MAX) {
+          const sender = this.#senders.at(-1);
+          if (sender === undefined || !(await this.exchange.avoid(sender))) throw error.error;
+          [broken, breaks] = [0, 0];
+          continue;
+        }
         if (done === before) await pause(error.retryAfterMs ?? backoff(retry, broken), options.signal);
       }
     }
+  }
+
+  async #tooLong({ size }: image.Descriptor, what: string): Promise<ImageError> {
+    const message = `${what}: longer than the ${size} bytes of its descriptor`;
+    return new ImageError("DigestMismatch", message, { host: await this.blame() });
   }
 
   /** The blob's bytes from `offset` on: from the registry, or for a layer that registries need not have from its own URLs. */
   async #open(descriptor: image.Descriptor, offset: number, what: string): Promise<AsyncIterable<Uint8Array>> {
     const headers: Record<string, string> = offset === 0 ? {} : { range: `bytes=${offset}-` };
     const call = { method: "GET", headers, what, accepts: [200, 206, 416] } as const;
-    const use = (response: HttpResponse): Promise<AsyncIterable<Uint8Array>> =>
-      Promise.resolve(this.#body(response, descriptor, offset, what));
+    const use = (response: HttpResponse, host?: RegistryHost): Promise<AsyncIterable<Uint8Array>> => {
+      const body = this.#body(response, descriptor, offset, what);
+      if (host !== undefined) this.#senders.push(host);
+      return Promise.resolve(body);
+    };
     try {
       return await this.exchange.ask("pull", { ...call, path: `blobs/${descriptor.digest}` }, use);
     } catch (error) {

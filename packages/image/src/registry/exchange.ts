@@ -12,7 +12,15 @@ import type { Capability, RegistryHost } from "./host.ts";
 import { hostsFor } from "./hosts.ts";
 import { type Body, type HttpClient, type HttpRequest, type HttpResponse, printableUrl, readBody } from "./http.ts";
 import type { ProxySettings } from "./proxy.ts";
-import { DEFAULT_RETRY, isTransientStatus, parseRetryAfter, type RetryPolicy, retrying, Transient } from "./retry.ts";
+import {
+  DEFAULT_RETRY,
+  isTransientStatus,
+  isUnreached,
+  parseRetryAfter,
+  type RetryPolicy,
+  retrying,
+  Transient,
+} from "./retry.ts";
 
 const ERROR_BODY_MAX = 64 * 1024;
 
@@ -22,6 +30,8 @@ export interface Session {
   readonly authorizations: Readonly<Record<string, Authorization>>;
   /** Hosts that turned out to speak the other scheme. */
   readonly switched: readonly string[];
+  /** Hosts that could not be reached, which are asked after all others. */
+  readonly unreached: readonly string[];
 }
 
 export interface RegistryOptions {
@@ -32,6 +42,8 @@ export interface RegistryOptions {
   readonly registries?: Partial<RegistrySettings> | undefined;
   readonly session?: Session | undefined;
   readonly signal?: AbortSignal | undefined;
+  /** Hosts (their base) that are not asked for content. */
+  readonly avoid?: readonly string[] | undefined;
   readonly retry?: RetryPolicy | undefined;
 }
 
@@ -50,6 +62,8 @@ export interface Call {
 }
 
 const FOUND = [200, 206];
+/** Of hosts that are not the last one: the next is asked sooner, and at once where nobody is there. */
+const MIRROR = { attempts: 2, unreachedAttempts: 1 };
 
 export class Exchange {
   readonly http: HttpClient;
@@ -59,6 +73,8 @@ export class Exchange {
   readonly name: string;
   readonly #authorizations: Map<string, Authorization>;
   readonly #switched: Set<string>;
+  readonly #unreached: Set<string>;
+  readonly #avoided: Set<string>;
   #hosts: Promise<RegistryHost[]> | undefined;
 
   constructor(http: HttpClient, options: RegistryOptions) {
@@ -68,10 +84,16 @@ export class Exchange {
     this.name = repositoryOf(options.reference);
     this.#authorizations = new Map(Object.entries(options.session?.authorizations ?? {}));
     this.#switched = new Set(options.session?.switched);
+    this.#unreached = new Set(options.session?.unreached);
+    this.#avoided = new Set(options.avoid);
   }
 
   get session(): Session {
-    return { authorizations: Object.fromEntries(this.#authorizations), switched: [...this.#switched] };
+    return {
+      authorizations: Object.fromEntries(this.#authorizations),
+      switched: [...this.#switched],
+      unreached: [...this.#unreached],
+    };
   }
 
   /** "repository:library/busybox:pull,push". */
@@ -79,12 +101,22 @@ export class Exchange {
     return `repository:${this.options.reference.path}:${actions}`;
   }
 
+  /** Does not ask a host for content any more. False: there is no other. */
+  async avoid({ base }: Pick<RegistryHost, "base">): Promise<boolean> {
+    const others = (await this.hosts("pull")).some((host) => host.base !== base);
+    if (others) this.#avoided.add(base);
+    return others;
+  }
+
   /** Hosts that can do it, in order; never none. */
   async hosts(capability: Capability): Promise<readonly RegistryHost[]> {
     const { reference, registries } = this.options;
     this.#hosts ??= hostsFor(reference.domain, registries);
     const hosts = await this.#hosts;
-    const able = hosts.filter((host) => host.capabilities.includes(capability));
+    const able = hosts.filter(
+      ({ capabilities, base }) =>
+        capabilities.includes(capability) && (capability !== "pull" || !this.#avoided.has(base)),
+    );
     if (able.length > 0) return able;
     throw new ImageError(
       "InvalidConfiguration",
@@ -98,16 +130,17 @@ export class Exchange {
     call: Call,
     use: (response: HttpResponse, host: RegistryHost) => Promise<T>,
   ): Promise<T> {
-    const able = await this.hosts(capability);
+    const hosts = await this.hosts(capability);
+    const able = [...hosts].sort((a, b) => Number(this.#unreached.has(a.base)) - Number(this.#unreached.has(b.base)));
     const failures: ImageError[] = [];
     for (const [index, host] of able.entries()) {
-      const last = index === able.length - 1;
-      const policy = last ? this.retry : { ...this.retry, attempts: Math.min(2, this.retry.attempts) };
+      const policy = index === able.length - 1 ? this.retry : { ...this.retry, ...MIRROR };
       try {
         return await retrying(policy, this.options.signal, async () => await use(await this.send(host, call), host));
       } catch (error) {
         if (!(error instanceof ImageError) || error.code === "Canceled" || error.code === "DeadlineExceeded")
           throw error;
+        if (isUnreached(error)) this.#unreached.add(host.base);
         failures.push(error);
       }
     }

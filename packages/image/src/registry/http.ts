@@ -124,7 +124,7 @@ export class HttpClient {
       const aborted = (): void => giveUp(new Error("aborted"));
       signal?.addEventListener("abort", aborted, { once: true });
       const dialTimeout = request.dialTimeoutMs ?? DIAL_TIMEOUT;
-      const dial = setTimeout(() => giveUp(new Error(`no connection within ${dialTimeout / 1000} s`)), dialTimeout);
+      const dial = setTimeout(() => giveUp(timedOut(dialTimeout)), dialTimeout);
       const begun = (): void => {
         clearTimeout(dial);
         signal?.removeEventListener("abort", aborted);
@@ -175,6 +175,10 @@ export class HttpClient {
 }
 
 class StaleConnection extends Error {}
+
+function timedOut(ms: number): Error {
+  return Object.assign(new Error(`no connection within ${ms / 1000} s`), { code: "ETIMEDOUT" });
+}
 
 let environment: ProxySettings | undefined;
 const environmentProxy = (): ProxySettings => (environment ??= proxyFromEnvironment(process.env));

@@ -4,6 +4,8 @@ import { canceled, type ImageError } from "../errors.ts";
 
 export interface RetryPolicy {
   readonly attempts: number;
+  /** Where no connection is to be had at all, which passes soon (a restart) or not for long. Default 3. */
+  readonly unreachedAttempts?: number;
   /** Milliseconds before the second attempt; doubled for each further one, with up to half of it added at random. */
   readonly firstDelayMs: number;
   readonly maxDelayMs: number;
@@ -18,6 +20,22 @@ export const DEFAULT_RETRY: RetryPolicy = {
   maxRetryAfterMs: 60_000,
 };
 
+const UNREACHED_ATTEMPTS = 3;
+const UNREACHED = new Set([
+  "ECONNREFUSED",
+  "EHOSTUNREACH",
+  "ENETUNREACH",
+  "EHOSTDOWN",
+  "ETIMEDOUT",
+  "ENOTFOUND",
+  "EAI_AGAIN",
+]);
+
+/** Whether a connection could not be made. */
+export function isUnreached({ cause }: ImageError): boolean {
+  return UNREACHED.has(String((cause as { code?: unknown } | undefined)?.code));
+}
+
 const TRANSIENT = new Set([408, 425, 429, 500, 502, 503, 504]);
 
 export function isTransientStatus(status: number): boolean {
@@ -29,10 +47,13 @@ export class Transient extends Error {
   override readonly name = "Transient";
   readonly error: ImageError;
   readonly retryAfterMs: number | undefined;
+  /** Nobody was there to hear the request. */
+  readonly unreached: boolean;
   constructor(error: ImageError, retryAfterMs?: number) {
     super(error.message);
     this.error = error;
     this.retryAfterMs = retryAfterMs;
+    this.unreached = isUnreached(error);
   }
 }
 
@@ -47,7 +68,8 @@ export async function retrying<T>(
       return await attempt(number);
     } catch (error) {
       if (!(error instanceof Transient)) throw error;
-      if (number >= policy.attempts) throw error.error;
+      const attempts = error.unreached ? (policy.unreachedAttempts ?? UNREACHED_ATTEMPTS) : policy.attempts;
+      if (number >= Math.min(attempts, policy.attempts)) throw error.error;
       if ((error.retryAfterMs ?? 0) > policy.maxRetryAfterMs) throw error.error;
       await pause(error.retryAfterMs ?? backoff(policy, number), signal);
     }

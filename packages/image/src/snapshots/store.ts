@@ -131,8 +131,10 @@ export class SnapshotStore implements Snapshotter {
   }
 
   async settle(): Promise<void> {
-    this.#settling = this.#settling.then(async () => await this.#settleAll());
-    await this.#settling;
+    const settling = this.#settling.then(async () => await this.#settleAll());
+    // One that failed is its caller's to tell, and the next one's to make good.
+    this.#settling = settling.catch(() => undefined);
+    await settling;
   }
 
   doubtful(): string[] {
@@ -297,7 +299,7 @@ export class SnapshotStore implements Snapshotter {
 
   /** What containers use stays mounted: the next process takes it over. */
   async close(): Promise<void> {
-    await this.#settling.catch(() => undefined);
+    await this.#settling;
     await this.#dropMounts();
   }
 
@@ -308,15 +310,22 @@ export class SnapshotStore implements Snapshotter {
   async #settleAll(): Promise<void> {
     const layers = this.#rows.unsettled().filter(({ boot }) => boot === this.#boot);
     if (layers.length === 0) return;
-    for (const { id, format } of layers) {
-      if (format === "erofs") await syncFile(imageOf(this.#home(id)));
-      await syncFile(this.#home(id));
-    }
+    for (const layer of layers) await this.#settleOne(layer);
     await syncFile(this.#root);
     const directory = layers.findLast(({ format }) => format === "directory");
     // All of them are on one file system, and the end of a tree is where bosun calls syncfs(2).
     if (directory !== undefined) await (await this.#hand.tree(fsOf(this.#home(directory.id)))).end(true);
     this.#rows.settled(layers.map(({ id }) => id));
+  }
+
+  async #settleOne({ id, format }: { readonly id: number; readonly format: string }): Promise<void> {
+    try {
+      if (format === "erofs") await syncFile(imageOf(this.#home(id)));
+      await syncFile(this.#home(id));
+    } catch (error) {
+      const removed = !this.#rows.unsettled().some((layer) => layer.id === id);
+      if (!removed || (error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
+    }
   }
 
   #files(id: number): string {

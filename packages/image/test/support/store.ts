@@ -37,8 +37,8 @@ export function atEnd(t: TestContext, work: () => unknown): void {
   works.push(work);
 }
 
-export function scratch(t: TestContext): string {
-  const directory = mkdtempSync(join(tmpdir(), "berth-image-"));
+export function scratch(t: TestContext, parent: string = tmpdir()): string {
+  const directory = mkdtempSync(join(parent, "berth-image-"));
   atEnd(t, () => {
     // A store that was killed, or one with containers, leaves its layers mounted.
     const mounts = kernel.parseMountInfo(readFileSync("/proc/self/mountinfo", "utf8"));

@@ -1,0 +1,30 @@
+/** Memory that files are written from: whole pages, as O_DIRECT wants them, used again and again. */
+
+/** Bytes of one block. */
+export const BLOCK_SIZE = 1 << 20;
+/** Blocks that are kept for the next file: what the files of one layer need. */
+const KEPT = 4;
+/** WebAssembly counts memory in pages of so many bytes. It is the one memory here that starts at a page's start. */
+const WASM_PAGE = 64 << 10;
+
+declare const WebAssembly: {
+  readonly Memory: new (size: { readonly initial: number; readonly maximum: number }) => {
+    readonly buffer: ArrayBuffer;
+  };
+};
+
+const free: Uint8Array<ArrayBuffer>[] = [];
+
+/** A block with whatever was in it; it is the caller's until `giveBlock`. */
+export function takeBlock(): Uint8Array<ArrayBuffer> {
+  return free.pop() ?? newBlock();
+}
+
+export function giveBlock(block: Uint8Array<ArrayBuffer>): void {
+  if (free.length < KEPT) free.push(block);
+}
+
+function newBlock(): Uint8Array<ArrayBuffer> {
+  const pages = BLOCK_SIZE / WASM_PAGE;
+  return new Uint8Array(new WebAssembly.Memory({ initial: pages, maximum: pages }).buffer);
+}
