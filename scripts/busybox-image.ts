@@ -30,8 +30,11 @@ async function busyboxImage(reference: string): Promise<Buffer> {
   return imageArchive(reference, await busyboxFiles(), { Cmd: ["sh"] });
 }
 
-/** An OCI layout of one layer with these files, in a tar file; `config` is the image's own (image-spec config.md). */
-export function imageArchive(reference: string, files: readonly TarEntry[], run: object): Buffer {
+/**
+ * An OCI layout of one layer with these files, in a tar file; `run` is the image's own config (image-spec config.md), `more`
+ * what is beside that.
+ */
+export function imageArchive(reference: string, files: readonly TarEntry[], run: object, more: object = {}): Buffer {
   const layer = tar(files);
   const compressed = gzipSync(layer, { level: 1 });
   const config = json({
@@ -40,6 +43,7 @@ export function imageArchive(reference: string, files: readonly TarEntry[], run:
     config: { Env: ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"], ...run },
     rootfs: { type: "layers", diff_ids: [digestOf(layer)] },
     history: [{ created_by: "berth's busybox-image.ts" }],
+    ...more,
   });
   const manifest = json({
     schemaVersion: 2,

@@ -5,6 +5,7 @@ import { dirname, join } from "node:path";
 import { test } from "node:test";
 import { status } from "@grpc/grpc-js";
 import { FakeDaemon, RpcError, runBerth, testShell } from "./double/index.ts";
+import type { berth } from "@berth/spec";
 
 const run = (daemon: FakeDaemon, ...argv: string[]) => runBerth(["-a", daemon.socket, ...argv]);
 const MINUTE = 60_000_000_000n;
@@ -432,6 +433,51 @@ test("system df has docker's columns; fsck's exit code says whether something is
     (await run(daemon, "system", "fsck", "--repair", "-q")).stdout,
     "blob sha256:1: cannot be read; removed\n",
   );
+});
+
+test("prune's filters: until, labels, dangling; what is wrong with one", async () => {
+  await using daemon = await FakeDaemon.start();
+  const asked = async (...args: string[]): Promise<unknown[]> => {
+    const { code, stderr } = await run(daemon, ...args);
+    assert.equal(code, 0, stderr);
+    const { all, until, labels, withoutLabels } = daemon.registryRequests.pop() as berth.PruneImagesRequest;
+    return [all, until, labels, withoutLabels];
+  };
+  const filters = ["--filter", "until=2026-01-02T00:00:00Z", "--filter", "label=a", "--filter", "label=b=c=d"];
+  const until = BigInt(Date.UTC(2026, 0, 2)) * 1_000_000n;
+  assert.deepEqual(await asked("image", "prune", "-f", ...filters), [false, until, ["a", "b=c=d"], []]);
+  assert.deepEqual(await asked("image", "prune", "-f", "--filter", "dangling=false"), [true, 0n, [], []]);
+  assert.deepEqual(await asked("image", "prune", "-a", "-f", "--filter", "dangling=true"), [false, 0n, [], []]);
+  assert.deepEqual(await asked("system", "prune", "-a", "-f", "--filter", "label!=keep"), [true, 0n, [], ["keep"]]);
+  const before = BigInt(Date.now() - 3_600_000) * 1_000_000n;
+  const [, spanned] = await asked("system", "prune", "-f", "--filter", "until=1h");
+  assert.ok((spanned as bigint) >= before && (spanned as bigint) <= before + 60_000_000_000n);
+  for (const [filter, message] of [
+    ["size=1", /use until=…, label=…, label!=… or dangling=…/],
+    ["until=soon", /--filter until: "soon" is not a time/],
+    ["dangling=maybe", /use true or false/],
+  ] as const)
+    assert.match((await run(daemon, "image", "prune", "-f", "--filter", filter)).stderr, message);
+  assert.match(
+    (await run(daemon, "system", "prune", "-f", "--filter", "dangling=true")).stderr,
+    /use until=…, label=… or label!=…/,
+  );
+  assert.match(
+    (await run(daemon, "image", "prune", "-f", "--filter", "until=1h", "--filter", "until=2h")).stderr,
+    /once only/,
+  );
+});
+
+test("system prune's filters hold for containers too", async () => {
+  await using daemon = await FakeDaemon.start();
+  await run(daemon, "run", "--name", "kept", "--label", "keep=yes", "box", "exit", "0");
+  await run(daemon, "run", "--name", "ended", "box", "exit", "0");
+  const names = (): unknown[] => [...daemon.containers.values()].map(({ config }) => config.metadata?.name);
+  await run(daemon, "system", "prune", "-f", "--filter", "until=1h");
+  assert.equal(names().length, 2);
+  const { stdout } = await run(daemon, "system", "prune", "-f", "--filter", "label!=keep");
+  assert.match(stdout, /^removed container ended\n/);
+  assert.equal(names().length, 1);
 });
 
 test("image prune removes images without a name, and with -a unused ones that have one", async () => {

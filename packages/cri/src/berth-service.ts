@@ -8,7 +8,7 @@ import { rootfsOf } from "./container/rootfs.ts";
 import { specOf } from "./container/running.ts";
 import { type CriContext, logRoot } from "./context.ts";
 import { notFound, precondition } from "./errors.ts";
-import { registryHandlers } from "./image/registry.ts";
+import { platformOf, registryHandlers } from "./image/registry.ts";
 import { storeHandlers } from "./image/store.ts";
 import type { Handlers } from "./server/grpc.ts";
 
@@ -50,14 +50,15 @@ async function importArchive(
 ): Promise<berth.ImportResponse> {
   const iterator = requests[Symbol.asyncIterator]();
   const first = await iterator.next();
-  const name = first.done ? "" : first.value.name;
+  const { name, platform } = first.done ? { name: "", platform: "" } : first.value;
   async function* chunks(): AsyncGenerator<Uint8Array> {
     for (let next = first; !next.done; next = await iterator.next()) {
       signal.throwIfAborted();
       if (next.value.chunk.length > 0) yield next.value.chunk;
     }
   }
-  const images = await context.images.importArchive(chunks(), { signal, ...(name !== "" && { name }) });
+  const options = { signal, ...(name !== "" && { name }), ...platformOf(platform) };
+  const images = await context.images.importArchive(chunks(), options);
   return create(berth.ImportResponseSchema, {
     images: images.map((image: ImageRecord) => ({ id: image.id, references: [...image.tags, ...image.digests] })),
   });

@@ -1,6 +1,7 @@
 /** The CRI: RuntimeService and ImageService over gRPC, the streaming server, and what a restart makes of an earlier life. */
 export { CdiSpecs } from "./container/cdi.ts";
 export { Events } from "./events.ts";
+export { type CollectorPolicy, ImageCollector } from "./image/collector.ts";
 export { Locks } from "./lock.ts";
 export { type Log, silent } from "./log.ts";
 export type { CriConfig, CriContext, Paths } from "./context.ts";

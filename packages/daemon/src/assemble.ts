@@ -5,6 +5,7 @@ import {
   type CriContext,
   CriServer,
   Events,
+  ImageCollector,
   Locks,
   type Log,
   containerStore,
@@ -108,6 +109,7 @@ export async function assemble({ settings, version, log, onStep }: AssembleOptio
   parts.defer(() => releaseCgroupRoot(context));
   parts.defer(() => closeLinks(context));
   const recovered = [...(await images.recover()), ...(await recover(context))];
+  if (settings.collection !== undefined) parts.use(new ImageCollector(context, settings.collection)).start();
   const server = await CriServer.listen(context, settings.addresses, settings.socketGid);
   parts.defer(() => server.close());
   if (settings.metricsAddress !== undefined) parts.use(await serveMetrics(context, settings.metricsAddress));

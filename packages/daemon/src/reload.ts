@@ -17,6 +17,8 @@ const FIXED = [
   "verification",
   "authFile",
   "maxConcurrentDownloads",
+  "snapshotter",
+  "collection",
   "pinned",
   "oomScore",
   "metricsAddress",

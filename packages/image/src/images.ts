@@ -3,9 +3,8 @@
  * instance per root directory; several with their own roots live side by side.
  */
 import type { Hand } from "@berth/kernel";
-import { formatReference } from "@berth/spec/oci";
+import { formatReference, type image } from "@berth/spec/oci";
 import { mkdir } from "node:fs/promises";
-import { availableParallelism } from "node:os";
 import { Committer } from "./commit.ts";
 import { canceled, ImageError } from "./errors.ts";
 import { type ExportedImage, exportArchive, exportLayout } from "./export.ts";
@@ -13,7 +12,7 @@ import { importDirectory, importStream } from "./import.ts";
 import type { LayerLimits } from "./layers/apply.ts";
 import { WorkerPool } from "./layers/pool.ts";
 import { raceAbort, Unpacker } from "./layers/unpacker.ts";
-import { namesFor, pullImage, type PullContext, referenceOf } from "./pull.ts";
+import { namesFor, pullImage, type PullContext, referenceOf, requirePlatform } from "./pull.ts";
 import { Pulls } from "./pulls.ts";
 import { Remote } from "./remote.ts";
 import { nodeCredentials } from "./registry/node-credentials.ts";
@@ -101,7 +100,7 @@ export class Images {
     database.migrate("image", IMAGE_SCHEMA);
     const content = await ContentStore.open(options.root, database);
     const parallel = options.maxConcurrentDownloads;
-    const pool = new WorkerPool(Math.max(parallel ?? 0, availableParallelism(), 3) + 1);
+    const pool = new WorkerPool();
     const tree = { module: options.treeModule ?? "@berth/kernel", socket: options.serveSocket };
     const { root, hand } = options;
     const choice = await chooseSnapshotter(root, hand, options.snapshotter);
@@ -285,11 +284,14 @@ export class Images {
     });
   }
 
-  /** The archive of these images, in chunks: an OCI layout that `docker load` takes too. By a name that is given it has that name, otherwise all of its own. Throws ImageError. */
-  async *exportArchive(images: readonly string[]): AsyncGenerator<Uint8Array, void, undefined> {
+  /** The archive of these images, in chunks: an OCI layout that `docker load` takes too. By a name that is given it has that name, otherwise all of its own. Throws ImageError; NotFound for one of another platform. */
+  async *exportArchive(
+    images: readonly string[],
+    { platform }: { readonly platform?: image.Platform } = {},
+  ): AsyncGenerator<Uint8Array, void, undefined> {
     using lease = this.#leaseAll();
     void lease;
-    yield* exportArchive(this.#exported(images), this.#parts.catalog, this.#parts.content);
+    yield* exportArchive(this.#exported(images, platform), this.#parts.catalog, this.#parts.content);
   }
 
   /** As exportArchive, as an OCI layout in a directory. */
@@ -397,10 +399,11 @@ export class Images {
     return { [Symbol.dispose]: () => lease.release() };
   }
 
-  #exported(images: readonly string[]): ExportedImage[] {
+  #exported(images: readonly string[], platform?: image.Platform): ExportedImage[] {
     const byId = new Map<string, { record: ImageRecord; names: Set<string> }>();
     for (const wanted of images) {
       const record = this.#required(wanted);
+      if (platform !== undefined) requirePlatform(wanted, record.platform, platform);
       const name = this.#parts.catalog.nameOf(wanted);
       const entry = byId.get(record.id) ?? { record, names: new Set<string>() };
       for (const each of name === undefined ? record.tags : [name]) entry.names.add(each);

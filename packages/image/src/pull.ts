@@ -37,9 +37,6 @@ export interface PullContext {
   readonly known: (reference: string) => { readonly target: string; readonly content: ImageContent } | undefined;
 }
 
-/** For the manifest and for the first two layers. */
-const WORKERS_AHEAD = 2;
-
 /** Throws ImageError InvalidReference. */
 export function referenceOf(text: string): Reference {
   try {
@@ -77,7 +74,7 @@ export async function pullImage(
     retry: context.retry,
   };
   progress({ id: "manifest", status: "downloading", doneBytes: 0, totalBytes: 0 });
-  context.pool.warm(WORKERS_AHEAD);
+  context.pool.warm(1);
   const known = context.known(namesFor(reference, reference.digest ?? "")[0] as string);
   // Of an index, what is here may be the image of another variant than the one that is asked for by name.
   const chosen = options.platform === undefined || known?.target === known?.content.manifestDigest;
@@ -200,6 +197,13 @@ export function thisPlatform(): image.Platform {
     loong64: "loong64",
   };
   return image.normalizePlatform({ os: "linux", architecture: architectures[process.arch] ?? process.arch });
+}
+
+/** Throws NotFound where the image that is here is one for another platform than is asked for by name. */
+export function requirePlatform(name: string, here: image.Platform, wanted: image.Platform): void {
+  const [has, asked] = [here, wanted].map((platform) => image.formatPlatform(image.normalizePlatform(platform)));
+  if (has === asked) return;
+  throw new ImageError("NotFound", `image ${name} is here for ${has}, not for ${asked}: pull it for that first`);
 }
 
 /** Variants aside: many configs name none, or one that more processors run than it says. */

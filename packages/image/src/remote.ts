@@ -5,7 +5,7 @@ import { ImageError } from "./errors.ts";
 import type { FileSource, RemoteSource } from "./layers/jobs.ts";
 import type { WorkerPool } from "./layers/pool.ts";
 import { Semaphore } from "./layers/semaphore.ts";
-import { namesFor, referenceOf, thisPlatform } from "./pull.ts";
+import { namesFor, referenceOf, requirePlatform, thisPlatform } from "./pull.ts";
 import type { FetchedManifest } from "./registry/client.ts";
 import type { HostCredentials } from "./registry/credentials.ts";
 import type { RegistrySettings } from "./registry/settings.ts";
@@ -32,6 +32,8 @@ export interface PushOptions {
   readonly progress?: (progress: Progress) => void;
   /** Also layers that their makers do not want in other registries ("foreign", "nondistributable"). */
   readonly nondistributable?: boolean;
+  /** The image for this platform alone; of a copy, default: this machine's. */
+  readonly platform?: image.Platform;
 }
 
 export interface CopyOptions extends PushOptions {
@@ -39,7 +41,6 @@ export interface CopyOptions extends PushOptions {
   readonly fromAuth?: Credentials;
   /** All images of an index, and the index itself; else the one for `platform`. */
   readonly all?: boolean;
-  readonly platform?: image.Platform;
 }
 
 export interface RemoteOptions {
@@ -76,10 +77,13 @@ export class Remote {
     const name = namesFor(target, target.digest ?? "")[0] as string;
     const known = catalog.lookup(name);
     if (known === undefined) throw new ImageError("NotFound", `no such image: ${formatReference(target)}`);
+    const { platform } = options;
+    if (platform !== undefined) requirePlatform(formatReference(target), known.content.config, platform);
+    const root = platform === undefined ? known.target : known.content.manifestDigest;
     const lease = new Lease(database, true);
     try {
       lease.content(known.target, known.content.manifestDigest);
-      const tree = await this.#stored(known.target, known.content.manifestDigest);
+      const tree = await this.#stored(root, known.content.manifestDigest);
       for (const blob of blobsOf(tree)) lease.content(blob.digest);
       const mountFrom = this.#siblingOf(target, known.content.manifest.config.digest);
       return await this.#send(tree, target, options, {

@@ -3,6 +3,7 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import test from "node:test";
 import { ImageError } from "../src/errors.ts";
+import type { Jobs } from "../src/layers/jobs.ts";
 import { WorkerPool } from "../src/layers/pool.ts";
 import { Semaphore } from "../src/layers/semaphore.ts";
 import { scratch } from "./support/store.ts";
@@ -27,6 +28,15 @@ test("jobs run, several at a time, and what they throw comes back", async (t) =>
   );
 });
 
+/** A job whose module does what `name` in `root` says. */
+const hangingLayer = (root: string, name: string): Jobs["layer"]["request"] => ({
+  source: { kind: "file", path: "/dev/null" },
+  descriptor: { mediaType: "x", digest: `sha256:${"0".repeat(64)}`, size: 0 },
+  diffId: `sha256:${"0".repeat(64)}`,
+  target: { kind: "tree", directory: root },
+  tree: { module: `file://${root}/${name}`, socket: "" },
+});
+
 test("a job that blocks its worker is ended with it after an abort, and the pool goes on", async (t) => {
   const pool = new WorkerPool(1);
   t.after(() => pool.close());
@@ -34,24 +44,65 @@ test("a job that blocks its worker is ended with it after an abort, and the pool
   const abc = join(root, "abc");
   writeFileSync(abc, "abc");
   writeFileSync(join(root, "blocking.mjs"), "export function openTree() { for (;;); }");
-  const layer = {
-    source: { kind: "file", path: "/dev/null" },
-    descriptor: { mediaType: "x", digest: `sha256:${"0".repeat(64)}`, size: 0 },
-    diffId: `sha256:${"0".repeat(64)}`,
-    target: { kind: "tree", directory: root },
-    tree: { module: `file://${root}/blocking.mjs`, socket: "" },
-  } as const;
   await assert.rejects(
-    pool.run("layer", layer, { signal: AbortSignal.timeout(50) }),
+    pool.run("layer", hangingLayer(root, "blocking.mjs"), { signal: AbortSignal.timeout(50) }),
     (error) => error instanceof ImageError && error.code === "DeadlineExceeded",
   );
   assert.equal(await pool.run("digest", { path: abc, digest: ABC }), ABC);
   writeFileSync(join(root, "dying.mjs"), "export function openTree() { process.exit(3); }");
   await assert.rejects(
-    pool.run("layer", { ...layer, tree: { module: `file://${root}/dying.mjs`, socket: "" } }),
+    pool.run("layer", hangingLayer(root, "dying.mjs")),
     (error) => error instanceof ImageError && error.code === "Internal",
   );
   assert.equal(await pool.run("digest", { path: abc, digest: ABC }), ABC);
+});
+
+test("jobs share workers: small ones beside large ones, and a hanging worker is ended for all of them", async (t) => {
+  const pool = new WorkerPool(1);
+  t.after(() => pool.close());
+  const root = scratch(t);
+  const path = join(root, "file");
+  writeFileSync(path, "abc");
+  const gate = Promise.withResolvers<void>();
+  async function* slow(): AsyncGenerator<Uint8Array, void, undefined> {
+    yield new Uint8Array(512);
+    await gate.promise;
+  }
+  const archive = pool.run("archive", { directory: root }, { input: slow() });
+  assert.equal(await pool.run("digest", { path, digest: ABC }), ABC, "while the archive waits for its sender");
+  gate.resolve();
+  assert.deepEqual(await archive, []);
+  writeFileSync(join(root, "waiting.mjs"), "export function openTree() { return new Promise(() => {}); }");
+  const waits = pool.run("layer", hangingLayer(root, "waiting.mjs"));
+  const stuck = pool.run("layer", hangingLayer(root, "blocking.mjs"), { signal: AbortSignal.timeout(50) });
+  writeFileSync(join(root, "blocking.mjs"), "export function openTree() { for (;;); }");
+  await Promise.all([
+    assert.rejects(stuck, (error) => error instanceof ImageError && error.code === "DeadlineExceeded"),
+    assert.rejects(waits, (error) => error instanceof ImageError && error.code === "Internal"),
+  ]);
+  assert.equal(await pool.run("digest", { path, digest: ABC }), ABC);
+});
+
+test("an aborted job that does not end is waited for, if others share its worker and that goes on", async (t) => {
+  const pool = new WorkerPool(1);
+  t.after(() => pool.close());
+  const root = scratch(t);
+  const path = join(root, "file");
+  writeFileSync(path, "abc");
+  writeFileSync(
+    join(root, "waiting.mjs"),
+    "export function openTree() { return new Promise((resolve) => setTimeout(resolve, 5000)); }",
+  );
+  const gate = Promise.withResolvers<void>();
+  async function* slow(): AsyncGenerator<Uint8Array, void, undefined> {
+    yield new Uint8Array(512);
+    await gate.promise;
+  }
+  const archive = pool.run("archive", { directory: root }, { input: slow() });
+  const stuck = pool.run("layer", hangingLayer(root, "waiting.mjs"), { signal: AbortSignal.timeout(50) });
+  await assert.rejects(stuck, (error) => error instanceof ImageError && error.code === "DeadlineExceeded");
+  gate.resolve();
+  assert.deepEqual(await archive, []);
 });
 
 test("a closed pool takes nothing more", async () => {
@@ -88,4 +139,30 @@ test("a semaphore lets so many in, in order, and those who give up do not count"
   for (const gate of gates) gate.resolve();
   await Promise.all([runs[0], runs[1], runs[3]]);
   assert.deepEqual(order, ["a", "b", "d"]);
+});
+
+test("a semaphore's heavier ones wait for room, and nobody overtakes them", async () => {
+  const slots = new Semaphore(4);
+  const { signal } = new AbortController();
+  const order: string[] = [];
+  const gates = { a: Promise.withResolvers<void>(), b: Promise.withResolvers<void>() };
+  const enter = async (name: string, weight: number, gate?: Promise<void>): Promise<void> => {
+    await slots.run(
+      signal,
+      async () => {
+        order.push(name);
+        await gate;
+      },
+      weight,
+    );
+  };
+  const first = [enter("a", 3, gates.a.promise), enter("b", 1, gates.b.promise)];
+  const later = [enter("heavy", 4), enter("light", 1)];
+  gates.b.resolve();
+  await first[1];
+  await new Promise((resolve) => setImmediate(resolve));
+  assert.deepEqual(order, ["a", "b"]);
+  gates.a.resolve();
+  await Promise.all([...first, ...later]);
+  assert.deepEqual(order, ["a", "b", "heavy", "light"]);
 });

@@ -287,6 +287,12 @@ test(
     await images.pull(`${from.host}/a:multi`, { platform });
     await images.tag(`${from.host}/a:multi`, `${to.host}/b:1`);
     assert.equal(await images.remote.push(`${to.host}/b:1`), builds[1]?.manifestDigest);
+    assert.equal(await images.remote.push(`${to.host}/b:1`, { platform }), builds[1]?.manifestDigest);
+    const amd64 = { os: "linux", architecture: "amd64" };
+    const other = isError("NotFound", /is here for linux\/arm64, not for linux\/amd64: pull it for that first/);
+    await assert.rejects(images.remote.push(`${to.host}/b:1`, { platform: amd64 }), other);
+    await assert.rejects(images.exportArchive([`${to.host}/b:1`], { platform: amd64 }).next(), other);
+    for await (const chunk of images.exportArchive([`${to.host}/b:1`], { platform })) assert.ok(chunk.length > 0);
     assert.equal(
       await images.remote.copy(`${from.host}/a:multi`, `${to.host}/c:1`, { platform }),
       builds[1]?.manifestDigest,

@@ -4,7 +4,7 @@ import type { berth } from "@berth/spec";
 import { configure } from "../command.ts";
 import { Failure } from "../failure.ts";
 import { printJson } from "../json.ts";
-import { pruneImages } from "../prune.ts";
+import { FILTER_HELP, parsePruneFilter, pruneImages } from "../prune.ts";
 import { credentialsOf, parseCredentials, storedCredentials } from "../registry/credentials.ts";
 import { transfer } from "../registry/transfer.ts";
 import type { Session } from "../session.ts";
@@ -92,12 +92,19 @@ const pruneCommand = (command: Command, session: Session): Command =>
     .description("Removes images without a name that no container uses; with --all named ones too. Pinned images stay.")
     .option("-a, --all", "also images that have a name")
     .option("-f, --force", "needed, so that nothing is removed by mistake")
-    .action(async ({ all = false, force }: { all?: boolean; force?: boolean }) => {
+    .option(
+      "--filter <key=value>",
+      `${FILTER_HELP}, dangling=BOOL (false: as --all)`,
+      (text: string, all: string[]) => [...all, text],
+      [],
+    )
+    .action(async ({ all = false, force, filter }: { all?: boolean; force?: boolean; filter: string[] }) => {
+      const wanted = parsePruneFilter(filter, Date.now(), { dangling: true });
       if (!force)
         throw new Failure(
           `image prune removes ${all ? "every unused image" : "images without a name"}: say -f if that is meant`,
         );
-      await pruneImages(await session.connect(), session, all);
+      await pruneImages(await session.connect(), session, all, wanted);
     });
 
 interface CopyFlags {

@@ -15,6 +15,7 @@ interface Flags {
   readonly quiet?: boolean;
   readonly json?: boolean;
   readonly name?: string;
+  readonly platform?: string;
 }
 
 const HELP = `
@@ -30,18 +31,19 @@ export function define(command: Command, session: Session): void {
     .option("-i, --input <file>", "the archive; - is stdin", "-")
     .option("-q, --quiet", "print nothing")
     .option("--name <reference>", "name for an image that the archive does not name")
+    .option("--platform <os/arch>", "of an image for several platforms the one for this (default: this machine's)")
     .option("--json", "print the result as JSON: a list of id and references")
     .addHelpText("after", HELP)
     .action((flags: Flags) => load(session, flags));
 }
 
-async function load(session: Session, { input, quiet, json, name }: Flags): Promise<void> {
+async function load(session: Session, { input, quiet, json, name = "", platform = "" }: Flags): Promise<void> {
   const { shell } = session;
   const archive = await openArchive(shell, input);
   const client = await session.connect();
   using interrupt = interruptible(shell);
   try {
-    const { images } = await client.berth.import(requests(archive, name ?? ""), { signal: interrupt.signal });
+    const { images } = await client.berth.import(requests(archive, { name, platform }), { signal: interrupt.signal });
     if (json)
       return printJson(
         shell,
@@ -76,8 +78,8 @@ const CHUNK = 256 << 10;
 
 async function* requests(
   archive: Readable,
-  name: string,
+  first: MessageInitShape<typeof berth.ImportRequestSchema>,
 ): AsyncGenerator<MessageInitShape<typeof berth.ImportRequestSchema>> {
-  yield { name };
+  yield first;
   for await (const chunk of archive) yield { chunk: chunk as Uint8Array<ArrayBuffer> };
 }

@@ -10,6 +10,7 @@ interface Flags {
   readonly json?: boolean;
   readonly creds?: string;
   readonly allowNondistributableArtifacts?: boolean;
+  readonly platform?: string;
 }
 
 const HELP = `
@@ -30,6 +31,7 @@ export function define(command: Command, session: Session): void {
     .option("-q, --quiet", "no progress")
     .option("--creds <user:password>", "who to be at the registry")
     .option("--allow-nondistributable-artifacts", "also push layers that are marked as not to be distributed")
+    .option("--platform <os/arch>", "the image for this platform alone, without the index that it is from")
     .option("--json", "print the result as JSON")
     .addHelpText("after", HELP)
     .action((image: string, flags: Flags) => push(session, image, flags));
@@ -42,7 +44,7 @@ async function push(session: Session, image: string, flags: Flags): Promise<void
   const nondistributable = flags.allowNondistributableArtifacts === true;
   const quiet = flags.quiet === true || flags.json === true;
   const { id: digest, reference } = await transfer(session, `push of "${image}"`, quiet, (signal) =>
-    client.berth.push({ image, nondistributable, ...(auth && { auth }) }, { signal }),
+    client.berth.push({ image, nondistributable, platform: flags.platform ?? "", ...(auth && { auth }) }, { signal }),
   );
   if (flags.json) printJson(shell, { digest, reference });
   else printLine(shell, digest);

@@ -9,6 +9,7 @@ import type { Session } from "../session.ts";
 
 interface Flags {
   readonly output?: string;
+  readonly platform?: string;
 }
 
 const HELP = `
@@ -23,11 +24,12 @@ export function define(command: Command, session: Session): void {
     .usage("[options] IMAGE [IMAGE...]")
     .argument("<image...>", "names or ids of images")
     .option("-o, --output <file>", "the archive (default: stdout)")
+    .option("--platform <os/arch>", "refuse images that are here for another platform")
     .addHelpText("after", HELP)
     .action((images: string[], flags: Flags) => save(session, images, flags));
 }
 
-async function save(session: Session, images: readonly string[], { output }: Flags): Promise<void> {
+async function save(session: Session, images: readonly string[], { output, platform = "" }: Flags): Promise<void> {
   const { shell } = session;
   if (output === undefined && shell.stdout.isTTY)
     throw new Failure("an archive is not written to a terminal: use -o, or redirect stdout");
@@ -35,13 +37,19 @@ async function save(session: Session, images: readonly string[], { output }: Fla
   using interrupt = interruptible(shell);
   const target = output === undefined ? shell.stdout : createWriteStream(output);
   try {
-    await pipeline(chunks(client, images, interrupt.signal), target, { end: output !== undefined });
+    await pipeline(chunks(client, { images: [...images], platform }, interrupt.signal), target, {
+      end: output !== undefined,
+    });
   } catch (error) {
     if (output !== undefined) await rm(output, { force: true });
     throw interrupt.signal.aborted ? interrupt.signal.reason : error;
   }
 }
 
-async function* chunks(client: Client, images: readonly string[], signal: AbortSignal): AsyncGenerator<Uint8Array> {
-  for await (const { chunk } of client.berth.save({ images: [...images] }, { signal })) yield chunk;
+async function* chunks(
+  client: Client,
+  request: { readonly images: string[]; readonly platform: string },
+  signal: AbortSignal,
+): AsyncGenerator<Uint8Array> {
+  for await (const { chunk } of client.berth.save(request, { signal })) yield chunk;
 }

@@ -4,7 +4,7 @@ import type { Client } from "../client.ts";
 import { configure } from "../command.ts";
 import { Failure } from "../failure.ts";
 import { containerName, isRunMade } from "../names.ts";
-import { pruneImages } from "../prune.ts";
+import { FILTER_HELP, isMeant, parsePruneFilter, type PruneFilter, pruneImages } from "../prune.ts";
 import { removeContainer, removePod } from "../remove.ts";
 import { checkCommand } from "../system/check.ts";
 import { diskUsageCommand } from "../system/disk-usage.ts";
@@ -14,6 +14,7 @@ import { printLine } from "../shell.ts";
 interface Flags {
   readonly force?: boolean;
   readonly all?: boolean;
+  readonly filter: string[];
 }
 
 export function define(command: Command, session: Session): void {
@@ -27,26 +28,28 @@ export function define(command: Command, session: Session): void {
     )
     .option("-a, --all", "also images that have a name and are not used")
     .option("-f, --force", "needed, so that nothing is removed by mistake")
+    .option("--filter <key=value>", FILTER_HELP, (text: string, all: string[]) => [...all, text], [])
     .action((flags: Flags) => pruneAll(session, flags));
   configure(prune, session.shell);
 }
 
-async function pruneAll(session: Session, { force, all = false }: Flags): Promise<void> {
+async function pruneAll(session: Session, { force, all = false, filter }: Flags): Promise<void> {
+  const wanted = parsePruneFilter(filter, Date.now());
   if (!force)
     throw new Failure(
       `system prune removes ended containers of berth run and ${all ? "every unused image" : "images without a name"}: say -f if that is meant`,
     );
   const client = await session.connect();
-  await pruneContainers(client, session);
+  await pruneContainers(client, session, wanted);
   await prunePods(client);
-  await pruneImages(client, session, all);
+  await pruneImages(client, session, all, wanted);
 }
 
-async function pruneContainers(client: Client, session: Session): Promise<void> {
+async function pruneContainers(client: Client, session: Session, filter: PruneFilter): Promise<void> {
   const { containers } = await client.runtime.listContainers({
     filter: { state: { state: cri.ContainerState.CONTAINER_EXITED } },
   });
-  for (const container of containers.filter(isRunMade)) {
+  for (const container of containers.filter((each) => isRunMade(each) && isMeant(each, filter))) {
     await removeContainer(client, container, { force: false });
     printLine(session.shell, `removed container ${containerName(container)}`);
   }

@@ -416,11 +416,27 @@ export class FakeDaemon implements AsyncDisposable {
           { type: "containers", total: 0, active: 0, bytes: 0n, reclaimable: 0n },
         ],
       }),
+      pruneImages: (request) => this.#prune(request),
       check: (request) => this.#check(request),
       plan: () => ({
         orders: [{ where: "stage", order: "clone", words: "make a process", because: "linux.namespaces" }],
       }),
     });
+  }
+
+  /** Those without a tag, or with `all` every one that no container has; filters are only noted. */
+  #prune(request: berth.PruneImagesRequest) {
+    this.#enter("PruneImages");
+    this.registryRequests.push(request);
+    const used = new Set([...this.containers.values()].map(({ config }) => config.image?.image));
+    const gone = [...this.images.values()].filter(
+      ({ id, tags }) => !used.has(id) && !tags.some((tag) => used.has(tag)) && (request.all || tags.length === 0),
+    );
+    for (const { id } of gone) this.images.delete(id);
+    return {
+      images: gone.map(({ id, tags }) => ({ id, references: tags })),
+      reclaimedBytes: BigInt(gone.length) * 4_321_000n,
+    };
   }
 
   async *#check({ repair }: berth.CheckRequest) {

@@ -67,12 +67,13 @@ async function watchPulls(
 
 async function push(
   context: CriContext,
-  { image, auth, nondistributable }: berth.PushRequest,
+  { image, auth, nondistributable, platform }: berth.PushRequest,
   signal: AbortSignal,
   send: Send<berth.PullProgress>,
 ): Promise<void> {
   const { progress, sent } = progressTo(send);
-  const digest = await context.images.remote.push(image, { signal, progress, nondistributable, ...authOf(auth) });
+  const options = { signal, progress, nondistributable, ...authOf(auth), ...platformOf(platform) };
+  const digest = await context.images.remote.push(image, options);
   await sent();
   await sendEnd(send, digest, image);
 }
@@ -150,7 +151,7 @@ function authOf(auth: berth.RegistryAuth | undefined): { auth?: Credentials } {
 }
 
 /** "os/architecture[/variant]", as everywhere. */
-function platformOf(text: string): { platform?: image.Platform } {
+export function platformOf(text: string): { platform?: image.Platform } {
   if (text === "") return {};
   const [os = "", architecture = "", variant, ...rest] = text.split("/");
   if (os === "" || architecture === "" || rest.length > 0)

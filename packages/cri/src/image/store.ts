@@ -1,28 +1,32 @@
 /** What berth's own command does with the image store: save, disk usage, check (berth/v1/berth.proto). */
 import { create } from "@bufbuild/protobuf";
+import type { ImageRecord } from "@berth/image";
 import { berth } from "@berth/spec";
 import type { CriContext } from "../context.ts";
 import { invalid } from "../errors.ts";
 import type { Handlers, Send } from "../server/grpc.ts";
+import { imagesInUse } from "./collector.ts";
+import { platformOf } from "./registry.ts";
 
-type Verbs = "save" | "diskUsage" | "check";
+type Verbs = "save" | "diskUsage" | "pruneImages" | "check";
 
 export function storeHandlers(context: CriContext): Pick<Handlers<typeof berth.Berth>, Verbs> {
   return {
     save: (request, signal, send) => save(context, request, signal, send),
     diskUsage: () => diskUsage(context),
+    pruneImages: (request) => pruneImages(context, request),
     check: (request, signal, send) => check(context, request, signal, send),
   };
 }
 
 async function save(
   context: CriContext,
-  { images }: berth.SaveRequest,
+  { images, platform }: berth.SaveRequest,
   signal: AbortSignal,
   send: Send<berth.SaveChunk>,
 ): Promise<void> {
   if (images.length === 0) throw invalid("save: images is empty");
-  for await (const chunk of context.images.exportArchive(images)) {
+  for await (const chunk of context.images.exportArchive(images, platformOf(platform))) {
     signal.throwIfAborted();
     await send(create(berth.SaveChunkSchema, { chunk: new Uint8Array(chunk) }));
   }
@@ -31,7 +35,7 @@ async function save(
 async function diskUsage(context: CriContext): Promise<berth.DiskUsageResponse> {
   const { images, containers } = context;
   const all = [...containers.values()];
-  const used = new Set(all.map(({ record }) => record.imageId));
+  const used = imagesInUse(context);
   const records = images.list();
   const layers = images.imageUsage(used);
   const sizes = await Promise.all(
@@ -61,6 +65,36 @@ async function diskUsage(context: CriContext): Promise<berth.DiskUsageResponse> 
       },
     ],
   });
+}
+
+async function pruneImages(context: CriContext, request: berth.PruneImagesRequest): Promise<berth.PruneImagesResponse> {
+  const { images } = context;
+  const before = await images.usage();
+  const removed: { id: string; references: string[] }[] = [];
+  for (const { id, tags, digests } of images.list().filter((image) => isMeant(image, request))) {
+    // Asked anew for each: a container may have been made on it meanwhile.
+    if (imagesInUse(context).has(id)) continue;
+    await images.remove(id);
+    removed.push({ id, references: [...(tags.length > 0 ? tags : digests)] });
+  }
+  const { usedBytes } = await images.usage();
+  const reclaimedBytes = BigInt(Math.max(0, before.usedBytes - usedBytes));
+  return create(berth.PruneImagesResponseSchema, { images: removed, reclaimedBytes });
+}
+
+/** As docker has it: labels must all be there; an image that does not say when it was made is from before any time. */
+function isMeant(
+  { pinned, tags, created, config }: ImageRecord,
+  { all, until, labels, withoutLabels }: berth.PruneImagesRequest,
+): boolean {
+  if (pinned || (tags.length > 0 && !all)) return false;
+  if (until !== 0n && BigInt(Date.parse(created ?? "") || 0) * 1_000_000n >= until) return false;
+  const has = (label: string): boolean => {
+    const [, key = "", value] = /^([^=]*)(?:=(.*))?$/s.exec(label) ?? [];
+    const found = config.Labels?.[key];
+    return found !== undefined && (value === undefined || found === value);
+  };
+  return labels.every(has) && !withoutLabels.some(has);
 }
 
 async function check(

@@ -46,6 +46,8 @@ export const IMAGES = "io.containerd.cri.v1.images";
 export const STREAMING = "io.containerd.grpc.v1.cri";
 export const OTLP = "io.containerd.tracing.processor.v1.otlp";
 export const TRACING = "io.containerd.internal.v1.tracing";
+/** Berth's own table, which containerd passes over as that of a plugin it does not have. */
+export const OWN_IMAGES = "io.berth.images.v1";
 
 const group = (prefix: readonly string[], rows: readonly Row[]): Key[] =>
   rows.map(([name, kind, options]) => ({ path: [...prefix, ...name.split(".")], kind, ...options }));
@@ -83,7 +85,11 @@ const IMAGE_KEYS: readonly Row[] = [
   [
     "snapshotter",
     "string",
-    refused("overlayfs", "berth chooses how layers are kept by what the file system can do", ["", "erofs"]),
+    refused("overlayfs", "berth has erofs, overlayfs and native, and chooses by what the file system can do", [
+      "",
+      "erofs",
+      "native",
+    ]),
   ],
   ["disable_snapshot_annotations", "bool", none(true, "no remote snapshotter reads them")],
   [
@@ -313,6 +319,16 @@ const OTHER_PLUGINS: readonly (readonly [string, readonly Row[]])[] = [
     [
       ["service_name", "string", works()],
       ["sampling_ratio", "number", works()],
+    ],
+  ],
+  [
+    OWN_IMAGES,
+    [
+      ["snapshotter", "string", works()],
+      ["gc_high_threshold_percent", "int", works()],
+      ["gc_low_threshold_percent", "int", works()],
+      ["gc_minimum_age", "duration", works()],
+      ["gc_period", "duration", works()],
     ],
   ],
   [

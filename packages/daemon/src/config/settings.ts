@@ -1,10 +1,11 @@
 /** berthd's settings: the command line's, else the configuration file's, else berth's own defaults. */
-import type { CriSettings } from "@berth/cri";
+import type { CollectorPolicy, CriSettings } from "@berth/cri";
 import type { RegistrySettings, SnapshotterName, VerificationOptions } from "@berth/image";
 import type { Flags } from "../options.ts";
 import { checkDocument, describe, type Problem } from "./check.ts";
 import { ConfigError, type Document } from "./document.ts";
 import { at, handlersOf, type HandlerSettings } from "./handlers.ts";
+import { collectionOf, snapshotterOf } from "./images.ts";
 import { IMAGES, RUNTIME, STREAMING } from "./keys.ts";
 import { Reader } from "./reader.ts";
 import { registryOf } from "./registry.ts";
@@ -27,6 +28,8 @@ export interface Settings {
   readonly maxConcurrentDownloads: number;
   /** Undefined: what works on the root directory. */
   readonly snapshotter: SnapshotterName | undefined;
+  /** When images are removed to make room. Undefined: never. */
+  readonly collection: CollectorPolicy | undefined;
   /** References of images that no garbage collection removes. */
   readonly pinned: readonly string[];
   readonly logLevel: string;
@@ -83,7 +86,8 @@ export function settingsOf(
     authFile: flags.authFile,
     // containerd's 0 is "as many as there are": each takes memory, so it is the default here.
     maxConcurrentDownloads: images.int("max_concurrent_downloads") || 3,
-    snapshotter: flags.snapshotter,
+    snapshotter: flags.snapshotter ?? snapshotterOf(file, images),
+    collection: collectionOf(file),
     pinned: pinnedOf(images.below("pinned_images")),
     logLevel: flags.logLevel ?? levelOf(file),
     oomScore: file.int("oom_score") ?? 0,

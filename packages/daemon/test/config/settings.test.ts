@@ -189,3 +189,54 @@ test("imports: each file once, and none newer than the file that imports it", as
   assert.equal(files.length, 2);
   await assert.rejects(readDocument(join(dir, "new.toml")), /three\.toml: version 3 is higher than the 2 of/);
 });
+
+test("how layers are kept: containerd's default says nothing, its other names do, and berth's own table counts more", async (t) => {
+  const containerd = (name: string): string => `version = 3
+[plugins.'io.containerd.cri.v1.images']
+  snapshotter = '${name}'
+`;
+  const own = (name: string): string => `[plugins.'io.berth.images.v1']\nsnapshotter = '${name}'\n`;
+  const snapshotter = async (text: string, flags: Flags = {}): Promise<unknown> =>
+    (await settingsFrom(t, text, flags)).snapshotter;
+  assert.equal(await snapshotter("version = 3\n"), undefined);
+  assert.equal(await snapshotter(containerd("overlayfs")), undefined);
+  assert.equal(await snapshotter(containerd("native")), "native");
+  assert.equal(await snapshotter(containerd("erofs")), "erofs");
+  assert.equal(await snapshotter(containerd("devmapper")), undefined);
+  assert.equal(await snapshotter(containerd("overlayfs") + own("overlayfs")), "overlayfs");
+  assert.equal(await snapshotter(containerd("native") + own("erofs")), "erofs");
+  assert.equal(await snapshotter(own("erofs"), { snapshotter: "native" }), "native");
+  assert.equal(
+    await snapshotter('version = 2\n[plugins."io.containerd.grpc.v1.cri".containerd]\nsnapshotter = "native"\n'),
+    "native",
+  );
+  await assert.rejects(snapshotter(own("zfs")), /config\.toml:2: .*"zfs" is none of erofs, overlayfs, native/);
+});
+
+test("images are collected only where a threshold says so, with the kubelet's defaults beside it", async (t) => {
+  const collection = async (...lines: string[]): Promise<unknown> =>
+    (await settingsFrom(t, ["version = 3", "[plugins.'io.berth.images.v1']", ...lines, ""].join("\n"))).collection;
+  assert.equal(await collection(), undefined);
+  assert.equal(await collection("gc_low_threshold_percent = 20"), undefined);
+  assert.equal(await collection("gc_high_threshold_percent = 100"), undefined);
+  assert.deepEqual(await collection("gc_high_threshold_percent = 85"), {
+    highPercent: 85,
+    lowPercent: 80,
+    minimumAgeMs: 120_000,
+    periodMs: 300_000,
+  });
+  assert.deepEqual(
+    await collection(
+      "gc_high_threshold_percent = 60",
+      "gc_low_threshold_percent = 50",
+      'gc_minimum_age = "0s"',
+      'gc_period = "10s"',
+    ),
+    { highPercent: 60, lowPercent: 50, minimumAgeMs: 0, periodMs: 10_000 },
+  );
+  await assert.rejects(collection("gc_high_threshold_percent = 101"), /config\.toml:3: .*101 is no percentage/);
+  await assert.rejects(
+    collection("gc_high_threshold_percent = 60", "gc_low_threshold_percent = 60"),
+    /config\.toml:4: gc_low_threshold_percent: 60 must be below gc_high_threshold_percent, 60/,
+  );
+});

@@ -1,9 +1,9 @@
 /** Memory that files are written from: whole pages, as O_DIRECT wants them, used again and again. */
 
 /** Bytes of one block. */
-export const BLOCK_SIZE = 1 << 20;
-/** Blocks that are kept for the next file: what the files of one layer need. */
-const KEPT = 4;
+export const BLOCK_SIZE = 512 << 10;
+/** Blocks that are kept for the next file: what the files of two layers need. */
+const KEPT = 8;
 /** WebAssembly counts memory in pages of so many bytes. It is the one memory here that starts at a page's start. */
 const WASM_PAGE = 64 << 10;
 

@@ -25,7 +25,7 @@ export class Output {
   #direct: boolean;
   readonly #syncEvery: number;
   #buffer = takeBlock();
-  #spare = takeBlock();
+  #spare: Uint8Array<ArrayBuffer> | undefined;
   #filled = 0;
   /** Where the buffer's first byte belongs. */
   #base: number;
@@ -100,14 +100,14 @@ export class Output {
     await this.#file.close();
     // Only now, as no write reads them any more.
     giveBlock(this.#buffer);
-    giveBlock(this.#spare);
+    if (this.#spare !== undefined) giveBlock(this.#spare);
   }
 
   async #flush(): Promise<void> {
     if (this.#filled === 0) return;
     await this.#writing;
     const [full, filled, base] = [this.#buffer, this.#filled, this.#base];
-    this.#buffer = this.#spare;
+    this.#buffer = this.#spare ?? takeBlock();
     this.#spare = full;
     this.#base += filled;
     this.#filled = 0;

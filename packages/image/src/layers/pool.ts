@@ -1,10 +1,13 @@
 /**
- * Worker threads that do what would block the daemon's loop: HTTP, inflating, hashing, unpacking. Each does one job at a
- * time; an idle one is ended.
+ * Worker threads that do what would block the daemon's loop: HTTP, inflating, hashing, unpacking. Each does several jobs at
+ * a time, as most of a job is waiting for a registry, the disk and zlib's threads; an idle one is ended.
  */
+import { getCompileCacheDir } from "node:module";
 import { availableParallelism } from "node:os";
+import { dirname } from "node:path";
 import { Worker } from "node:worker_threads";
-import { canceled, fromPlain, ImageError, type PlainError } from "../errors.ts";
+import { canceled, ImageError, type PlainError } from "../errors.ts";
+import { Conversation } from "./conversation.ts";
 import type { JobName, JobProgress, Jobs } from "./jobs.ts";
 
 export interface RunOptions {
@@ -12,38 +15,65 @@ export interface RunOptions {
   readonly progress?: ((progress: JobProgress) => void) | undefined;
   /** What an "archive" job reads. */
   readonly input?: AsyncIterable<Uint8Array> | undefined;
+  /** What the job keeps a worker busy with, in all but a few of them: HEAVY. Default: by its name. */
+  readonly weight?: number | undefined;
 }
 
+/** `id`: the job that is meant. */
 export type ToWorker =
-  | { readonly type: "job"; readonly name: JobName; readonly request: unknown }
-  | { readonly type: "abort"; readonly reason: PlainError }
-  | { readonly type: "chunk"; readonly bytes: Uint8Array }
-  | { readonly type: "end" };
+  | { readonly type: "job"; readonly id: number; readonly name: JobName; readonly request: unknown }
+  | { readonly type: "abort"; readonly id: number; readonly reason: PlainError }
+  | { readonly type: "chunk"; readonly id: number; readonly bytes: Uint8Array }
+  | { readonly type: "end"; readonly id: number }
+  /** Whether its loop runs. */
+  | { readonly type: "ping" };
 
 export type FromWorker =
-  | { readonly type: "progress"; readonly progress: JobProgress }
+  | { readonly type: "progress"; readonly id: number; readonly progress: JobProgress }
   /** The worker wants the next chunk. */
-  | { readonly type: "more" }
-  | { readonly type: "done"; readonly result: unknown }
-  | { readonly type: "failed"; readonly error: PlainError };
+  | { readonly type: "more"; readonly id: number }
+  | { readonly type: "done"; readonly id: number; readonly result: unknown }
+  | { readonly type: "failed"; readonly id: number; readonly error: PlainError }
+  | { readonly type: "pong" };
 
+/** The weight of a job that reads and writes without end; of what is mostly waiting, LIGHT. */
+export const HEAVY = 4;
+export const LIGHT = 1;
+const HEAVY_JOBS: ReadonlySet<JobName> = new Set([
+  "layer",
+  "compare",
+  "digest",
+  "merge",
+  "archive",
+  "copy",
+  "pushBlob",
+]);
+/** So much on a worker makes another one worth its start, even for a light job. */
+const FULL = 2 * HEAVY;
 const IDLE = 10_000;
-/** An aborted job that has not ended after so long is ended with its worker. */
+/** An aborted job that has not ended after so long is ended with its worker, if that is its own or does not answer. */
 const ABORT_GRACE = 3_000;
-/** Buffers are outside these heaps; what is in them is one layer's names. */
-const RESOURCE_LIMITS = { maxOldGenerationSizeMb: 512, maxYoungGenerationSizeMb: 4 };
+const PING_TIMEOUT = 1_000;
+/** More has no work on a node: a registry and a disk are behind all of it. */
+const WORKERS_MAX = 4;
+/** Buffers are outside these heaps; what is in them are names of layers. */
+const RESOURCE_LIMITS = { maxOldGenerationSizeMb: 1024, maxYoungGenerationSizeMb: 4 };
+
+interface Member {
+  readonly worker: Worker;
+  readonly jobs: Map<number, Conversation>;
+  load: number;
+  idle: NodeJS.Timeout | undefined;
+  pinged: NodeJS.Timeout | undefined;
+}
 
 export class WorkerPool {
   readonly #max: number;
-  readonly #idle: Worker[] = [];
-  readonly #timers = new Map<Worker, NodeJS.Timeout>();
-  readonly #waiting: (() => void)[] = [];
-  readonly #all = new Set<Worker>();
-  #busy = 0;
+  readonly #members = new Set<Member>();
+  #jobs = 0;
   #closed = false;
 
-  /** One more than the layers that are unpacked at a time, so that a manifest never waits for a layer. */
-  constructor(max: number = Math.max(3, availableParallelism()) + 1) {
+  constructor(max: number = Math.min(Math.max(2, availableParallelism()), WORKERS_MAX)) {
     this.#max = max;
   }
 
@@ -51,156 +81,99 @@ export class WorkerPool {
   async run<N extends JobName>(
     name: N,
     request: Jobs[N]["request"],
-    options: RunOptions = {},
+    { signal, progress, input, weight = HEAVY_JOBS.has(name) ? HEAVY : LIGHT }: RunOptions = {},
   ): Promise<Jobs[N]["result"]> {
-    await this.#slot(options.signal);
-    const worker = this.#take();
+    if (this.#closed) throw new ImageError("Canceled", "the image store is closed");
+    if (signal?.aborted === true) throw canceled(signal, "pull");
+    const member = this.#memberFor(weight);
+    const id = ++this.#jobs;
+    const job = new Conversation(id, (message, transfer) => member.worker.postMessage(message, transfer), {
+      signal,
+      progress,
+      input,
+    });
+    member.jobs.set(id, job);
+    member.load += weight;
+    let grace: NodeJS.Timeout | undefined;
+    const aborted = (): void => {
+      grace = setInterval(() => this.#insist(member), ABORT_GRACE);
+    };
+    signal?.addEventListener("abort", aborted, { once: true });
     try {
-      return (await converse(worker, name, request, options)) as Jobs[N]["result"];
+      return (await job.hold(name, request)) as Jobs[N]["result"];
     } finally {
-      this.#busy--;
-      this.#put(worker);
-      this.#waiting.shift()?.();
+      signal?.removeEventListener("abort", aborted);
+      clearInterval(grace);
+      member.jobs.delete(id);
+      member.load -= weight;
+      if (member.jobs.size === 0) this.#rest(member);
     }
   }
 
-  /** Starts workers ahead of the jobs that will want them: a thread takes some 100 ms to load its modules. */
+  /** Starts workers ahead of the jobs that will want them: a thread takes some 50 ms to load its modules. */
   warm(count: number): void {
-    for (let have = this.#all.size; have < Math.min(count, this.#max) && !this.#closed; have++)
-      this.#put(this.#start());
+    while (this.#members.size < Math.min(count, this.#max) && !this.#closed) this.#rest(this.#start());
   }
 
   async close(): Promise<void> {
     this.#closed = true;
-    for (const timer of this.#timers.values()) clearTimeout(timer);
-    await Promise.all([...this.#all].map((worker) => worker.terminate()));
+    const members = [...this.#members];
+    for (const { idle, pinged } of members) [idle, pinged].forEach(clearTimeout);
+    await Promise.all(members.map(({ worker }) => worker.terminate()));
   }
 
-  async #slot(signal: AbortSignal | undefined): Promise<void> {
-    while (this.#busy >= this.#max) await new Promise<void>((resolve) => this.#waiting.push(resolve));
-    if (this.#closed) throw new ImageError("Canceled", "the image store is closed");
-    if (signal?.aborted === true) {
-      this.#waiting.shift()?.();
-      throw canceled(signal, "pull");
-    }
-    this.#busy++;
+  #memberFor(weight: number): Member {
+    const [freest] = [...this.#members].sort((a, b) => a.load - b.load);
+    const bearable = weight === HEAVY ? 0 : FULL;
+    const member =
+      freest === undefined || (freest.load > bearable && this.#members.size < this.#max) ? this.#start() : freest;
+    clearTimeout(member.idle);
+    member.worker.ref();
+    return member;
   }
 
-  #take(): Worker {
-    const idle = this.#idle.pop();
-    if (idle !== undefined) {
-      clearTimeout(this.#timers.get(idle));
-      this.#timers.delete(idle);
-      idle.ref();
-      return idle;
-    }
-    return this.#start();
-  }
-
-  #start(): Worker {
+  #start(): Member {
+    const cache = getCompileCacheDir();
     const worker = new Worker(new URL("./worker.ts", import.meta.url), {
       name: "berth-layers",
       resourceLimits: RESOURCE_LIMITS,
+      // Half of its start would be the reading of its modules.
+      env: { ...process.env, ...(cache === undefined ? {} : { NODE_COMPILE_CACHE: dirname(cache) }) },
     });
-    this.#all.add(worker);
-    // Before the listeners of a job: by the time that one hears of it, the worker is no longer to be had.
-    for (const event of ["error", "exit"]) worker.on(event, () => this.#lose(worker));
-    return worker;
+    const member: Member = { worker, jobs: new Map(), load: 0, idle: undefined, pinged: undefined };
+    this.#members.add(member);
+    worker.on("message", (message: FromWorker) => {
+      if (message.type !== "pong") return member.jobs.get(message.id)?.hear(message);
+      clearTimeout(member.pinged);
+      member.pinged = undefined;
+    });
+    worker.on("error", (error: Error) => this.#lose(member, `failed: ${error.message}`, error));
+    worker.on("exit", () => this.#lose(member, "ended in the middle of its job"));
+    return member;
   }
 
-  #lose(worker: Worker): void {
-    this.#all.delete(worker);
-    clearTimeout(this.#timers.get(worker));
-    this.#timers.delete(worker);
-    const at = this.#idle.indexOf(worker);
-    if (at >= 0) this.#idle.splice(at, 1);
+  #lose(member: Member, how: string, cause?: Error): void {
+    this.#members.delete(member);
+    [member.idle, member.pinged].forEach(clearTimeout);
+    for (const job of member.jobs.values())
+      job.fail(new ImageError("Internal", `an image worker ${how}`, cause === undefined ? {} : { cause }));
   }
 
-  #put(worker: Worker): void {
-    if (!this.#all.has(worker) || this.#closed) return;
-    worker.unref();
-    this.#idle.push(worker);
-    const timer = setTimeout(() => {
-      this.#timers.delete(worker);
-      this.#idle.splice(this.#idle.indexOf(worker), 1);
-      void worker.terminate();
-    }, IDLE);
-    this.#timers.set(worker, timer.unref());
+  #rest(member: Member): void {
+    if (!this.#members.has(member) || this.#closed) return;
+    member.worker.unref();
+    clearTimeout(member.idle);
+    member.idle = setTimeout(() => {
+      this.#members.delete(member);
+      void member.worker.terminate();
+    }, IDLE).unref();
   }
-}
 
-function converse(
-  worker: Worker,
-  name: JobName,
-  request: unknown,
-  { signal, progress, input }: RunOptions,
-): Promise<unknown> {
-  const chunks = input?.[Symbol.asyncIterator]();
-  return new Promise((resolve, reject) => {
-    let grace: NodeJS.Timeout | undefined;
-    let finished = false;
-    const finish = (settle: () => void): void => {
-      finished = true;
-      clearTimeout(grace);
-      signal?.removeEventListener("abort", abort);
-      worker.off("message", heard).off("error", broke).off("exit", ended);
-      if (chunks?.return !== undefined) void Promise.resolve(chunks.return(undefined)).catch(() => undefined);
-      settle();
-    };
-    // A chunk that comes late must not reach the worker's next job.
-    const post = (message: ToWorker, transfer: ArrayBuffer[] = []): void => {
-      if (!finished) worker.postMessage(message, transfer);
-    };
-    const abort = (): void => {
-      const error = canceled(signal as AbortSignal, "pull");
-      post({ type: "abort", reason: { code: error.code, message: error.message } });
-      grace = setTimeout(() => void worker.terminate(), ABORT_GRACE);
-    };
-    const heard = (message: FromWorker): void => {
-      switch (message.type) {
-        case "progress":
-          return progress?.(message.progress);
-        case "more":
-          // A stream that fails is the archive's sender's failure: the job ends, and the sender's error is what is told.
-          return void feed(chunks, post).catch((error: unknown) => {
-            post({
-              type: "abort",
-              reason: {
-                code: "Canceled",
-                message: `the archive's stream failed: ${error instanceof Error ? error.message : String(error)}`,
-              },
-            });
-          });
-        case "done":
-          return finish(() => resolve(message.result));
-        case "failed":
-          return finish(() => reject(signal?.aborted === true ? canceled(signal, "pull") : fromPlain(message.error)));
-      }
-    };
-    const broke = (error: Error): void =>
-      finish(() => reject(new ImageError("Internal", `an image worker failed: ${error.message}`, { cause: error })));
-    const ended = (): void =>
-      finish(() =>
-        reject(
-          signal?.aborted === true
-            ? canceled(signal, "pull")
-            : new ImageError("Internal", "an image worker ended in the middle of its job"),
-        ),
-      );
-    worker.on("message", heard).on("error", broke).on("exit", ended);
-    signal?.addEventListener("abort", abort, { once: true });
-    post({ type: "job", name, request });
-    if (signal?.aborted === true) abort();
-  });
-}
-
-async function feed(
-  chunks: AsyncIterator<Uint8Array> | undefined,
-  post: (message: ToWorker, transfer?: ArrayBuffer[]) => void,
-): Promise<void> {
-  const next = await chunks?.next();
-  if (next === undefined || next.done === true) return post({ type: "end" });
-  // A copy of its own: what comes may be a window on a pool that others use, and would be sent with all of it.
-  const bytes = new Uint8Array(next.value);
-  post({ type: "chunk", bytes }, [bytes.buffer]);
+  /** A job was aborted and goes on. Where others share its worker, that is ended only if its loop hangs: they would hang too. */
+  #insist(member: Member): void {
+    if (member.jobs.size === 1) return void member.worker.terminate();
+    if (member.pinged !== undefined) return;
+    member.pinged = setTimeout(() => void member.worker.terminate(), PING_TIMEOUT);
+    member.worker.postMessage({ type: "ping" } satisfies ToWorker);
+  }
 }

@@ -9,7 +9,7 @@ import type { ContentStore } from "../store/content.ts";
 import type { Progress } from "../types.ts";
 import type { AppliedLayer, LayerLimits } from "./apply.ts";
 import type { FileSource, RemoteSource } from "./jobs.ts";
-import type { WorkerPool } from "./pool.ts";
+import { HEAVY, LIGHT, type WorkerPool } from "./pool.ts";
 import { Semaphore } from "./semaphore.ts";
 
 export interface LayerPlan {
@@ -29,7 +29,7 @@ export interface UnpackerOptions {
   readonly tree: { readonly module: string; readonly socket: string };
   readonly limits?: LayerLimits | undefined;
   readonly warn: (message: string) => void;
-  /** Layers at a time, of all images together. */
+  /** Layers at a time, of all images together; of those under SMALL four count as one. */
   readonly parallel?: number | undefined;
 }
 
@@ -75,7 +75,7 @@ export class Unpacker {
 
   constructor(options: UnpackerOptions) {
     this.#options = options;
-    this.#slots = new Semaphore(options.parallel ?? 3);
+    this.#slots = new Semaphore((options.parallel ?? 3) * HEAVY);
   }
 
   /**
@@ -87,12 +87,13 @@ export class Unpacker {
     signal: AbortSignal | undefined,
     progress: (progress: Progress) => void,
   ): Promise<Holding> {
-    const { snapshotter } = this.#options;
+    const { snapshotter, pool } = this.#options;
     const holding = new Holding((task, listener) => this.#release(task, listener), progress);
     const present = plans.findLastIndex((plan) => snapshotter.has(plan.chainId)) + 1;
     for (const { descriptor } of plans.slice(0, present))
       progress({ id: descriptor.digest, status: "exists", doneBytes: descriptor.size, totalBytes: descriptor.size });
     try {
+      pool.warm(plans.length - present);
       for (let i = present; i < plans.length; i++) holding.add(this.#join(plans, i));
       await raceAbort(Promise.all(holding.tasks.map((task) => task.ready)), signal);
       return holding;
@@ -155,8 +156,8 @@ export class Unpacker {
   /** Waits for a place, and only then takes anything. */
   async #fill(task: Task, aliases: ReadonlyMap<string, string> | undefined): Promise<Filled> {
     const { signal } = task.abort;
-    return await this.#slots.run(signal, async () => {
-      const { plan } = task;
+    const { plan } = task;
+    const fill = async (): Promise<Filled> => {
       const { content, snapshotter } = this.#options;
       const draft = (task.draft ??= await snapshotter.begin());
       const { digest } = plan.descriptor;
@@ -186,7 +187,8 @@ export class Unpacker {
       } finally {
         this.#arriving.delete(digest);
       }
-    });
+    };
+    return await this.#slots.run(signal, fill, weightOf(plan));
   }
 
   /** A host that sends other content than was asked for is not asked again: the next one is. */
@@ -215,6 +217,7 @@ export class Unpacker {
       { source, descriptor, diffId, ingest, target: draft.target, tree, limits, aliases },
       {
         signal: task.abort.signal,
+        weight: weightOf(task.plan),
         progress: ({ doneBytes }) => this.#tell(task, { status, doneBytes }),
       },
     );
@@ -247,6 +250,9 @@ export class Unpacker {
 }
 
 const ALIAS_ROUNDS = 8;
+/** Bytes of a layer that is more waiting for its registry than work. */
+const SMALL = 1 << 20;
+const weightOf = ({ descriptor }: LayerPlan): number => (descriptor.size < SMALL ? LIGHT : HEAVY);
 
 /** Someone's claim on tasks. */
 export class Holding {

@@ -1,4 +1,4 @@
-/** A worker thread's main module: one job at a time, as pool.ts asks. */
+/** A worker thread's main module: jobs as pool.ts asks for them, side by side. */
 import { parentPort } from "node:worker_threads";
 import { fromPlain, toPlain } from "../errors.ts";
 import { HttpClient } from "../registry/http.ts";
@@ -62,45 +62,54 @@ if (parentPort === null) throw new Error("worker.ts runs as a worker only");
 const port = parentPort;
 const http = new HttpClient();
 const post = (message: FromWorker): void => port.postMessage(message);
-let abort = new AbortController();
-let deliver: ((message: ToWorker) => void) | undefined;
+interface Running {
+  readonly abort: AbortController;
+  deliver: ((message: ToWorker) => void) | undefined;
+}
+const running = new Map<number, Running>();
 
 port.on("message", (message: ToWorker) => {
-  if (message.type === "job") void work(message.name, message.request);
-  else if (message.type === "abort") abort.abort(fromPlain(message.reason));
-  else deliver?.(message);
+  if (message.type === "job") return void work(message.id, message.name, message.request);
+  if (message.type === "ping") return post({ type: "pong" });
+  const job = running.get(message.id);
+  if (message.type === "abort") job?.abort.abort(fromPlain(message.reason));
+  else job?.deliver?.(message);
 });
 
-async function work(name: JobName, request: unknown): Promise<void> {
-  abort = new AbortController();
-  const { signal } = abort;
+async function work(id: number, name: JobName, request: unknown): Promise<void> {
+  const job: Running = { abort: new AbortController(), deliver: undefined };
+  running.set(id, job);
+  const { signal } = job.abort;
   let last = 0;
   const context: JobContext = {
     signal,
-    input: () => received(signal),
+    input: () => received(id, job),
     progress: (progress) => {
       const now = performance.now();
       if (now - last < PROGRESS_INTERVAL && progress.doneBytes < progress.totalBytes) return;
       last = now;
-      post({ type: "progress", progress });
+      post({ type: "progress", id, progress });
     },
     registry: (source) => new RegistryClient(http, { ...source, signal }),
   };
   try {
-    post({ type: "done", result: await (JOBS[name] as Job<JobName>)(request as never, context) });
+    post({ type: "done", id, result: await (JOBS[name] as Job<JobName>)(request as never, context) });
   } catch (error) {
-    post({ type: "failed", error: toPlain(signal.aborted ? signal.reason : error) });
+    post({ type: "failed", id, error: toPlain(signal.aborted ? signal.reason : error) });
+  } finally {
+    running.delete(id);
   }
 }
 
 /** Chunks from the main thread, each asked for when the one before is used up. */
-async function* received(signal: AbortSignal): AsyncGenerator<Uint8Array, void, undefined> {
+async function* received(id: number, job: Running): AsyncGenerator<Uint8Array, void, undefined> {
+  const { signal } = job.abort;
   for (;;) {
     const message = await new Promise<ToWorker>((resolve, reject) => {
       if (signal.aborted) return reject(signal.reason as Error);
       signal.addEventListener("abort", () => reject(signal.reason as Error), { once: true });
-      deliver = resolve;
-      post({ type: "more" });
+      job.deliver = resolve;
+      post({ type: "more", id });
     });
     if (message.type !== "chunk") return;
     yield message.bytes;

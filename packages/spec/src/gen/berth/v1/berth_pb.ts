@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file berth/v1/berth.proto.
  */
 export const file_berth_v1_berth: GenFile = /*@__PURE__*/
-  fileDesc("ChRiZXJ0aC92MS9iZXJ0aC5wcm90bxIIYmVydGgudjEiDQoLSW5mb1JlcXVlc3QigQIKDEluZm9SZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgJEgwKBHJvb3QYAiABKAkSDQoFc3RhdGUYAyABKAkSEAoIbG9nX3Jvb3QYBCABKAkSEwoLc25hcHNob3R0ZXIYBSABKAkSEwoLY2dyb3VwX21vZGUYBiABKAkSDgoGa2VybmVsGAcgASgJEhQKDG5vZGVfdmVyc2lvbhgIIAEoCRILCgNwaWQYCSABKA0SDAoEcG9kcxgKIAEoDRISCgpjb250YWluZXJzGAsgASgNEg4KBmltYWdlcxgMIAEoDRIQCghoYW5kbGVycxgNIAMoCRIQCgh3YXJuaW5ncxgOIAMoCSKIAQoMUmVnaXN0cnlBdXRoEhAKCHVzZXJuYW1lGAEgASgJEhAKCHBhc3N3b3JkGAIgASgJEgwKBGF1dGgYAyABKAkSFgoOc2VydmVyX2FkZHJlc3MYBCABKAkSFgoOaWRlbnRpdHlfdG9rZW4YBSABKAkSFgoOcmVnaXN0cnlfdG9rZW4YBiABKAkiYAoLUHVsbFJlcXVlc3QSDQoFaW1hZ2UYASABKAkSJAoEYXV0aBgEIAEoCzIWLmJlcnRoLnYxLlJlZ2lzdHJ5QXV0aBIQCghwbGF0Zm9ybRgFIAEoCUoECAIQA0oECAMQBCJ4CgxQdWxsUHJvZ3Jlc3MSCgoCaWQYASABKAkSDgoGc3RhdHVzGAIgASgJEhIKCmRvbmVfYnl0ZXMYAyABKAQSEwoLdG90YWxfYnl0ZXMYBCABKAQSEAoIaW1hZ2VfaWQYBSABKAkSEQoJcmVmZXJlbmNlGAYgASgJIiEKEVdhdGNoUHVsbHNSZXF1ZXN0EgwKBG9uY2UYASABKAgiawoJUHVsbEV2ZW50EhEKCXJlZmVyZW5jZRgBIAEoCRISCgpzdGFydGVkX2F0GAIgASgDEigKCHByb2dyZXNzGAMgASgLMhYuYmVydGgudjEuUHVsbFByb2dyZXNzEg0KBWVycm9yGAQgASgJIlwKC1B1c2hSZXF1ZXN0Eg0KBWltYWdlGAEgASgJEiQKBGF1dGgYAiABKAsyFi5iZXJ0aC52MS5SZWdpc3RyeUF1dGgSGAoQbm9uZGlzdHJpYnV0YWJsZRgDIAEoCCKwAQoLQ29weVJlcXVlc3QSDgoGc291cmNlGAEgASgJEhMKC2Rlc3RpbmF0aW9uGAIgASgJEisKC3NvdXJjZV9hdXRoGAMgASgLMhYuYmVydGgudjEuUmVnaXN0cnlBdXRoEjAKEGRlc3RpbmF0aW9uX2F1dGgYBCABKAsyFi5iZXJ0aC52MS5SZWdpc3RyeUF1dGgSCwoDYWxsGAUgASgIEhAKCHBsYXRmb3JtGAYgASgJIikKClRhZ1JlcXVlc3QSDQoFaW1hZ2UYASABKAkSDAoEbmFtZRgCIAEoCSIfCgtUYWdSZXNwb25zZRIQCghpbWFnZV9pZBgBIAEoCSJLCg9MaXN0VGFnc1JlcXVlc3QSEgoKcmVwb3NpdG9yeRgBIAEoCRIkCgRhdXRoGAIgASgLMhYuYmVydGgudjEuUmVnaXN0cnlBdXRoIiAKEExpc3RUYWdzUmVzcG9uc2USDAoEdGFncxgBIAMoCSJiChRMaXN0UmVmZXJyZXJzUmVxdWVzdBINCgVpbWFnZRgBIAEoCRIkCgRhdXRoGAIgASgLMhYuYmVydGgudjEuUmVnaXN0cnlBdXRoEhUKDWFydGlmYWN0X3R5cGUYAyABKAkirgIKFUxpc3RSZWZlcnJlcnNSZXNwb25zZRI7CglyZWZlcnJlcnMYASADKAsyKC5iZXJ0aC52MS5MaXN0UmVmZXJyZXJzUmVzcG9uc2UuUmVmZXJyZXIa1wEKCFJlZmVycmVyEg4KBmRpZ2VzdBgBIAEoCRISCgptZWRpYV90eXBlGAIgASgJEhUKDWFydGlmYWN0X3R5cGUYAyABKAkSDAoEc2l6ZRgEIAEoAxJOCgthbm5vdGF0aW9ucxgFIAMoCzI5LmJlcnRoLnYxLkxpc3RSZWZlcnJlcnNSZXNwb25zZS5SZWZlcnJlci5Bbm5vdGF0aW9uc0VudHJ5GjIKEEFubm90YXRpb25zRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJECgxMb2dpblJlcXVlc3QSDgoGc2VydmVyGAEgASgJEiQKBGF1dGgYAiABKAsyFi5iZXJ0aC52MS5SZWdpc3RyeUF1dGgiDwoNTG9naW5SZXNwb25zZSIsCg1JbXBvcnRSZXF1ZXN0EgwKBG5hbWUYASABKAkSDQoFY2h1bmsYAiABKAwiaQoOSW1wb3J0UmVzcG9uc2USLgoGaW1hZ2VzGAEgAygLMh4uYmVydGgudjEuSW1wb3J0UmVzcG9uc2UuSW1hZ2UaJwoFSW1hZ2USCgoCaWQYASABKAkSEgoKcmVmZXJlbmNlcxgCIAMoCSImCgxUcmFjZVJlcXVlc3QSFgoOcG9kX3NhbmRib3hfaWQYASABKAki5AEKDVRyYWNlUmVzcG9uc2USFgoOcG9kX3NhbmRib3hfaWQYASABKAkSKwoFc3BhbnMYAiADKAsyHC5iZXJ0aC52MS5UcmFjZVJlc3BvbnNlLlNwYW4ajQEKBFNwYW4SEQoJb3BlcmF0aW9uGAEgASgJEgwKBHN0ZXAYAiABKAkSFAoMY29udGFpbmVyX2lkGAMgASgJEhYKDmNvbnRhaW5lcl9uYW1lGAQgASgJEhIKCnN0YXJ0ZWRfYXQYBSABKAMSEwoLZmluaXNoZWRfYXQYBiABKAMSDQoFZXJyb3IYByABKAkiHQoLU2F2ZVJlcXVlc3QSDgoGaW1hZ2VzGAEgAygJIhoKCVNhdmVDaHVuaxINCgVjaHVuaxgBIAEoDCISChBEaXNrVXNhZ2VSZXF1ZXN0Ip0BChFEaXNrVXNhZ2VSZXNwb25zZRIvCgVraW5kcxgBIAMoCzIgLmJlcnRoLnYxLkRpc2tVc2FnZVJlc3BvbnNlLktpbmQaVwoES2luZBIMCgR0eXBlGAEgASgJEg0KBXRvdGFsGAIgASgNEg4KBmFjdGl2ZRgDIAEoDRINCgVieXRlcxgEIAEoBBITCgtyZWNsYWltYWJsZRgFIAEoBCIeCgxDaGVja1JlcXVlc3QSDgoGcmVwYWlyGAEgASgIIlwKDUNoZWNrUHJvZ3Jlc3MSEAoIY2hlY2tpbmcYASABKAkSDAoEa2luZBgCIAEoCRIKCgJpZBgDIAEoCRIPCgdwcm9ibGVtGAQgASgJEg4KBnJlcGFpchgFIAEoCSIjCgtQbGFuUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkiNgoMUGxhblJlc3BvbnNlEiYKBm9yZGVycxgBIAMoCzIWLmJlcnRoLnYxLlBsYW5uZWRPcmRlciJMCgxQbGFubmVkT3JkZXISDQoFd2hlcmUYASABKAkSDQoFb3JkZXIYAiABKAkSDQoFd29yZHMYAyABKAkSDwoHYmVjYXVzZRgEIAEoCTK0BwoFQmVydGgSNwoESW5mbxIVLmJlcnRoLnYxLkluZm9SZXF1ZXN0GhYuYmVydGgudjEuSW5mb1Jlc3BvbnNlIgASOQoEUHVsbBIVLmJlcnRoLnYxLlB1bGxSZXF1ZXN0GhYuYmVydGgudjEuUHVsbFByb2dyZXNzIgAwARJCCgpXYXRjaFB1bGxzEhsuYmVydGgudjEuV2F0Y2hQdWxsc1JlcXVlc3QaEy5iZXJ0aC52MS5QdWxsRXZlbnQiADABEjkKBFB1c2gSFS5iZXJ0aC52MS5QdXNoUmVxdWVzdBoWLmJlcnRoLnYxLlB1bGxQcm9ncmVzcyIAMAESOQoEQ29weRIVLmJlcnRoLnYxLkNvcHlSZXF1ZXN0GhYuYmVydGgudjEuUHVsbFByb2dyZXNzIgAwARI0CgNUYWcSFC5iZXJ0aC52MS5UYWdSZXF1ZXN0GhUuYmVydGgudjEuVGFnUmVzcG9uc2UiABJDCghMaXN0VGFncxIZLmJlcnRoLnYxLkxpc3RUYWdzUmVxdWVzdBoaLmJlcnRoLnYxLkxpc3RUYWdzUmVzcG9uc2UiABJSCg1MaXN0UmVmZXJyZXJzEh4uYmVydGgudjEuTGlzdFJlZmVycmVyc1JlcXVlc3QaHy5iZXJ0aC52MS5MaXN0UmVmZXJyZXJzUmVzcG9uc2UiABI6CgVMb2dpbhIWLmJlcnRoLnYxLkxvZ2luUmVxdWVzdBoXLmJlcnRoLnYxLkxvZ2luUmVzcG9uc2UiABI/CgZJbXBvcnQSFy5iZXJ0aC52MS5JbXBvcnRSZXF1ZXN0GhguYmVydGgudjEuSW1wb3J0UmVzcG9uc2UiACgBEjYKBFNhdmUSFS5iZXJ0aC52MS5TYXZlUmVxdWVzdBoTLmJlcnRoLnYxLlNhdmVDaHVuayIAMAESRgoJRGlza1VzYWdlEhouYmVydGgudjEuRGlza1VzYWdlUmVxdWVzdBobLmJlcnRoLnYxLkRpc2tVc2FnZVJlc3BvbnNlIgASPAoFQ2hlY2sSFi5iZXJ0aC52MS5DaGVja1JlcXVlc3QaFy5iZXJ0aC52MS5DaGVja1Byb2dyZXNzIgAwARI3CgRQbGFuEhUuYmVydGgudjEuUGxhblJlcXVlc3QaFi5iZXJ0aC52MS5QbGFuUmVzcG9uc2UiABI6CgVUcmFjZRIWLmJlcnRoLnYxLlRyYWNlUmVxdWVzdBoXLmJlcnRoLnYxLlRyYWNlUmVzcG9uc2UiAGIGcHJvdG8z");
+  fileDesc("ChRiZXJ0aC92MS9iZXJ0aC5wcm90bxIIYmVydGgudjEiDQoLSW5mb1JlcXVlc3QigQIKDEluZm9SZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgJEgwKBHJvb3QYAiABKAkSDQoFc3RhdGUYAyABKAkSEAoIbG9nX3Jvb3QYBCABKAkSEwoLc25hcHNob3R0ZXIYBSABKAkSEwoLY2dyb3VwX21vZGUYBiABKAkSDgoGa2VybmVsGAcgASgJEhQKDG5vZGVfdmVyc2lvbhgIIAEoCRILCgNwaWQYCSABKA0SDAoEcG9kcxgKIAEoDRISCgpjb250YWluZXJzGAsgASgNEg4KBmltYWdlcxgMIAEoDRIQCghoYW5kbGVycxgNIAMoCRIQCgh3YXJuaW5ncxgOIAMoCSKIAQoMUmVnaXN0cnlBdXRoEhAKCHVzZXJuYW1lGAEgASgJEhAKCHBhc3N3b3JkGAIgASgJEgwKBGF1dGgYAyABKAkSFgoOc2VydmVyX2FkZHJlc3MYBCABKAkSFgoOaWRlbnRpdHlfdG9rZW4YBSABKAkSFgoOcmVnaXN0cnlfdG9rZW4YBiABKAkiYAoLUHVsbFJlcXVlc3QSDQoFaW1hZ2UYASABKAkSJAoEYXV0aBgEIAEoCzIWLmJlcnRoLnYxLlJlZ2lzdHJ5QXV0aBIQCghwbGF0Zm9ybRgFIAEoCUoECAIQA0oECAMQBCJ4CgxQdWxsUHJvZ3Jlc3MSCgoCaWQYASABKAkSDgoGc3RhdHVzGAIgASgJEhIKCmRvbmVfYnl0ZXMYAyABKAQSEwoLdG90YWxfYnl0ZXMYBCABKAQSEAoIaW1hZ2VfaWQYBSABKAkSEQoJcmVmZXJlbmNlGAYgASgJIiEKEVdhdGNoUHVsbHNSZXF1ZXN0EgwKBG9uY2UYASABKAgiawoJUHVsbEV2ZW50EhEKCXJlZmVyZW5jZRgBIAEoCRISCgpzdGFydGVkX2F0GAIgASgDEigKCHByb2dyZXNzGAMgASgLMhYuYmVydGgudjEuUHVsbFByb2dyZXNzEg0KBWVycm9yGAQgASgJIm4KC1B1c2hSZXF1ZXN0Eg0KBWltYWdlGAEgASgJEiQKBGF1dGgYAiABKAsyFi5iZXJ0aC52MS5SZWdpc3RyeUF1dGgSGAoQbm9uZGlzdHJpYnV0YWJsZRgDIAEoCBIQCghwbGF0Zm9ybRgEIAEoCSKwAQoLQ29weVJlcXVlc3QSDgoGc291cmNlGAEgASgJEhMKC2Rlc3RpbmF0aW9uGAIgASgJEisKC3NvdXJjZV9hdXRoGAMgASgLMhYuYmVydGgudjEuUmVnaXN0cnlBdXRoEjAKEGRlc3RpbmF0aW9uX2F1dGgYBCABKAsyFi5iZXJ0aC52MS5SZWdpc3RyeUF1dGgSCwoDYWxsGAUgASgIEhAKCHBsYXRmb3JtGAYgASgJIikKClRhZ1JlcXVlc3QSDQoFaW1hZ2UYASABKAkSDAoEbmFtZRgCIAEoCSIfCgtUYWdSZXNwb25zZRIQCghpbWFnZV9pZBgBIAEoCSJLCg9MaXN0VGFnc1JlcXVlc3QSEgoKcmVwb3NpdG9yeRgBIAEoCRIkCgRhdXRoGAIgASgLMhYuYmVydGgudjEuUmVnaXN0cnlBdXRoIiAKEExpc3RUYWdzUmVzcG9uc2USDAoEdGFncxgBIAMoCSJiChRMaXN0UmVmZXJyZXJzUmVxdWVzdBINCgVpbWFnZRgBIAEoCRIkCgRhdXRoGAIgASgLMhYuYmVydGgudjEuUmVnaXN0cnlBdXRoEhUKDWFydGlmYWN0X3R5cGUYAyABKAkirgIKFUxpc3RSZWZlcnJlcnNSZXNwb25zZRI7CglyZWZlcnJlcnMYASADKAsyKC5iZXJ0aC52MS5MaXN0UmVmZXJyZXJzUmVzcG9uc2UuUmVmZXJyZXIa1wEKCFJlZmVycmVyEg4KBmRpZ2VzdBgBIAEoCRISCgptZWRpYV90eXBlGAIgASgJEhUKDWFydGlmYWN0X3R5cGUYAyABKAkSDAoEc2l6ZRgEIAEoAxJOCgthbm5vdGF0aW9ucxgFIAMoCzI5LmJlcnRoLnYxLkxpc3RSZWZlcnJlcnNSZXNwb25zZS5SZWZlcnJlci5Bbm5vdGF0aW9uc0VudHJ5GjIKEEFubm90YXRpb25zRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJECgxMb2dpblJlcXVlc3QSDgoGc2VydmVyGAEgASgJEiQKBGF1dGgYAiABKAsyFi5iZXJ0aC52MS5SZWdpc3RyeUF1dGgiDwoNTG9naW5SZXNwb25zZSI+Cg1JbXBvcnRSZXF1ZXN0EgwKBG5hbWUYASABKAkSDQoFY2h1bmsYAiABKAwSEAoIcGxhdGZvcm0YAyABKAkiaQoOSW1wb3J0UmVzcG9uc2USLgoGaW1hZ2VzGAEgAygLMh4uYmVydGgudjEuSW1wb3J0UmVzcG9uc2UuSW1hZ2UaJwoFSW1hZ2USCgoCaWQYASABKAkSEgoKcmVmZXJlbmNlcxgCIAMoCSImCgxUcmFjZVJlcXVlc3QSFgoOcG9kX3NhbmRib3hfaWQYASABKAki5AEKDVRyYWNlUmVzcG9uc2USFgoOcG9kX3NhbmRib3hfaWQYASABKAkSKwoFc3BhbnMYAiADKAsyHC5iZXJ0aC52MS5UcmFjZVJlc3BvbnNlLlNwYW4ajQEKBFNwYW4SEQoJb3BlcmF0aW9uGAEgASgJEgwKBHN0ZXAYAiABKAkSFAoMY29udGFpbmVyX2lkGAMgASgJEhYKDmNvbnRhaW5lcl9uYW1lGAQgASgJEhIKCnN0YXJ0ZWRfYXQYBSABKAMSEwoLZmluaXNoZWRfYXQYBiABKAMSDQoFZXJyb3IYByABKAkiLwoLU2F2ZVJlcXVlc3QSDgoGaW1hZ2VzGAEgAygJEhAKCHBsYXRmb3JtGAIgASgJIhoKCVNhdmVDaHVuaxINCgVjaHVuaxgBIAEoDCISChBEaXNrVXNhZ2VSZXF1ZXN0Ip0BChFEaXNrVXNhZ2VSZXNwb25zZRIvCgVraW5kcxgBIAMoCzIgLmJlcnRoLnYxLkRpc2tVc2FnZVJlc3BvbnNlLktpbmQaVwoES2luZBIMCgR0eXBlGAEgASgJEg0KBXRvdGFsGAIgASgNEg4KBmFjdGl2ZRgDIAEoDRINCgVieXRlcxgEIAEoBBITCgtyZWNsYWltYWJsZRgFIAEoBCJYChJQcnVuZUltYWdlc1JlcXVlc3QSCwoDYWxsGAEgASgIEg0KBXVudGlsGAIgASgDEg4KBmxhYmVscxgDIAMoCRIWCg53aXRob3V0X2xhYmVscxgEIAMoCSKMAQoTUHJ1bmVJbWFnZXNSZXNwb25zZRIzCgZpbWFnZXMYASADKAsyIy5iZXJ0aC52MS5QcnVuZUltYWdlc1Jlc3BvbnNlLkltYWdlEhcKD3JlY2xhaW1lZF9ieXRlcxgCIAEoBBonCgVJbWFnZRIKCgJpZBgBIAEoCRISCgpyZWZlcmVuY2VzGAIgAygJIh4KDENoZWNrUmVxdWVzdBIOCgZyZXBhaXIYASABKAgiXAoNQ2hlY2tQcm9ncmVzcxIQCghjaGVja2luZxgBIAEoCRIMCgRraW5kGAIgASgJEgoKAmlkGAMgASgJEg8KB3Byb2JsZW0YBCABKAkSDgoGcmVwYWlyGAUgASgJIiMKC1BsYW5SZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCSI2CgxQbGFuUmVzcG9uc2USJgoGb3JkZXJzGAEgAygLMhYuYmVydGgudjEuUGxhbm5lZE9yZGVyIkwKDFBsYW5uZWRPcmRlchINCgV3aGVyZRgBIAEoCRINCgVvcmRlchgCIAEoCRINCgV3b3JkcxgDIAEoCRIPCgdiZWNhdXNlGAQgASgJMoIICgVCZXJ0aBI3CgRJbmZvEhUuYmVydGgudjEuSW5mb1JlcXVlc3QaFi5iZXJ0aC52MS5JbmZvUmVzcG9uc2UiABI5CgRQdWxsEhUuYmVydGgudjEuUHVsbFJlcXVlc3QaFi5iZXJ0aC52MS5QdWxsUHJvZ3Jlc3MiADABEkIKCldhdGNoUHVsbHMSGy5iZXJ0aC52MS5XYXRjaFB1bGxzUmVxdWVzdBoTLmJlcnRoLnYxLlB1bGxFdmVudCIAMAESOQoEUHVzaBIVLmJlcnRoLnYxLlB1c2hSZXF1ZXN0GhYuYmVydGgudjEuUHVsbFByb2dyZXNzIgAwARI5CgRDb3B5EhUuYmVydGgudjEuQ29weVJlcXVlc3QaFi5iZXJ0aC52MS5QdWxsUHJvZ3Jlc3MiADABEjQKA1RhZxIULmJlcnRoLnYxLlRhZ1JlcXVlc3QaFS5iZXJ0aC52MS5UYWdSZXNwb25zZSIAEkMKCExpc3RUYWdzEhkuYmVydGgudjEuTGlzdFRhZ3NSZXF1ZXN0GhouYmVydGgudjEuTGlzdFRhZ3NSZXNwb25zZSIAElIKDUxpc3RSZWZlcnJlcnMSHi5iZXJ0aC52MS5MaXN0UmVmZXJyZXJzUmVxdWVzdBofLmJlcnRoLnYxLkxpc3RSZWZlcnJlcnNSZXNwb25zZSIAEjoKBUxvZ2luEhYuYmVydGgudjEuTG9naW5SZXF1ZXN0GhcuYmVydGgudjEuTG9naW5SZXNwb25zZSIAEj8KBkltcG9ydBIXLmJlcnRoLnYxLkltcG9ydFJlcXVlc3QaGC5iZXJ0aC52MS5JbXBvcnRSZXNwb25zZSIAKAESNgoEU2F2ZRIVLmJlcnRoLnYxLlNhdmVSZXF1ZXN0GhMuYmVydGgudjEuU2F2ZUNodW5rIgAwARJGCglEaXNrVXNhZ2USGi5iZXJ0aC52MS5EaXNrVXNhZ2VSZXF1ZXN0GhsuYmVydGgudjEuRGlza1VzYWdlUmVzcG9uc2UiABJMCgtQcnVuZUltYWdlcxIcLmJlcnRoLnYxLlBydW5lSW1hZ2VzUmVxdWVzdBodLmJlcnRoLnYxLlBydW5lSW1hZ2VzUmVzcG9uc2UiABI8CgVDaGVjaxIWLmJlcnRoLnYxLkNoZWNrUmVxdWVzdBoXLmJlcnRoLnYxLkNoZWNrUHJvZ3Jlc3MiADABEjcKBFBsYW4SFS5iZXJ0aC52MS5QbGFuUmVxdWVzdBoWLmJlcnRoLnYxLlBsYW5SZXNwb25zZSIAEjoKBVRyYWNlEhYuYmVydGgudjEuVHJhY2VSZXF1ZXN0GhcuYmVydGgudjEuVHJhY2VSZXNwb25zZSIAYgZwcm90bzM");
 
 /**
  * @generated from message berth.v1.InfoRequest
@@ -317,6 +317,13 @@ export type PushRequest = Message<"berth.v1.PushRequest"> & {
    * @generated from field: bool nondistributable = 3;
    */
   nondistributable: boolean;
+
+  /**
+   * The image for this platform alone, without the index that it is from; empty: all that is here.
+   *
+   * @generated from field: string platform = 4;
+   */
+  platform: string;
 };
 
 /**
@@ -585,6 +592,13 @@ export type ImportRequest = Message<"berth.v1.ImportRequest"> & {
    * @generated from field: bytes chunk = 2;
    */
   chunk: Uint8Array;
+
+  /**
+   * First message only: of an index the image for this platform; empty: this machine's.
+   *
+   * @generated from field: string platform = 3;
+   */
+  platform: string;
 };
 
 /**
@@ -739,6 +753,13 @@ export type SaveRequest = Message<"berth.v1.SaveRequest"> & {
    * @generated from field: repeated string images = 1;
    */
   images: string[];
+
+  /**
+   * What they have to be for; empty: anything.
+   *
+   * @generated from field: string platform = 2;
+   */
+  platform: string;
 };
 
 /**
@@ -839,6 +860,92 @@ export const DiskUsageResponse_KindSchema: GenMessage<DiskUsageResponse_Kind> = 
   messageDesc(file_berth_v1_berth, 24, 0);
 
 /**
+ * @generated from message berth.v1.PruneImagesRequest
+ */
+export type PruneImagesRequest = Message<"berth.v1.PruneImagesRequest"> & {
+  /**
+   * Also images that have a tag.
+   *
+   * @generated from field: bool all = 1;
+   */
+  all: boolean;
+
+  /**
+   * Nanoseconds since the epoch: only images that were made before; 0: any.
+   *
+   * @generated from field: int64 until = 2;
+   */
+  until: bigint;
+
+  /**
+   * "key" or "key=value": only images that have all of the first, and none of the second.
+   *
+   * @generated from field: repeated string labels = 3;
+   */
+  labels: string[];
+
+  /**
+   * @generated from field: repeated string without_labels = 4;
+   */
+  withoutLabels: string[];
+};
+
+/**
+ * Describes the message berth.v1.PruneImagesRequest.
+ * Use `create(PruneImagesRequestSchema)` to create a new message.
+ */
+export const PruneImagesRequestSchema: GenMessage<PruneImagesRequest> = /*@__PURE__*/
+  messageDesc(file_berth_v1_berth, 25);
+
+/**
+ * @generated from message berth.v1.PruneImagesResponse
+ */
+export type PruneImagesResponse = Message<"berth.v1.PruneImagesResponse"> & {
+  /**
+   * @generated from field: repeated berth.v1.PruneImagesResponse.Image images = 1;
+   */
+  images: PruneImagesResponse_Image[];
+
+  /**
+   * On disk, of what was theirs alone.
+   *
+   * @generated from field: uint64 reclaimed_bytes = 2;
+   */
+  reclaimedBytes: bigint;
+};
+
+/**
+ * Describes the message berth.v1.PruneImagesResponse.
+ * Use `create(PruneImagesResponseSchema)` to create a new message.
+ */
+export const PruneImagesResponseSchema: GenMessage<PruneImagesResponse> = /*@__PURE__*/
+  messageDesc(file_berth_v1_berth, 26);
+
+/**
+ * @generated from message berth.v1.PruneImagesResponse.Image
+ */
+export type PruneImagesResponse_Image = Message<"berth.v1.PruneImagesResponse.Image"> & {
+  /**
+   * @generated from field: string id = 1;
+   */
+  id: string;
+
+  /**
+   * Its tags, else its digests.
+   *
+   * @generated from field: repeated string references = 2;
+   */
+  references: string[];
+};
+
+/**
+ * Describes the message berth.v1.PruneImagesResponse.Image.
+ * Use `create(PruneImagesResponse_ImageSchema)` to create a new message.
+ */
+export const PruneImagesResponse_ImageSchema: GenMessage<PruneImagesResponse_Image> = /*@__PURE__*/
+  messageDesc(file_berth_v1_berth, 26, 0);
+
+/**
  * @generated from message berth.v1.CheckRequest
  */
 export type CheckRequest = Message<"berth.v1.CheckRequest"> & {
@@ -853,7 +960,7 @@ export type CheckRequest = Message<"berth.v1.CheckRequest"> & {
  * Use `create(CheckRequestSchema)` to create a new message.
  */
 export const CheckRequestSchema: GenMessage<CheckRequest> = /*@__PURE__*/
-  messageDesc(file_berth_v1_berth, 25);
+  messageDesc(file_berth_v1_berth, 27);
 
 /**
  * @generated from message berth.v1.CheckProgress
@@ -898,7 +1005,7 @@ export type CheckProgress = Message<"berth.v1.CheckProgress"> & {
  * Use `create(CheckProgressSchema)` to create a new message.
  */
 export const CheckProgressSchema: GenMessage<CheckProgress> = /*@__PURE__*/
-  messageDesc(file_berth_v1_berth, 26);
+  messageDesc(file_berth_v1_berth, 28);
 
 /**
  * @generated from message berth.v1.PlanRequest
@@ -915,7 +1022,7 @@ export type PlanRequest = Message<"berth.v1.PlanRequest"> & {
  * Use `create(PlanRequestSchema)` to create a new message.
  */
 export const PlanRequestSchema: GenMessage<PlanRequest> = /*@__PURE__*/
-  messageDesc(file_berth_v1_berth, 27);
+  messageDesc(file_berth_v1_berth, 29);
 
 /**
  * @generated from message berth.v1.PlanResponse
@@ -932,7 +1039,7 @@ export type PlanResponse = Message<"berth.v1.PlanResponse"> & {
  * Use `create(PlanResponseSchema)` to create a new message.
  */
 export const PlanResponseSchema: GenMessage<PlanResponse> = /*@__PURE__*/
-  messageDesc(file_berth_v1_berth, 28);
+  messageDesc(file_berth_v1_berth, 30);
 
 /**
  * @generated from message berth.v1.PlannedOrder
@@ -968,7 +1075,7 @@ export type PlannedOrder = Message<"berth.v1.PlannedOrder"> & {
  * Use `create(PlannedOrderSchema)` to create a new message.
  */
 export const PlannedOrderSchema: GenMessage<PlannedOrder> = /*@__PURE__*/
-  messageDesc(file_berth_v1_berth, 29);
+  messageDesc(file_berth_v1_berth, 31);
 
 /**
  * What the CRI has no call for: progress, import, and a look inside.
@@ -1095,6 +1202,16 @@ export const Berth: GenService<{
     methodKind: "unary";
     input: typeof DiskUsageRequestSchema;
     output: typeof DiskUsageResponseSchema;
+  },
+  /**
+   * Removes images that no container uses, but for pinned ones.
+   *
+   * @generated from rpc berth.v1.Berth.PruneImages
+   */
+  pruneImages: {
+    methodKind: "unary";
+    input: typeof PruneImagesRequestSchema;
+    output: typeof PruneImagesResponseSchema;
   },
   /**
    * Verifies every blob and layer of the store; a message for each problem, and for each thing that is being checked.
