@@ -31,12 +31,12 @@ describe("images", () => {
     const chunk = new Uint8Array(imageArchive(`localhost/${name}:1`, files, { Labels: labels }, more));
     await client.berth.import(Readable.from([{ chunk }]));
   };
-  const names = async (): Promise<string[]> => {
+  const names = async (): Promise<Set<string | undefined>> => {
     const { images } = await client.images.listImages({});
-    return images.flatMap(({ repoTags }) => repoTags).sort();
+    return new Set(images.flatMap(({ repoTags }) => repoTags));
   };
   const prune = async (filter: Filter): Promise<string[]> =>
-    (await client.berth.pruneImages(filter)).images.flatMap(({ references }) => references).sort();
+    (await client.berth.pruneImages(filter)).images.flatMap(({ references }) => references);
 
   before(async () => {
     daemon = await TestDaemon.start({
@@ -58,7 +58,7 @@ describe("images", () => {
     await load({ name: "young", labels: { team: "b" }, created: ago(1) });
     await load({ name: "plain" });
     const [pinned, old, young, plain] = ["pinned", "old", "young", "plain"].map((name) => `localhost/${name}:1`);
-    assert.deepEqual(await names(), [IMAGE, old, pinned, plain, young].sort());
+    assert.deepEqual(await names(), new Set([IMAGE, old, pinned, plain, young]));
     const before = (days: number): bigint => BigInt(Date.parse(ago(days))) * 1_000_000n;
     assert.deepEqual(await prune({}), [], "all of them have names");
     assert.deepEqual(await prune({ all: true, labels: ["team=c"] }), []);
@@ -71,7 +71,7 @@ describe("images", () => {
       [[young]],
     );
     assert.ok(reclaimedBytes > 0n);
-    assert.deepEqual(await names(), [IMAGE, pinned].sort(), "a container has the one, the configuration the other");
+    assert.deepEqual(await names(), new Set([IMAGE, pinned]), "a container has the one, the configuration the other");
   });
 
   test("an archive or a push for another platform than the image's is refused by name", () => {
@@ -98,8 +98,8 @@ describe("images", () => {
     await daemon.kill("SIGTERM");
     await daemon.startAgain();
     const deadline = Date.now() + 30_000;
-    while ((await names()).includes("localhost/unused:1") && Date.now() < deadline) await delay(100);
-    assert.deepEqual(await names(), [IMAGE, "localhost/pinned:1"].sort());
+    while ((await names()).has("localhost/unused:1") && Date.now() < deadline) await delay(100);
+    assert.deepEqual(await names(), new Set([IMAGE, "localhost/pinned:1"]));
     succeed("rm", "-f", "user");
   });
 });

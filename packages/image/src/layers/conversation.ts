@@ -1,5 +1,5 @@
 /** What main and a worker say to each other about one job. */
-import { canceled, fromPlain, ImageError } from "../errors.ts";
+import { canceled, fromPlain, type ImageError } from "../errors.ts";
 import type { JobName } from "./jobs.ts";
 import type { FromWorker, RunOptions, ToWorker } from "./pool.ts";
 
