@@ -85,6 +85,7 @@ describe("berth-ctk", { skip: process.getuid?.() === 0 ? false : "needs root, fo
         `${lib}/vdpau`,
       ],
       ["nvidia-ctk", "hook", "disable-device-node-modification"],
+      ["nvidia-ctk", "hook", "update-application-profile"],
     ]);
     assert.equal(
       parseCdiSpec(generated(GPUS, "--disable-hook", "all", "--format", "json")).containerEdits?.hooks,
@@ -142,7 +143,11 @@ describe("berth-ctk", { skip: process.getuid?.() === 0 ? false : "needs root, fo
     fails(/mig-minors has no gpu1\/gi9\/access/, MIG.replace(" 1 0\n", " 9 0\n").replace("mig MIG", "mig MIG"));
     fails(/--device-id 7: NVML knows no GPU or MIG device/, GPUS, "--device-id", "7");
     fails(/no NVIDIA device nodes found below \/nowhere/, GPUS, "--mode", "management", "--dev-root", "/nowhere");
-    fails(/--mode wsl is not supported by this version of berth/, GPUS, "--mode", "wsl");
+    fails(/no \/usr\/lib\/wsl\/drivers\/\*\/libcuda.so.1.1 below/, GPUS, "--mode", "wsl");
+    fails(/--feature-flag x: berth has no such feature/, GPUS, "--feature-flag", "x");
+    fails(/unsupported device id "1": the GPU of this machine is 0, or all/, GPUS, "--mode", "csv", "--device-id", "1");
+    fails(/invalid channel id "x": it must be a number/, GPUS, "--mode", "imex", "--device-id", "x");
+    fails(/no IMEX channel 9: .* is not there/, GPUS, "--mode", "imex", "--device-id", "channel9");
     fails(/invalid discovery mode: x/, GPUS, "--mode", "x");
     fails(/invalid device name strategy: x/, GPUS, "--device-name-strategy", "x");
   });

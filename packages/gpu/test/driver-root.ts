@@ -73,14 +73,18 @@ export function makeDriverRoot(root: string): void {
   symlinkSync(`libnvidia-ml.so.${VERSION}`, join(root, LIB, "libnvidia-ml.so.1"));
   for (const path of FILES) put(path);
   for (const name of BINARIES) put(`usr/bin/${name}`, 0o755);
-  for (const [path, mode, major, minor, gid] of NODES) {
-    mkdirSync(dirname(join(root, "dev", path)), { recursive: true });
-    run("mknod", ["-m", mode, join(root, "dev", path), "c", String(major), String(minor)]);
-    if (gid !== undefined) chownSync(join(root, "dev", path), 0, gid);
-  }
+  for (const node of NODES) makeNode(root, ...node);
   mkdirSync(join(root, "dev/dri/by-path"));
   symlinkSync("../card0", join(root, "dev/dri/by-path/pci-0000:01:00.0-card"));
   symlinkSync("../renderD128", join(root, "dev/dri/by-path/pci-0000:01:00.0-render"));
+}
+
+/** Below `root`/dev. */
+export function makeNode(root: string, name: string, mode: string, major: number, minor: number, gid?: number): void {
+  const path = join(root, "dev", name);
+  mkdirSync(dirname(path), { recursive: true });
+  run("mknod", ["-m", mode, path, "c", String(major), String(minor)]);
+  if (gid !== undefined) chownSync(path, 0, gid);
 }
 
 function run(program: string, args: readonly string[]): void {

@@ -53,6 +53,7 @@ int change_modes(int root, const struct options *options);
 int update_ldcache(int root, const struct options *options);
 int enable_cuda_compat(int root, const struct options *options);
 int disable_device_node_modification(int root, const struct options *options);
+int update_application_profile(int root, const struct options *options);
 
 /* compat.c: the library's word on which drivers it works with; false: none. */
 bool compat_note(int library, struct json *note, char **data);

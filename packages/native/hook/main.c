@@ -112,6 +112,7 @@ static int run(const char *name, char **arguments)
     {"update-ldcache", update_ldcache, {{"folder", &o.folders, NULL}, {"ldconfig-path", NULL, &o.ldconfig}}},
     {"enable-cuda-compat", enable_cuda_compat, {{"host-driver-version", NULL, &o.driver_version}, {"host-cuda-version", NULL, &o.cuda_version}, {"cuda-compat-container-root", NULL, &o.compat_root}}},
     {"disable-device-node-modification", disable_device_node_modification, {{NULL, NULL, NULL}}},
+    {"update-application-profile", update_application_profile, {{NULL, NULL, NULL}}},
   };
   for (size_t i = 0; i < sizeof hooks / sizeof *hooks; i++) {
     if (strcmp(name, hooks[i].name) != 0)

@@ -25,7 +25,7 @@ const ROOT = process.getuid?.() === 0 ? {} : { skip: "needs root" };
 
 before(() => {
   for (const option of [[], ["--sanitize"]]) {
-    const { status, stderr } = spawnSync(`${here}hook/build`, option, { encoding: "utf8" });
+    const { status, stderr } = spawnSync(`${here}build-program`, ["hook", ...option], { encoding: "utf8" });
     assert.equal(status, 0, stderr);
   }
 });
@@ -156,6 +156,32 @@ test("chmod: what is there, and nothing else", (t) => {
   fails(run("chmod", "--path", "/dev"), /--mode "": not an octal mode/);
   fails(run("chmod", "--mode", "9", "--path", "/dev"), /--mode "9": not an octal mode/);
   fails(run("chmod", "--mode", "755", "--path", ""), /--path: must not be empty/);
+});
+
+test("update-application-profile: a bit for each GPU in the container's /dev", ROOT, (t) => {
+  const { root, hook: run } = bundle(t);
+  const profile = join(root, "etc/nvidia/nvidia-application-profiles-rc.d/10-container.conf");
+  succeeds(run("update-application-profile"));
+  assert.ok(!existsSync(profile), "no /dev");
+  mkdirSync(join(root, "dev"));
+  const node = (name: string, type: string, ...numbers: string[]) =>
+    assert.equal(spawnSync("mknod", [join(root, "dev", name), type, ...numbers]).status, 0);
+  for (const name of ["nvidiactl", "nvidia-uvm", "nvidia", "nvidia1x"]) node(name, "c", "195", "9");
+  writeFileSync(join(root, "dev/nvidia3"), "");
+  succeeds(run("update-application-profile"));
+  assert.ok(!existsSync(profile), "no GPU");
+  node("nvidia0", "c", "195", "0");
+  node("nvidia5", "c", "195", "5");
+  node("nvidia80", "c", "195", "80");
+  const { status, stderr } = run("update-application-profile");
+  assert.equal(status, 0, stderr);
+  assert.match(stderr, /warning: .*\/dev\/nvidia80: no profile can name/);
+  const text = '{"profiles":[{"name":"_container_","settings":["EGLVisibleDGPUDevices",0x21]}],';
+  assert.equal(readFileSync(profile, "utf8"), `${text}"rules":[{"pattern":[],"profile":"_container_"}]}`);
+  assert.equal(statSync(profile).mode & 0o777, 0o444);
+  rmSync(profile);
+  spawnSync("mkfifo", [profile]);
+  fails(run("update-application-profile"), /failed to write the container's .*10-container\.conf/);
 });
 
 function library(root: string, path: string, soname: string, more: readonly string[] = []): void {
@@ -300,10 +326,10 @@ test("names, flags, and hooks that are not known here", (t) => {
   succeeds(hook(["--debug", "hook", "create-symlinks", "--link", "a::/y"], state, "nvidia-ctk"));
   succeeds(hook(["--quiet", "create-symlinks", "--link", "a::/z"], state));
   assert.ok(["x", "y", "z"].every((name) => lstatSync(join(root, name)).isSymbolicLink()));
-  const unknown = hook(["update-application-profile", "--x", "1"], state);
+  const unknown = hook(["update-something-newer", "--x", "1"], state);
   assert.deepEqual(
     [unknown.status, unknown.stderr],
-    [0, "warning: cdi-hook: unsupported CDI hook: update-application-profile\n"],
+    [0, "warning: cdi-hook: unsupported CDI hook: update-something-newer\n"],
   );
   assert.equal(hook([], state).status, 0);
   fails(hook(["chmod", "--foo", "1"], state), /chmod: --foo: no such flag/);

@@ -21,7 +21,7 @@ import { StateDirectory, type ContainerRecord } from "../src/state/record.ts";
 import { processStart } from "../src/state/status.ts";
 import { BERTH_RUNC, Workshop, whyNoRuntime } from "./support/runtimes.ts";
 
-const BUILD = new URL("../../native/command/build", import.meta.url).pathname;
+const BUILD = new URL("../../native/build-program", import.meta.url).pathname;
 const BUILT = new URL("../../../.build/native/", import.meta.url).pathname;
 const NODE = { BERTH_RUNC_ONLY_NODE: "1" };
 const skip = whyNoRuntime();
@@ -181,7 +181,7 @@ describe("state.flat", () => {
 
   const noClang = spawnSync("clang", ["--version"]).error === undefined ? undefined : "clang is not installed";
   test("is read within its bounds, whatever is in it", noClang === undefined ? {} : { skip: noClang }, () => {
-    execFileSync(BUILD, ["--sanitize"]);
+    execFileSync(BUILD, ["command", "--sanitize"]);
     using lone = alone(join(BUILT, "berth-runc-asan"));
     const root = join(lone.path, "../root");
     mkdirSync(join(root, "one"), { recursive: true });

@@ -103,6 +103,41 @@ function addGenerate(cdi: Command, io: Io, say: (text: string) => void): void {
         `${prefix}_DEVICE_IDS`,
       ).argParser(list),
     )
+    .addOption(
+      flag("--enable-hook <name>", "a hook to make all the same; may be repeated", `${prefix}_ENABLED_HOOKS`).argParser(
+        list,
+      ),
+    )
+    .addOption(
+      flag("--feature-flag <name>", "of how it is generated; may be repeated", `${prefix}_FEATURE_FLAGS`).argParser(
+        list,
+      ),
+    )
+    .addOption(flag("--csv.file <file>", "of a Tegra system; may be repeated", `${prefix}_CSV_FILES`).argParser(list))
+    .addOption(
+      flag("--csv.ignore-pattern <pattern>", "of links to leave out", `${prefix}_CSV_IGNORE_PATTERNS`).argParser(list),
+    )
+    .addOption(
+      flag(
+        "--csv.compat-container-root <dir>",
+        "where an image has newer CUDA libraries",
+        `${prefix}_CSV_CONTAINER_COMPAT_ROOT`,
+      ),
+    )
+    .addOption(
+      flag(
+        "--library-search-path <dir>",
+        "of the driver's files on WSL, where there are several drivers",
+        `${prefix}_LIBRARY_SEARCH_PATHS`,
+      ).argParser(list),
+    )
+    .addOption(
+      flag(
+        "--config-search-path <dir>",
+        "where configuration is looked for in place of the usual directories; may be repeated",
+        `${prefix}_CONFIG_SEARCH_PATHS`,
+      ).argParser(list),
+    )
     .addOption(flag("--no-all-device", "no device `all` of all the others", `${prefix}_NO_ALL_DEVICE`))
     .action(async (flags: GenerateFlags & { output?: string; format?: string }) => {
       const spec = generateSpec(flags);

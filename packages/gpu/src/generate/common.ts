@@ -10,16 +10,21 @@ export interface SpecOptions {
   readonly kind: string;
   readonly hooks: HookMaker;
   readonly ldconfigPath: string | undefined;
+  /** Directories where configuration is looked for in place of the usual ones, whatever the driver's root. */
+  readonly configSearchPaths?: readonly string[];
+  /** The sockets of the driver's daemons are left out. */
+  readonly withoutSockets?: boolean;
 }
 
 /** The driver without graphics. */
-export function driverEdits(driver: Driver, { hooks, ldconfigPath }: SpecOptions): ContainerEdits {
+export function driverEdits(driver: Driver, options: SpecOptions): ContainerEdits {
+  const { hooks, ldconfigPath, withoutSockets } = options;
   const libraries = driver.libraries();
   const folders = libraryFolders(libraries).flatMap((folder) => ["--folder", folder]);
   const ldconfig = ldconfigPath === undefined ? [] : ["--ldconfig-path", ldconfigPath];
   return {
     env: [`NVIDIA_CTK_LIBCUDA_DIR=${driver.libraryDirs.join(":")}`, "NVIDIA_VISIBLE_DEVICES=void"],
-    mounts: [...libraries, ...driver.files()],
+    mounts: [...libraries, ...driver.files(), ...(withoutSockets ? [] : driver.sockets())],
     hooks: [
       ...linkHook(hooks, libraryLinks(libraries)),
       ...hooks("enable-cuda-compat", [`--host-driver-version=${driver.version}`]),
@@ -29,14 +34,14 @@ export function driverEdits(driver: Driver, { hooks, ldconfigPath }: SpecOptions
   };
 }
 
-export function graphicsEdits(driver: Driver, { hooks }: SpecOptions): ContainerEdits {
+export function graphicsEdits(driver: Driver, { hooks, configSearchPaths }: SpecOptions): ContainerEdits {
   const graphics = driver.graphics();
   // The allocator is among the driver's libraries; what links to it is for graphics.
   const allocator = driver
     .libraries()
     .filter(({ containerPath }) => containerPath.includes("/libnvidia-allocator.so."));
   return {
-    mounts: [...graphics, ...driver.graphicsFiles()],
+    mounts: [...graphics, ...driver.graphicsFiles(configSearchPaths)],
     hooks: linkHook(hooks, graphicsLinks([...allocator, ...graphics], driver.version)),
   };
 }

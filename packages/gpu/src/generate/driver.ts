@@ -4,7 +4,7 @@ import { release } from "node:os";
 import { basename, dirname, join } from "node:path";
 import type { CdiMount } from "@berth/cdi";
 
-const MOUNT_OPTIONS = ["ro", "nosuid", "nodev", "rbind", "rprivate"];
+export const MOUNT_OPTIONS = ["ro", "nosuid", "nodev", "rbind", "rprivate"];
 const IPC_OPTIONS = ["nosuid", "nodev", "rbind", "rprivate", "noexec"];
 const LIBRARY_DIRS = [
   "/usr/lib64",
@@ -67,7 +67,11 @@ export class Driver {
   }
 
   static findNvml(root: string): string | undefined {
-    return LIBRARY_DIRS.map((dir) => join(root, dir, "libnvidia-ml.so.1")).find((path) => existsSync(path));
+    return Driver.findLibrary(root, "libnvidia-ml.so.1");
+  }
+
+  static findLibrary(root: string, name: string): string | undefined {
+    return LIBRARY_DIRS.map((dir) => join(root, dir, name)).find((path) => existsSync(path));
   }
 
   inContainer(path: string): string {
@@ -98,25 +102,27 @@ export class Driver {
     return this.#mounts([...libraries, ...xorg]);
   }
 
-  /** Programs, firmware and sockets. */
+  /** Programs and firmware. */
   files(): CdiMount[] {
     const firmware = firmwareDirs().flatMap((dir) => this.#locate([dir], `nvidia/${this.version}/gsp*.bin`, false));
+    return this.#mounts([...BINARIES.flatMap((name) => this.#binary(name)), ...firmware]);
+  }
+
+  /** Of the driver's daemons. */
+  sockets(): CdiMount[] {
     const sockets = ["nvidia-persistenced/socket", "nvidia-fabricmanager/socket"]
       .flatMap((name) => this.#first(["/run", "/var/run"].map((dir) => `${dir}/${name}`)))
       .concat(this.#first(["/tmp/nvidia-mps"], () => true));
-    return [
-      ...this.#mounts([...BINARIES.flatMap((name) => this.#binary(name)), ...firmware]),
-      ...this.#mounts(sockets).map((mount) => ({ ...mount, options: IPC_OPTIONS })),
-    ];
+    return this.#mounts(sockets).map((mount) => ({ ...mount, options: IPC_OPTIONS }));
   }
 
   /** Programs and configuration of graphics. */
-  graphicsFiles(): CdiMount[] {
+  graphicsFiles(searchPaths: readonly string[] = []): CdiMount[] {
     return [
       ...this.#mounts(this.#binary("nvidia-xconfig")),
-      ...this.#configs(SHARE_CONFIGS, "/usr/share"),
-      ...this.#configs(ETC_CONFIGS, "/etc"),
-      ...this.#configs(VULKAN_CONFIGS, "/etc", ["/"]),
+      ...this.#configs(SHARE_CONFIGS, "/usr/share", searchPaths),
+      ...this.#configs(ETC_CONFIGS, "/etc", searchPaths),
+      ...this.#configs(VULKAN_CONFIGS, "/etc", searchPaths, ["/"]),
     ];
   }
 
@@ -154,16 +160,16 @@ export class Driver {
     }));
   }
 
-  /** At their standard places in the container, wherever the host has them. */
-  #configs(names: readonly string[], place: string, more: readonly string[] = []): CdiMount[] {
+  /** At their standard places in the container, wherever the host has them. `only`: directories in place of the usual ones. */
+  #configs(names: readonly string[], place: string, only: readonly string[], more: readonly string[] = []): CdiMount[] {
     const shares = (process.env["XDG_DATA_DIRS"] || "/usr/local/share:/usr/share").split(":");
-    return names.flatMap((name) =>
-      this.#first(["/etc", ...shares, ...more].map((dir) => `${dir}/${name}`)).map((hostPath) => ({
-        hostPath,
-        containerPath: `${place}/${name}`,
-        options: MOUNT_OPTIONS,
-      })),
-    );
+    const inRoot = [...(only.length > 0 ? [] : ["/etc", ...shares]), ...more].map((dir) => join(this.root, dir));
+    return names.flatMap((name) => {
+      const hostPath = [...only, ...inRoot]
+        .map((dir) => join(dir, name))
+        .find((path) => existsSync(path) && isFile(path));
+      return hostPath === undefined ? [] : [{ hostPath, containerPath: `${place}/${name}`, options: MOUNT_OPTIONS }];
+    });
   }
 }
 

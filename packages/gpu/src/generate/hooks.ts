@@ -6,12 +6,15 @@ import { sonameOf } from "./elf.ts";
 
 export type HookMaker = (name: string, args: readonly string[]) => CdiHook[];
 
-/** `path`: the hook program; under the name nvidia-ctk its hooks are below `hook`. `disabled`: hook names, or "all". */
-export function hookMaker(path: string, disabled: readonly string[]): HookMaker {
+/**
+ * `path`: the hook program; under the name nvidia-ctk its hooks are below `hook`. `disabled`: hook names, or "all"; `enabled`: those
+ * that are made all the same.
+ */
+export function hookMaker(path: string, disabled: readonly string[], enabled: readonly string[] = []): HookMaker {
   const program = basename(path);
   const fixed = program === "nvidia-ctk" ? [program, "hook"] : [program];
   return (name, args) =>
-    disabled.includes(name) || disabled.includes("all")
+    !enabled.includes(name) && (disabled.includes(name) || disabled.includes("all"))
       ? []
       : [
           {
@@ -70,7 +73,9 @@ function expectedLinks(path: string): string[] {
 function sonameLinks(hostPath: string, containerPath: string): string[] {
   const name = basename(containerPath);
   if (!/\..*\./.test(name)) return [];
-  const soname = sonameOf(hostPath) ?? name;
+  const found = sonameOf(hostPath);
+  if (found === undefined) return [];
+  const soname = found || name;
   const [host, dir] = [dirname(hostPath), dirname(containerPath)];
   const short = shortLink(soname);
   return [

@@ -47,7 +47,7 @@ export function generate(nvml: Nvml, options: GenerateOptions): CdiSpec {
       ...nodeEdits(options.devRoot, CONTROL_NODES),
       env: own.env ?? [],
       mounts: [...(graphics.mounts ?? []), ...(own.mounts ?? [])],
-      hooks: [...(graphics.hooks ?? []), ...(own.hooks ?? [])],
+      hooks: [...(graphics.hooks ?? []), ...(own.hooks ?? []), ...options.hooks("update-application-profile", [])],
     },
   });
   if (!options.all || isNone) return spec;

@@ -53,6 +53,31 @@ export class Nvml implements Disposable {
     return this.#text(["nvmlSystemGetDriverVersion"], "_Out_ char *out, uint32_t size", []);
   }
 
+  /** The newest CUDA that the driver knows, as "12.2". */
+  cudaVersion(): string {
+    const version = this.#number(
+      ["nvmlSystemGetCudaDriverVersion_v2", "nvmlSystemGetCudaDriverVersion"],
+      "_Out_ int32_t *out",
+      [],
+    );
+    return `${Math.trunc(version / 1000)}.${Math.trunc((version % 1000) / 10)}`;
+  }
+
+  name(device: Handle): string {
+    return this.#text(["nvmlDeviceGetName"], "void *device, _Out_ char *out, uint32_t size", [device]);
+  }
+
+  /** As "8.0". */
+  computeCapability(device: Handle): string {
+    const [major, minor] = [[0], [0]];
+    this.#call(["nvmlDeviceGetCudaComputeCapability"], "void *device, _Out_ int32_t *major, _Out_ int32_t *minor", [
+      device,
+      major,
+      minor,
+    ]);
+    return `${major[0]}.${minor[0]}`;
+  }
+
   /** Handles of all GPUs, in the order of their indexes. */
   gpus(): Handle[] {
     const count = this.#number(["nvmlDeviceGetCount_v2", "nvmlDeviceGetCount"], "_Out_ uint32_t *out", []);

@@ -129,6 +129,14 @@ int nvmlDeviceIsMigDeviceHandle(struct mig *d, unsigned *out) { CHECK("nvmlDevic
 int nvmlDeviceGetDeviceHandleFromMigDeviceHandle(struct mig *d, struct mig **out) { CHECK("nvmlDeviceGetDeviceHandleFromMigDeviceHandle"); *out = &d->parent->self; return SUCCESS; }
 int nvmlDeviceGetGpuInstanceId(struct mig *d, unsigned *out) { CHECK("nvmlDeviceGetGpuInstanceId"); *out = d->gi; return SUCCESS; }
 int nvmlDeviceGetComputeInstanceId(struct mig *d, unsigned *out) { CHECK("nvmlDeviceGetComputeInstanceId"); *out = d->ci; return SUCCESS; }
+int nvmlDeviceGetCudaComputeCapability(struct mig *d, int *major, int *minor)
+{
+  (void)d;
+  CHECK("nvmlDeviceGetCudaComputeCapability");
+  *major = 8;
+  *minor = 0;
+  return SUCCESS;
+}
 struct memory { unsigned long long total, free, used; };
 int nvmlDeviceGetMemoryInfo(struct mig *d, struct memory *out)
 {

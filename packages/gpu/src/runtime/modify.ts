@@ -1,0 +1,84 @@
+/** A container's configuration with the GPUs that it asks for: what nvidia-container-runtime makes of it at `create`. */
+import type { oci } from "@berth/spec";
+import { type CdiSpec, isQualifiedName, Registry } from "@berth/cdi";
+import type { ToolkitConfig } from "../toolkit/config.ts";
+import { Request } from "../toolkit/request.ts";
+import { checkRequirements, type Maker, makeSpec } from "./make.ts";
+import { gatedSpecs, withSpecs } from "./beside.ts";
+import { legacyModified, withoutHook } from "./legacy.ts";
+import { type RuntimeMode, runtimeMode } from "./mode.ts";
+
+/** The kind of devices that are made for one container alone. */
+const AUTOMATIC = "runtime.nvidia.com/gpu";
+
+export interface RuntimeLog {
+  debug(message: string): void;
+  info(message: string): void;
+  warn(message: string): void;
+}
+
+/** `spec` is not changed. Throws Error, CdiError and UnresolvedError; nothing is half done. */
+export async function modified(
+  spec: oci.Spec,
+  config: ToolkitConfig,
+  maker: Maker,
+  log: RuntimeLog,
+): Promise<oci.Spec> {
+  const request = new Request(spec, config, (message) => log.warn(message));
+  const mode = runtimeMode(config.get("nvidia-container-runtime.mode"), request, maker.driverRoot);
+  log.info(`mode ${mode}`);
+  const devices = [...new Set(request.devices(mode === "cdi"))];
+  if (devices.length === 0) {
+    log.debug("no device is asked for");
+    return mode === "legacy" ? legacyModified(spec, request, devices, config, maker) : withoutHook(spec);
+  }
+  log.info(`devices ${devices.map((name) => name || "none").join(", ")}`);
+  switch (mode) {
+    case "legacy":
+      return await legacyModified(spec, request, devices, config, maker);
+    case "csv":
+      return await withSpecs(withoutHook(spec), csvSpecs(devices, request, config, maker));
+    default:
+      return await withCdi(withoutHook(spec), mode, devices, request, config, maker);
+  }
+}
+
+async function withCdi(
+  spec: oci.Spec,
+  mode: RuntimeMode,
+  devices: readonly string[],
+  request: Request,
+  config: ToolkitConfig,
+  maker: Maker,
+): Promise<oci.Spec> {
+  const kind = mode === "jit-cdi" ? AUTOMATIC : config.get("nvidia-container-runtime.modes.cdi.default-kind");
+  const names = devices.map((name) => (isQualifiedName(name) ? name : `${kind}=${name || "none"}`));
+  const automatic = names.filter((name) => name.startsWith(`${AUTOMATIC}=`));
+  if (automatic.length === 0) {
+    const registry = await Registry.open({ dirs: config.get("nvidia-container-runtime.modes.cdi.spec-dirs") });
+    return await registry.inject(spec, names);
+  }
+  if (automatic.length < names.length)
+    throw new Error(`devices of ${AUTOMATIC} cannot be asked for beside other CDI devices: ${names.join(", ")}`);
+  const ids = automatic.map((name) => name.slice(AUTOMATIC.length + 1));
+  return await withSpecs(spec, [makeSpec("auto", ids, maker), ...besideSpecs(request, maker)]);
+}
+
+function csvSpecs(devices: readonly string[], request: Request, config: ToolkitConfig, maker: Maker): CdiSpec[] {
+  checkRequirements(request.requirements(), maker.driverRoot);
+  const files = request.env.get("NVIDIA_REQUIRE_JETPACK") === "csv-mounts=all" ? "all" : "base";
+  const ids = devices.map((name) => name || "none");
+  return [...gatedSpecs(request, maker), makeSpec("csv", ids, { ...maker, csv: { ...csvPlaces(config), files } })];
+}
+
+function csvPlaces(config: ToolkitConfig): { dir: string; compatRoot: string | undefined } {
+  return {
+    dir: config.get("nvidia-container-runtime.modes.csv.mount-spec-path"),
+    compatRoot: config.get("nvidia-container-runtime.modes.csv.compat-container-root") || undefined,
+  };
+}
+
+function besideSpecs(request: Request, maker: Maker): CdiSpec[] {
+  const channels = [...new Set(request.imexChannels())].filter((channel) => channel !== "");
+  return [...gatedSpecs(request, maker), ...(channels.length > 0 ? [makeSpec("imex", channels, maker)] : [])];
+}

@@ -1,0 +1,52 @@
+/** The file of the toolkit's configuration as nvidia-ctk writes it: by table, defaults that do nothing behind a #. */
+import { FIELDS, type Key, type ToolkitConfig } from "./config.ts";
+
+export function formatConfig(config: ToolkitConfig): string {
+  const keys = (Object.keys(FIELDS) as Key[]).filter((key) => config.isSet(key) || !isOptional(key)).sort();
+  const tables = new Map<string, string[]>([["", []]]);
+  for (const key of keys) {
+    const [table, name] = split(key);
+    for (const parent of parents(table)) if (!tables.has(parent)) tables.set(parent, []);
+    tables.get(table)?.push(line(config, key, name));
+  }
+  return [...tables]
+    .sort(([a], [b]) => byTable(a, b))
+    .map(([table, lines]) => [...(table === "" ? [] : [`[${table}]`]), ...lines].map((text) => `${text}\n`).join(""))
+    .join("\n");
+}
+
+function isOptional(key: Key): boolean {
+  const field = FIELDS[key];
+  return "optional" in field;
+}
+
+/** A value that was never set is shown by its example, which changes nothing. */
+function line(config: ToolkitConfig, key: Key, name: string): string {
+  const field = FIELDS[key];
+  if ("example" in field && !config.isSet(key)) return `#${name} = ${literal(field.example)}`;
+  return `${name} = ${literal(config.get(key))}`;
+}
+
+function literal(value: boolean | string | readonly string[]): string {
+  return typeof value === "object"
+    ? `[${value.map((item) => JSON.stringify(item)).join(", ")}]`
+    : JSON.stringify(value);
+}
+
+function split(key: string): [table: string, name: string] {
+  const dot = key.lastIndexOf(".");
+  return dot < 0 ? ["", key] : [key.slice(0, dot), key.slice(dot + 1)];
+}
+
+function parents(table: string): string[] {
+  const parts = table.split(".");
+  return parts.map((_, index) => parts.slice(0, index + 1).join("."));
+}
+
+/** A table comes before those inside it. */
+function byTable(a: string, b: string): number {
+  const [left, right] = [a.split("."), b.split(".")];
+  const differs = left.findIndex((part, index) => part !== right[index]);
+  if (differs < 0) return left.length - right.length;
+  return (left[differs] ?? "") < (right[differs] ?? "") ? -1 : 1;
+}
