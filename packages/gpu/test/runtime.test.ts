@@ -253,18 +253,18 @@ annotation-prefixes = ["cdi.k8s.io/"]
 
   test("csv: what the image requires of the driver", () => {
     const csv = 'mode = "csv"';
-    const require = (...texts: string[]): Ask => ({
+    const requiring = (...texts: string[]): Ask => ({
       env: ["NVIDIA_VISIBLE_DEVICES=0", ...texts.map((text, index) => `NVIDIA_REQUIRE_${index}=${text}`)],
     });
-    assert.equal(created(require("cuda>=11.0 brand=x,cuda>99"), csv).ociVersion, "1.0.2");
-    assert.equal(created(require("unknown>=9", "arch>=8.0,driver<600"), csv).ociVersion, "1.0.2");
+    assert.equal(created(requiring("cuda>=11.0 brand=x,cuda>99"), csv).ociVersion, "1.0.2");
+    assert.equal(created(requiring("unknown>=9", "arch>=8.0,driver<600"), csv).ociVersion, "1.0.2");
     fails(
-      require("cuda>=13.1"),
+      requiring("cuda>=13.1"),
       /requires .*cuda>=13.1.* of the driver, which has cuda 12.0, driver 525.147.05, arch 8.0/,
       csv,
     );
-    fails(require("cuda"), /invalid requirement .*cuda/, csv);
-    const skip = { env: [...(require("cuda>=13.1").env ?? []), "NVIDIA_DISABLE_REQUIRE=true"] };
+    fails(requiring("cuda"), /invalid requirement .*cuda/, csv);
+    const skip = { env: [...(requiring("cuda>=13.1").env ?? []), "NVIDIA_DISABLE_REQUIRE=true"] };
     assert.equal(created(skip, csv).ociVersion, "1.0.2");
   });
 

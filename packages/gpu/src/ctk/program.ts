@@ -5,7 +5,9 @@ import { extname } from "node:path";
 import { formatSpec, parseCdiSpec, Registry } from "@berth/cdi";
 import { Command, CommanderError, Option } from "commander";
 import { type Side, withRoot } from "../generate/root.ts";
+import { changedConfig, type ConfigFlags, defaultConfig } from "./config.ts";
 import { createDevCharSymlinks, type DevCharFlags } from "./dev-char.ts";
+import { configureRuntime, type ConfigureFlags } from "./runtime-configure.ts";
 import { type GenerateFlags, generateSpec, MODES } from "./generate.ts";
 
 export interface Io {
@@ -41,6 +43,8 @@ function program(io: Io): Command {
   addList(cdi, io, say);
   addTransform(cdi, io);
   addSystem(command, say);
+  addConfig(command, io);
+  addRuntime(command, io, say);
   command
     .command("hook")
     .description("CDI hooks: run by the program cdi-hook, which may be installed as nvidia-ctk and nvidia-cdi-hook")
@@ -194,6 +198,83 @@ function addTransform(cdi: Command, io: Io): void {
       if (flags.output === "") io.stdout.write(out);
       else await writeFile(flags.output, out, { mode: existsSync(flags.output) ? undefined : 0o644 });
     });
+}
+
+function addConfig(command: Command, io: Io): void {
+  const show = (text: string | undefined): void => {
+    if (text !== undefined) io.stdout.write(text);
+  };
+  const config = command
+    .command("config")
+    .description("Interact with the NVIDIA Container Toolkit configuration")
+    .helpCommand(false)
+    .option("-c, --config-file <file>", "the file (default: as nvidia-container-runtime finds it)")
+    .addOption(new Option("--config <file>").hideHelp())
+    .addOption(
+      new Option(
+        "--set <key=value>",
+        "set a value; only a key switches it on; a list's parts are between colons",
+      ).argParser((text: string, before: readonly string[] | undefined) => [...(before ?? []), ...text.split(",")]),
+    )
+    .addOption(new Option("--set-list-separator <text>").default(":").hideHelp())
+    .option("-i, --in-place", "change the file itself")
+    .option("-o, --output <file>", "where to write it (default: standard output)")
+    .action(({ config: file, ...flags }: ConfigFlags & { config?: string }) =>
+      show(changedConfig({ ...flags, configFile: flags.configFile ?? file }, process.env)),
+    );
+  config
+    .command("default")
+    .aliases(["create-default", "generate-default"])
+    .description("Generate the default NVIDIA Container Toolkit configuration file")
+    .option("-o, --output <file>", "where to write it (default: standard output)")
+    .action((_flags: object, own: Command) => show(defaultConfig(own.optsWithGlobals<{ output?: string }>().output)));
+}
+
+function addRuntime(command: Command, io: Io, info: (text: string) => void): void {
+  command
+    .command("runtime")
+    .description("Of container engines")
+    .helpCommand(false)
+    .command("configure")
+    .description("Add a runtime to the specified container engine")
+    .option("--runtime <name>", "berth, containerd, crio, docker", "docker")
+    .option("--config <file>", "the engine's configuration (default: at its usual place)")
+    .option("--drop-in-config <file>", "a file of its own for the runtime; empty: the engine's own file is changed")
+    .option("--config-source <name>", "file", "file")
+    .option("--config-mode <name>", "config-file")
+    .option("--dry-run", "show the configuration, and write nothing")
+    .option("--nvidia-runtime-name <name>", "what the runtime is called", "nvidia")
+    .option("--nvidia-runtime-path <file>", "the program; also --runtime-path")
+    .addOption(new Option("--runtime-path <file>").hideHelp())
+    .option("--nvidia-set-as-default", "make it the default runtime; also --set-as-default")
+    .addOption(new Option("--set-as-default").hideHelp())
+    .option("--cdi.enabled", "enable CDI in the engine; also --enable-cdi")
+    .addOption(new Option("--cdi.enable").hideHelp())
+    .addOption(new Option("--enable-cdi").hideHelp())
+    .action((flags: ConfigureFlags & RuntimeAliases) =>
+      configureRuntime(withoutAliases(flags), {
+        out: (text) => io.stdout.write(text),
+        info,
+        warn: (text) => io.stderr.write(`warning: ${text}\n`),
+      }),
+    );
+}
+
+/** nvidia-ctk's other names of the same flags. */
+interface RuntimeAliases {
+  readonly runtimePath?: string;
+  readonly setAsDefault?: boolean;
+  readonly "cdi.enable"?: boolean;
+  readonly enableCdi?: boolean;
+}
+
+function withoutAliases(flags: ConfigureFlags & RuntimeAliases): ConfigureFlags {
+  return {
+    ...flags,
+    nvidiaRuntimePath: flags.nvidiaRuntimePath ?? flags.runtimePath,
+    nvidiaSetAsDefault: flags.nvidiaSetAsDefault ?? flags.setAsDefault,
+    "cdi.enabled": flags["cdi.enabled"] ?? flags["cdi.enable"] ?? flags.enableCdi,
+  };
 }
 
 function addSystem(command: Command, say: (text: string) => void): void {

@@ -27,7 +27,8 @@ export function merged(name: string, devices: readonly CdiDevice[]): CdiDevice {
 
 /** A group that alone may use a node is then none of the container's. */
 export function withoutGroups(spec: CdiSpec): CdiSpec {
-  const edits = ({ additionalGids: _, ...rest }: ContainerEdits): ContainerEdits => rest;
+  const edits = (all: ContainerEdits): ContainerEdits =>
+    Object.fromEntries(Object.entries(all).filter(([name]) => name !== "additionalGids"));
   const devices = spec.devices.map((device) => ({ ...device, containerEdits: edits(device.containerEdits) }));
   const result = { ...spec, devices, containerEdits: edits(spec.containerEdits ?? {}) };
   return { ...result, cdiVersion: minimumVersion(result) };

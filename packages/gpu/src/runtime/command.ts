@@ -28,7 +28,8 @@ export async function nvidiaRuntime(args: readonly string[], process: RuntimePro
       config.get("nvidia-container-runtime.log-level"),
     ];
     log = new FileLog(file, level, logFlags(args));
-    for (const key of config.unknown) log.warn(`the configuration has ${key}, which is not known, and has no effect`);
+    for (const key of config.unknown.keys())
+      log.warn(`the configuration has ${key}, which is not known, and has no effect`);
     const runtime = lowLevel(config, process.env["PATH"]);
     if (isCreate(args)) await modifyBundle(bundleOf(args, process.cwd()), config, process.env["PATH"], log);
     log.debug(`handing over to ${runtime}`);

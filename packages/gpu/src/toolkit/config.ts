@@ -79,9 +79,9 @@ export class ToolkitConfigError extends Error {
 export class ToolkitConfig {
   readonly #set: ReadonlyMap<Key, Value>;
   /** Keys of the file that no version known has; they have no effect. */
-  readonly unknown: readonly string[];
+  readonly unknown: ReadonlyMap<string, unknown>;
 
-  constructor(set: ReadonlyMap<Key, Value> = new Map(), unknown: readonly string[] = []) {
+  constructor(set: ReadonlyMap<Key, Value> = new Map(), unknown: ReadonlyMap<string, unknown> = new Map()) {
     this.#set = set;
     this.unknown = unknown;
   }
@@ -137,9 +137,9 @@ export function parseConfig(content: string, path: string): ToolkitConfig {
 /** Without a judgement on what the values mean. */
 export function readConfig(content: string, path: string): ToolkitConfig {
   const set = new Map<Key, Value>();
-  const unknown: string[] = [];
+  const unknown = new Map<string, unknown>();
   for (const [key, value] of leaves(toml(content, path))) {
-    if (!isKey(key)) unknown.push(key);
+    if (!isKey(key)) unknown.set(key, value);
     else set.set(key, typed(key, value, path));
   }
   return new ToolkitConfig(set, unknown);
