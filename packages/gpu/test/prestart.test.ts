@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import {
   chmodSync,
-  existsSync,
+  readdirSync,
   mkdirSync,
   mkdtempSync,
   readFileSync,
