@@ -3,6 +3,7 @@ import type { Cni } from "@berth/network";
 import type { Images } from "@berth/image";
 import type { Hand, HostFacts, SystemdLink } from "@berth/kernel";
 import type { CdiSpecs } from "./container/cdi.ts";
+import type { NvidiaGpus } from "./container/nvidia.ts";
 import type { Events } from "./events.ts";
 import type { HandlerTable, RuntimeHandler } from "./handlers.ts";
 import type { Locks } from "./lock.ts";
@@ -38,6 +39,7 @@ export interface CriContext {
   /** The networks of a handler's pods. */
   readonly cniOf: (handler: RuntimeHandler) => Promise<Cni>;
   readonly cdi: CdiSpecs;
+  readonly nvidia: NvidiaGpus;
   readonly sandboxes: Store<SandboxRecord, Sandbox>;
   readonly containers: Store<ContainerRecord, Container>;
   readonly locks: Locks;

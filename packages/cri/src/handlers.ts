@@ -27,6 +27,8 @@ export interface RuntimeHandler {
     readonly root: string | undefined;
     readonly noPivotRoot: boolean;
     readonly noNewKeyring: boolean;
+    /** NVIDIA Container Toolkit's config.toml: containers get the GPUs that they ask for by it. Served in process only. */
+    readonly nvidia: string | undefined;
     /** Containers' cgroups are systemd's scopes. */
     readonly systemdCgroup: boolean;
   };

@@ -1,5 +1,6 @@
 /** The CRI: RuntimeService and ImageService over gRPC, the streaming server, and what a restart makes of an earlier life. */
 export { CdiSpecs } from "./container/cdi.ts";
+export { NvidiaGpus } from "./container/nvidia.ts";
 export { Events } from "./events.ts";
 export { type CollectorPolicy, ImageCollector } from "./image/collector.ts";
 export { Locks } from "./lock.ts";

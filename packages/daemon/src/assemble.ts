@@ -2,6 +2,7 @@
 import { access, mkdir, writeFile } from "node:fs/promises";
 import {
   CdiSpecs,
+  NvidiaGpus,
   type CriContext,
   CriServer,
   Events,
@@ -83,6 +84,8 @@ export async function assemble({ settings, version, log, onStep }: AssembleOptio
   await checkSystemd(settings.handlers, log);
   const systemd = new SystemdLink();
   parts.defer(() => systemd.close());
+  const nvidia = new NvidiaGpus(log);
+  parts.defer(() => nvidia.close());
   const context: CriContext = {
     hand,
     host,
@@ -91,6 +94,7 @@ export async function assemble({ settings, version, log, onStep }: AssembleOptio
     cni,
     cniOf: (handler) => handlerNetworks.of(handler),
     cdi: new CdiSpecs(log),
+    nvidia,
     sandboxes: sandboxStore(database.sql, log),
     containers: containerStore(database.sql, log),
     locks: new Locks(),

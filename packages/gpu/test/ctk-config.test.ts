@@ -141,7 +141,8 @@ test("runtime configure: versions 1 and 3, no file yet, berth, the engine's own 
   assert.ok(first.includes("enable_cdi = true") && first.includes("version = 1"));
   const none = await dry("containerd", undefined);
   assert.ok(none.endsWith('imports = ["/etc/containerd/conf.d/*.toml"]\nversion = 2\n\n'));
-  assert.match(await dry("berth", undefined), /BinaryName = ".*\/bin\/berth-nvidia-runtime"/);
+  assert.match(await dry("berth", undefined), /runtimes.nvidia.options\]\n +NvidiaRuntime = true\n/);
+  assert.match(await dry("berth", undefined, "--nvidia-runtime-path", "/opt/x"), /BinaryName = "\/opt\/x"\n/);
   const whole = await dry(
     "containerd",
     NODE,

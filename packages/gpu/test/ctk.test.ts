@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { parseCdiSpec } from "@berth/cdi";
 import { withRoot } from "../src/generate/root.ts";
-import { makeDriverRoot } from "./driver-root.ts";
+import { makeDriverRoot } from "../src/testing/driver-root.ts";
 
 const CTK = new URL("../../../bin/berth-ctk", import.meta.url).pathname;
 const GPUS = `driver 525.147.05

@@ -6,7 +6,7 @@ import { dirname, join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import type { CdiSpec, ContainerEdits } from "@berth/cdi";
 import { generateSpec } from "../src/ctk/generate.ts";
-import { makeNode } from "./driver-root.ts";
+import { makeNode } from "../src/testing/driver-root.ts";
 
 const NODES = [
   "nvidia-fs0",

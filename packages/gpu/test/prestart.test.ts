@@ -15,7 +15,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { devicesCgroup } from "../src/prestart/inject.ts";
-import { makeDriverRoot } from "./driver-root.ts";
+import { makeDriverRoot } from "../src/testing/driver-root.ts";
 
 const HOOK = new URL("../../../bin/nvidia-container-runtime-hook", import.meta.url).pathname;
 const HAS_RUNC = spawnSync("runc", ["--version"]).status === 0;

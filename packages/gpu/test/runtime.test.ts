@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import type { oci } from "@berth/spec";
-import { makeDriverRoot, makeNode } from "./driver-root.ts";
+import { makeDriverRoot, makeNode } from "../src/testing/driver-root.ts";
 
 const RUNTIME = new URL("../../../bin/berth-nvidia-runtime", import.meta.url).pathname;
 const UUID = "GPU-66666666-2222-3333-4444-555555555555";

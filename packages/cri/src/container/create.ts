@@ -116,7 +116,7 @@ async function make(
     imageSources,
   });
   progress.step("inject CDI devices");
-  const injected = await injectDevices(context, config, plain);
+  const injected = await context.nvidia.inject(handler, await injectDevices(context, config, plain));
   const spec = binary ? withinHost(injected, context.host) : injected;
   progress.step("prepare the root file system");
   progress.onFailure("remove the root file system", () => context.images.removeRootfs(id));

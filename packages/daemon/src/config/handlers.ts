@@ -57,17 +57,30 @@ function handlerOf(name: string, table: Reader): RuntimeHandler {
     cniConfDir: table.string("cni_conf_dir"),
     cniMaxConfNum: table.int("cni_max_conf_num"),
     sandboxer,
-    options: optionsOf(table.below("options")),
+    options: optionsOf(name, table.below("options")),
   };
 }
 
-const optionsOf = (table: Reader): RuntimeHandler["options"] => ({
-  binary: table.string("BinaryName"),
-  root: table.string("Root"),
-  noPivotRoot: table.bool("NoPivotRoot") ?? false,
-  noNewKeyring: table.bool("NoNewKeyring") ?? false,
-  systemdCgroup: table.bool("SystemdCgroup") ?? false,
-});
+/** Where nvidia-container-runtime has it, without its environment's say. */
+const NVIDIA_CONFIG = "/etc/nvidia-container-runtime/config.toml";
+
+function optionsOf(name: string, table: Reader): RuntimeHandler["options"] {
+  const binary = table.string("BinaryName");
+  const nvidia = table.bool("NvidiaRuntime") === true;
+  if (nvidia && binary !== undefined)
+    throw at(
+      table.entry("NvidiaRuntime"),
+      `containerd.runtimes.${name}.options: NvidiaRuntime is served in process and needs no BinaryName; leave one of them out`,
+    );
+  return {
+    binary,
+    root: table.string("Root"),
+    noPivotRoot: table.bool("NoPivotRoot") ?? false,
+    noNewKeyring: table.bool("NoNewKeyring") ?? false,
+    nvidia: nvidia ? (table.string("NvidiaConfig") ?? NVIDIA_CONFIG) : undefined,
+    systemdCgroup: table.bool("SystemdCgroup") ?? false,
+  };
+}
 
 export const at = (entry: Entry | undefined, message: string): ConfigError =>
   new ConfigError(entry === undefined ? message : `${entry.file}:${entry.line}: ${message}`);

@@ -34,13 +34,16 @@ interface Engine {
 
 const INSTALLED = "/usr/bin/nvidia-container-runtime";
 
+/** berthd does what the program would. */
+const IN_PROCESS = "";
+
 export type EngineName = "berth" | "containerd" | "crio" | "docker";
 
 export const ENGINES: Readonly<Record<EngineName, Engine>> = {
   berth: {
     configFile: "/etc/berth/config.toml",
     dropInFile: "/etc/berth/conf.d/99-nvidia.toml",
-    runtimePath: new URL("../../../../bin/berth-nvidia-runtime", import.meta.url).pathname,
+    runtimePath: IN_PROCESS,
     knowsCdi: true,
     edit: containerd,
   },
@@ -109,7 +112,11 @@ function lowLevel(byDefault: unknown): string[] {
 function withRuntime(tree: Tree, cri: readonly string[], options: Tree, { name, path, asDefault }: RuntimeEntry): Tree {
   const own = [...cri, "containerd", "runtimes", name];
   const typed = options["runtime_type"] ? options : { ...options, runtime_type: RUNTIME_TYPE };
-  const binary = withAt(withAt(tree, own, typed), [...own, "options", "BinaryName"], path);
+  const added = withAt(tree, own, typed);
+  const binary =
+    path === IN_PROCESS
+      ? withAt(withoutAt(added, [...own, "options", "BinaryName"]), [...own, "options", "NvidiaRuntime"], true)
+      : withAt(added, [...own, "options", "BinaryName"], path);
   const named = cri.at(-1) === "cri" ? withAt(binary, [...own, "options", "Runtime"], path) : binary;
   return withDefault(named, [...cri, "containerd", "default_runtime_name"], name, asDefault);
 }

@@ -69,7 +69,7 @@ export function makeDriverRoot(root: string): void {
   library("libnvidia-egl-gbm.so.1.1.0", "libnvidia-egl-gbm.so.1");
   library("libnvidia-nvvm70.so.4", "libnvidia-nvvm70.so.4");
   library("nvidia/xorg/nvidia_drv.so", "x");
-  library(`libnvidia-ml.so.${VERSION}`, "libnvidia-ml.so.1", new URL("fake/nvml.c", import.meta.url).pathname);
+  library(`libnvidia-ml.so.${VERSION}`, "libnvidia-ml.so.1", new URL("nvml.c", import.meta.url).pathname);
   symlinkSync(`libnvidia-ml.so.${VERSION}`, join(root, LIB, "libnvidia-ml.so.1"));
   for (const path of FILES) put(path);
   for (const name of BINARIES) put(`usr/bin/${name}`, 0o755);
