@@ -25,8 +25,8 @@ export interface Modified {
 }
 
 interface Waiting {
-  resolve(modified: Modified): void;
-  reject(error: Error): void;
+  readonly resolve: (modified: Modified) => void;
+  readonly reject: (error: Error) => void;
 }
 
 export class NvidiaThread {

@@ -5,15 +5,17 @@ import { makerOf } from "./make.ts";
 import { modified } from "./modify.ts";
 import type { ThreadAnswer, ThreadRequest } from "./thread.ts";
 
-parentPort?.on("message", async ({ id, spec, config: file }: ThreadRequest) => {
+parentPort?.on("message", (request: ThreadRequest) => {
+  void answerTo(request).then((answer) => parentPort?.postMessage(answer));
+});
+
+async function answerTo({ id, spec, config: file }: ThreadRequest): Promise<ThreadAnswer> {
   const warnings: string[] = [];
   const log = { debug() {}, info() {}, warn: (message: string) => void warnings.push(message) };
-  let answer: ThreadAnswer;
   try {
     const config = loadConfig(file);
-    answer = { id, spec: await modified(spec, config, makerOf(config, process.env["PATH"]), log), warnings };
+    return { id, spec: await modified(spec, config, makerOf(config, process.env["PATH"]), log), warnings };
   } catch (error) {
-    answer = { id, error: (error as Error).message, warnings };
+    return { id, error: (error as Error).message, warnings };
   }
-  parentPort?.postMessage(answer);
-});
+}
