@@ -157,7 +157,7 @@ async function make(
     { signal },
   );
   record.pid = (await inRuntimesWords(runtimeLog(context, record), made)).pid;
-  await unmountImageVolumes(context, id);
+  await unmountImageVolumes(context, id, config);
   progress.step("connect to its monitor");
   progress.onFailure("end the process", async () => {
     if (!container.link) watchExit(context, container, (container.link = await connectMonitor(dir, plan)));

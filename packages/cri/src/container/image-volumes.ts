@@ -68,7 +68,8 @@ function checkMount(mount: cri.Mount, field: string): void {
 }
 
 /** After the container has its own clones. Idempotent. */
-export async function unmountImageVolumes(context: CriContext, id: string): Promise<void> {
+export async function unmountImageVolumes(context: CriContext, id: string, config: cri.ContainerConfig): Promise<void> {
+  if (!config.mounts.some(({ image }) => image?.image)) return;
   const dir = volumesDir(context, id);
   const names = await readdir(dir).catch((error: NodeJS.ErrnoException) => {
     if (error.code === "ENOENT") return undefined;
@@ -86,7 +87,7 @@ export async function unmountImageVolumes(context: CriContext, id: string): Prom
 
 /** With the container: the mounts that are left of a creation that was interrupted, and the holds on the layers. Idempotent. */
 export async function releaseImageVolumes(context: CriContext, id: string, config: cri.ContainerConfig): Promise<void> {
-  await unmountImageVolumes(context, id);
+  await unmountImageVolumes(context, id, config);
   for (const [index, mount] of config.mounts.entries())
     if (mount.image?.image) await context.images.removeRootfs(keyOf(id, index));
 }

@@ -1,5 +1,4 @@
 /** RemoveContainer: ends it if it runs, then removes everything of it but its log. Idempotent, and finishes what an earlier try left. */
-import { rm } from "node:fs/promises";
 import { create } from "@bufbuild/protobuf";
 import { cri } from "@berth/spec";
 import { containerDir, type CriContext } from "../context.ts";
@@ -29,7 +28,7 @@ export async function deleteContainer(context: CriContext, container: Container,
     await releaseImageVolumes(context, record.id, record.config);
     await context.images.removeRootfs(record.id);
     await runHooks(context, container, "poststop", "stopped");
-    await rm(containerDir(context, record.id), { recursive: true, force: true });
+    await context.hand.run({ orders: [{ order: "remove_tree", args: { path: containerDir(context, record.id) } }] });
     context.containers.delete(container);
     emitContainerEvent(context, DELETED, container);
   });

@@ -247,7 +247,7 @@ const sysctlOrder = (path: string, value: string, because: string): Order => ({
 export const hostnameOf = (config: cri.PodSandboxConfig): string =>
   config.hostname || (config.metadata?.name ?? "").slice(0, 63);
 
-/** Takes back what namespacePlan makes; every order of it is idempotent. */
+/** Takes back what namespacePlan makes, and the pod's directory with all that is in it; every order of it is idempotent. */
 export function namespaceRemoval(context: CriContext, id: string): Plan {
   const dir = sandboxDir(context, id);
   return {
@@ -257,6 +257,7 @@ export function namespaceRemoval(context: CriContext, id: string): Plan {
       { order: "unpin", args: { path: ipcPath(context, id) } },
       { order: "unpin", args: { path: usernsPath(context, id) } },
       { order: "unmount", args: { path: `${dir}/shm`, flags: 2n } },
+      { order: "remove_tree", args: { path: dir } },
     ],
   };
 }

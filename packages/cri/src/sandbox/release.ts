@@ -6,13 +6,20 @@ import type { Sandbox } from "../store/records.ts";
 import { stopPodInit } from "./init.ts";
 import { namespaceRemoval, stopMaker } from "./namespaces.ts";
 import { attachmentOf } from "./network.ts";
+import { usernsOf } from "./userns.ts";
 
 export async function releaseSandbox(context: CriContext, sandbox: Sandbox): Promise<void> {
+  const { id, config } = sandbox.record;
   await stopPodInit(context, sandbox);
-  await stopMaker(context, sandbox.record.id);
+  if (usernsOf(config)) await stopMaker(context, id);
   await detachNetwork(context, sandbox);
-  await context.hand.run(namespaceRemoval(context, sandbox.record.id));
-  await rm(sandboxDir(context, sandbox.record.id), { recursive: true, force: true });
+  try {
+    await context.hand.run(namespaceRemoval(context, id));
+  } catch (error) {
+    // The last order: the init's monitor has written its record into what was being emptied.
+    if ((error as { code?: string }).code !== "ENOTEMPTY") throw error;
+    await rm(sandboxDir(context, id), { recursive: true, force: true });
+  }
 }
 
 /** CNI DEL before the namespace's pin goes, so that plugins still find the interface. */
