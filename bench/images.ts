@@ -1,22 +1,25 @@
 /**
  * PullImage through one gRPC client, berthd and Debian's containerd in turn, from Debian's docker-registry on loopback, with
- * cold caches: medians, ratios, peak memory, and how close a pull is to inflating and hashing alone.
+ * cold caches: medians, ratios, processor time, peak memory, and how close a pull is to inflating and hashing alone, on one
+ * processor and as parallel as berth does them. "many" pulls twenty images at once, and says how long other calls wait meanwhile.
  *
- *   sudo bench/run images [--rounds 3] [--only files,layers,large,shared] [--json FILE]
+ *   sudo bench/run images [--rounds 3] [--only files,layers,large,shared,many] [--json FILE]
  */
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { setTimeout as delay } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import { connectCri, type CriClient } from "./lib/client.ts";
-import { median, table } from "./lib/figures.ts";
-import { peak, resetPeak } from "./lib/memory.ts";
+import { median, percentile, table } from "./lib/figures.ts";
+import { floor } from "./lib/floor.ts";
+import { peak, processorTime, resetPeak } from "./lib/memory.ts";
 import { makeImages, type Peer, startBerth, startContainerd } from "./lib/peers.ts";
 import { run } from "./lib/process.ts";
-import { floor, type Layer, makeLayer, push, startRegistry, writeFiles, writeLarge } from "./lib/registry.ts";
+import { type Layer, makeLayer, push, type Registry, startRegistry, writeFiles, writeLarge } from "./lib/registry.ts";
 
 const { values: flags } = parseArgs({
   options: {
     rounds: { type: "string", default: "3" },
-    only: { type: "string", default: "files,layers,large,shared" },
+    only: { type: "string", default: "files,layers,large,shared,many" },
     json: { type: "string" },
   },
 });
@@ -33,6 +36,7 @@ interface Case {
 
 interface Measured {
   readonly ms: number[];
+  readonly processor: number[];
   peak: number;
 }
 
@@ -98,17 +102,64 @@ async function measure(
   if (before !== undefined) await pull(client, before);
   await coldCaches();
   resetPeak(peer.service.pid);
+  const processor = processorTime(peer.service.pid);
   into.ms.push(await pull(client, reference));
+  into.processor.push(processorTime(peer.service.pid) - processor);
   into.peak = Math.max(into.peak, peak(peer.service.pid));
   for (const each of [reference, before])
     if (each !== undefined) await client.image.removeImage({ image: { image: each } });
+}
+
+/** Milliseconds that calls for the version take, one after the other, until the work is done. */
+async function callsDuring(client: CriClient, work: Promise<unknown>): Promise<number[]> {
+  const times: number[] = [];
+  let done = false;
+  const ended = work.finally(() => (done = true));
+  while (!done) {
+    const before = performance.now();
+    await client.runtime.version({});
+    times.push(performance.now() - before);
+    await delay(2);
+  }
+  await ended;
+  return times;
+}
+
+const MANY = 20;
+
+async function measureMany(registry: Registry, peers: readonly Peer[], clients: readonly CriClient[]): Promise<string> {
+  const references: string[] = [];
+  for (let i = 0; i < MANY; i++) {
+    const layers: Layer[] = [];
+    for (let j = 0; j < 3; j++)
+      layers.push(await layerOf(`many${i}-${j}`, (dir) => writeFiles(dir, 100, 20_000, 1000 + 3 * i + j)));
+    references.push(await push(registry, `bench/many${i}`, layers));
+  }
+  const rows = [["20 images at once", "ms", "idle call, median", "call meanwhile, median", "99 of 100", "longest"]];
+  for (const [i, peer] of peers.entries()) {
+    const client = clients[i] as CriClient;
+    await coldCaches();
+    const idle = await callsDuring(client, delay(500));
+    const before = performance.now();
+    let took = 0;
+    const pulls = Promise.all(references.map(async (each) => await pull(client, each)));
+    const times = await callsDuring(
+      client,
+      pulls.then(() => (took = performance.now() - before)),
+    );
+    const figures = [median(idle), median(times), percentile(times, 99), Math.max(...times)];
+    rows.push([peer.name, took.toFixed(0), ...figures.map((figure) => figure.toFixed(1))]);
+    for (const image of references) await client.image.removeImage({ image: { image } });
+  }
+  return table(rows);
 }
 
 const stops: (() => Promise<void>)[] = [];
 try {
   const registry = await startRegistry(work);
   stops.push(() => registry.service.stop());
-  const cases = await makeCases(new Set(flags.only.split(",")));
+  const wanted = new Set(flags.only.split(","));
+  const cases = await makeCases(wanted);
   const archives = await makeImages(work);
   const peers: Peer[] = [];
   const join = (peer: Peer): void => {
@@ -119,20 +170,38 @@ try {
   join(await startContainerd(places, archives.busybox, archives.pause));
   const clients = peers.map(({ socket }) => connectCri(socket));
   const rows = [
-    ["median ms", "berth", "containerd", "ratio", "aim", "floor", "berth/floor", "peak memory", "peak memory"],
+    [
+      "median ms",
+      "berth",
+      "containerd",
+      "ratio",
+      "aim",
+      "floor: one",
+      "parallel",
+      "berth/floor",
+      "CPU",
+      "CPU",
+      "peak",
+      "peak",
+    ],
   ];
   const results: object[] = [];
   let firstMs: number | undefined;
   for (const { name, title, layers, before, aim } of cases) {
     const reference = await push(registry, `bench/${name}`, layers);
     const first = before === undefined ? undefined : await push(registry, `bench/${name}-before`, before);
-    const measured = peers.map((): Measured => ({ ms: [], peak: 0 }));
+    const measured = peers.map((): Measured => ({ ms: [], processor: [], peak: 0 }));
     for (let round = 0; round < rounds; round++)
       for (const [i, peer] of peers.entries())
         await measure(peer, clients[i] as CriClient, reference, first, measured[i] as Measured);
     const fresh = layers.filter((layer) => before?.includes(layer) !== true);
-    await coldCaches();
-    const least = await floor(fresh);
+    const floors: number[] = [];
+    for (const single of [true, false]) {
+      await coldCaches();
+      const files = fresh.map(({ path }) => path);
+      floors.push(await floor(files, single));
+    }
+    const [one, least] = floors as [number, number];
     const [ours, theirs] = measured.map(({ ms }) => median(ms)) as [number, number];
     const against = before === undefined ? theirs : (firstMs ?? theirs);
     firstMs ??= ours;
@@ -143,14 +212,17 @@ try {
       theirs.toFixed(0),
       (ours / against).toFixed(2),
       `≤ ${aim}`,
+      one.toFixed(0),
       least.toFixed(0),
       (ours / least).toFixed(2),
+      ...measured.map(({ processor }) => median(processor).toFixed(0)),
       mb(0),
       mb(1),
     ]);
-    results.push({ name, floor: least, measured });
+    results.push({ name, floor: { one, parallel: least }, measured });
   }
-  console.log(table(rows));
+  if (cases.length > 0) console.log(table(rows));
+  if (wanted.has("many")) console.log(`\n${await measureMany(registry, peers, clients)}`);
   if (flags.json !== undefined) writeFileSync(flags.json, JSON.stringify(results, null, 1));
   for (const client of clients) client.close();
 } finally {

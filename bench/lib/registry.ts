@@ -172,17 +172,3 @@ async function send(url: string, method: string, body?: Buffer, type?: string): 
   if (!answer.ok) throw new Error(`${method} ${url}: ${answer.status} ${await answer.text()}`);
   return answer;
 }
-
-/** Milliseconds that reading, inflating and hashing the layers takes by itself: what no unpacking can be faster than. */
-export async function floor(layers: readonly Layer[]): Promise<number> {
-  const before = performance.now();
-  for (const { path } of layers) {
-    const compressed = createHash("sha256");
-    const plain = createHash("sha256");
-    const source = createReadStream(path, { highWaterMark: 256 << 10 });
-    source.on("data", (chunk) => compressed.update(chunk));
-    await pipeline(source, createGunzip({ chunkSize: 256 << 10 }), plain);
-    compressed.digest();
-  }
-  return performance.now() - before;
-}
