@@ -19,7 +19,7 @@ export type {
   Usage,
   UserDatabase,
 } from "./types.ts";
-export type { ProxySettings } from "./registry/proxy.ts";
+export { parseProxy, proxyFromEnvironment, type ProxySettings } from "./registry/proxy.ts";
 export type { CheckOptions, Problem } from "./store/check.ts";
 export type { RetryPolicy } from "./registry/retry.ts";
 export type { RegistryHostSettings, RegistrySettings } from "./registry/settings.ts";

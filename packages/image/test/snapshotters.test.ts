@@ -1,5 +1,8 @@
 /** The contract on every snapshotter, with node:fs and, where it is built, with bosun. */
-import type { TestContext } from "node:test";
+import assert from "node:assert/strict";
+import { readdirSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import test, { type TestContext } from "node:test";
 import { WorkerPool } from "../src/layers/pool.ts";
 import { openTarget } from "../src/layers/targets.ts";
 import type { Choice } from "../src/snapshots/choose.ts";
@@ -7,7 +10,7 @@ import { chooseSnapshotter } from "../src/snapshots/choose.ts";
 import { SnapshotStore } from "../src/snapshots/store.ts";
 import { openDatabase } from "../src/store/database.ts";
 import { IMAGE_SCHEMA } from "../src/store/schema.ts";
-import { snapshotterContract, type Subject } from "./snapshotter-contract.ts";
+import { snapshotterContract, stack, type Subject } from "./snapshotter-contract.ts";
 import { atEnd, bosunRig, plainRig, type Rig, whyNoBosun } from "./support/store.ts";
 
 async function subject(t: TestContext, rig: Rig, choice: Choice): Promise<Subject> {
@@ -51,6 +54,24 @@ snapshotterContract("native", async (t) => {
 snapshotterContract("native with bosun", async (t) => {
   if (noBosun !== undefined) return t.skip(noBosun) as undefined;
   return await subject(t, await bosunRig(t), { name: "native" });
+});
+
+const rootOnly = needsRoot === undefined ? {} : { skip: needsRoot };
+
+test("a layer whose file is lost fails the settling that finds it, and no later one", rootOnly, async (t) => {
+  const rig = plainRig(t);
+  const own = await subject(t, rig, { name: "native" });
+  const { snapshotter } = own;
+  await stack(own, "lost", [{ name: "file", data: "1" }]);
+  const [id = ""] = readdirSync(join(rig.root, "snapshots"));
+  rmSync(join(rig.root, "snapshots", id, "layer.erofs"));
+  await assert.rejects(snapshotter.settle(), { code: "ENOENT" });
+  assert.equal(snapshotter.collect(new Set()), 1);
+  await snapshotter.sweep();
+  await stack(own, "whole", [{ name: "file", data: "2" }]);
+  await snapshotter.settle();
+  const again = await own.restart();
+  assert.deepEqual([again.has("lost-0"), again.has("whole-0"), again.doubtful()], [false, true, []]);
 });
 
 for (const mount of ["file", "loop"] as const) {

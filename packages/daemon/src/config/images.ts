@@ -1,17 +1,42 @@
 /** How images are kept: containerd's key for it, and berth's own table. */
 import type { CollectorPolicy } from "@berth/cri";
-import type { SnapshotterName } from "@berth/image";
+import { parseProxy, proxyFromEnvironment, type ProxySettings, type SnapshotterName, SNAPSHOTTERS } from "@berth/image";
 import { at } from "./handlers.ts";
 import { OWN_IMAGES } from "./keys.ts";
 import type { Reader } from "./reader.ts";
 
-const SNAPSHOTTERS: readonly SnapshotterName[] = ["erofs", "overlayfs", "native"];
 /** The kubelet's defaults. */
 const LOW_PERCENT = 80;
 const MINIMUM_AGE_MS = 120_000;
 const PERIOD_MS = 300_000;
 
 const ownOf = (file: Reader): Reader => file.below("plugins", OWN_IMAGES);
+
+/** Undefined: the environment's. What the file names counts over that, variable by variable. */
+export function proxyOf(file: Reader, environment: NodeJS.ProcessEnv): ProxySettings | undefined {
+  const own = ownOf(file);
+  const [http, https, no] = [own.string("http_proxy"), own.string("https_proxy"), own.string("no_proxy")];
+  if (http === undefined && https === undefined && no === undefined) return undefined;
+  for (const name of ["http_proxy", "https_proxy"]) {
+    try {
+      const said = own.string(name);
+      if (said !== undefined) parseProxy(said, name);
+    } catch (error) {
+      throw at(own.entry(name), (error as Error).message);
+    }
+  }
+  const said = { ...(http && { http }), ...(https && { https }), ...(no && { no }) };
+  return { ...proxyFromEnvironment(environment), ...said };
+}
+
+/** A file of this table, by its absolute path. */
+export function fileOf(file: Reader, name: "auth_file" | "signature_policy"): string | undefined {
+  const own = ownOf(file);
+  const path = own.string(name);
+  if (path !== undefined && !path.startsWith("/"))
+    throw at(own.entry(name), `${name}: "${path}" is not an absolute path`);
+  return path;
+}
 
 /**
  * Undefined: what works on the root directory. "overlayfs" in containerd's table is what every default file of its says, and

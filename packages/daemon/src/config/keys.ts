@@ -329,6 +329,11 @@ const OTHER_PLUGINS: readonly (readonly [string, readonly Row[]])[] = [
       ["gc_low_threshold_percent", "int", works()],
       ["gc_minimum_age", "duration", works()],
       ["gc_period", "duration", works()],
+      ["http_proxy", "string", works()],
+      ["https_proxy", "string", works()],
+      ["no_proxy", "string", works()],
+      ["auth_file", "string", works()],
+      ["signature_policy", "string", works()],
     ],
   ],
   [

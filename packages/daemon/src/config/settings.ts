@@ -5,7 +5,7 @@ import type { Flags } from "../options.ts";
 import { checkDocument, describe, type Problem } from "./check.ts";
 import { ConfigError, type Document } from "./document.ts";
 import { at, handlersOf, type HandlerSettings } from "./handlers.ts";
-import { collectionOf, snapshotterOf } from "./images.ts";
+import { collectionOf, fileOf, proxyOf, snapshotterOf } from "./images.ts";
 import { IMAGES, RUNTIME, STREAMING } from "./keys.ts";
 import { Reader } from "./reader.ts";
 import { registryOf } from "./registry.ts";
@@ -73,6 +73,7 @@ export function settingsOf(
   const images = file.below("plugins", IMAGES);
   const address = flags.address ?? `${state}/berth.sock`;
   const named = file.string("plugins", "io.containerd.server.v1.grpc", "address");
+  const proxy = proxyOf(file, process.env);
   const inState = runtime.bool("netns_mounts_under_state_dir") === true;
   const settings: Settings = {
     root: directory(file, "root", flags.root, "/var/lib/containerd", "/var/lib/berth"),
@@ -81,9 +82,12 @@ export function settingsOf(
     socketGid: file.int("plugins", "io.containerd.server.v1.grpc", "gid") ?? 0,
     netnsDir: flags.netnsDir ?? (inState ? `${state}/netns` : "/run/netns"),
     cni: cniOf(runtime.below("cni"), flags),
-    registry: registryOf(images.below("registry"), flags.hostsDir),
-    verification: verificationOf(file.below("plugins", "io.containerd.image-verifier.v1.bindir"), flags),
-    authFile: flags.authFile,
+    registry: { ...registryOf(images.below("registry"), flags.hostsDir), ...(proxy !== undefined && { proxy }) },
+    verification: verificationOf(
+      file.below("plugins", "io.containerd.image-verifier.v1.bindir"),
+      flags.signaturePolicy ?? fileOf(file, "signature_policy"),
+    ),
+    authFile: flags.authFile ?? fileOf(file, "auth_file"),
     // containerd's 0 is "as many as there are": each takes memory, so it is the default here.
     maxConcurrentDownloads: images.int("max_concurrent_downloads") || 3,
     snapshotter: flags.snapshotter ?? snapshotterOf(file, images),
@@ -137,8 +141,7 @@ function cniOf(table: Reader, flags: Flags): CniSettings {
   };
 }
 
-function verificationOf(table: Reader, flags: Flags): VerificationOptions {
-  const { signaturePolicy } = flags;
+function verificationOf(table: Reader, signaturePolicy: string | undefined): VerificationOptions {
   return {
     verifiers: {
       binDir: table.string("bin_dir") ?? "/opt/containerd/image-verifier/bin",

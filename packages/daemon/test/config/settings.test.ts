@@ -240,3 +240,28 @@ test("images are collected only where a threshold says so, with the kubelet's de
     /config\.toml:4: gc_low_threshold_percent: 60 must be below gc_high_threshold_percent, 60/,
   );
 });
+
+test("proxies of the file count over the environment's, one by one; files are named absolutely", async (t) => {
+  const own = async (...lines: string[]): Promise<Settings> =>
+    await settingsFrom(t, ["version = 3", "[plugins.'io.berth.images.v1']", ...lines, ""].join("\n"));
+  assert.equal((await own()).registry.proxy, undefined);
+  const before = process.env["NO_PROXY"];
+  process.env["NO_PROXY"] = ".example";
+  t.after(() => {
+    if (before === undefined) delete process.env["NO_PROXY"];
+    else process.env["NO_PROXY"] = before;
+  });
+  const { proxy } = (await own('https_proxy = "squid:3128"')).registry;
+  assert.deepEqual([proxy?.https, proxy?.no], ["squid:3128", ".example"]);
+  assert.equal((await own('no_proxy = "10.0.0.0/8"')).registry.proxy?.no, "10.0.0.0/8");
+  await assert.rejects(
+    own('http_proxy = "ftp://a"'),
+    /config\.toml:3: http_proxy: a proxy of type ftp is not supported/,
+  );
+  const files = await own('auth_file = "/a/auth.json"', 'signature_policy = "/a/policy.json"');
+  assert.deepEqual([files.authFile, files.verification.policyPath], ["/a/auth.json", "/a/policy.json"]);
+  await assert.rejects(
+    own('auth_file = "auth.json"'),
+    /config\.toml:3: auth_file: "auth\.json" is not an absolute path/,
+  );
+});
