@@ -18,6 +18,31 @@ import {
 
 const RUNNING = 1;
 
+describe("a stop of berthd (SIGTERM)", () => {
+  test("containers run on, log on, and are known to the next one", async () => {
+    await using daemon = await TestDaemon.start();
+    const pod = await runPod(daemon);
+    const counter = await startContainer(daemon, pod, "i=0; while :; do echo line $i; i=$((i+1)); sleep 0.01; done");
+    const waiting = await createContainer(daemon, pod, "exit 5");
+    const { logPath, startedAt } = await status(daemon, counter);
+    const lines = (): number => readFileSync(logPath, "utf8").split("\n").length;
+    const began = Date.now();
+    await daemon.kill("SIGTERM");
+    assert.ok(Date.now() - began < 10_000, "it ends soon");
+    const then = lines();
+    for (const end = Date.now() + 10_000; lines() < then + 20;) {
+      assert.ok(Date.now() < end, "the container still writes");
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+    await daemon.startAgain();
+    const after = await status(daemon, counter);
+    assert.deepEqual([after.state, after.startedAt], [RUNNING, startedAt]);
+    assert.equal(await sh(daemon, counter, "echo again"), "again\n");
+    await daemon.client.runtime.startContainer({ containerId: waiting });
+    assert.equal((await exited(daemon, waiting)).exitCode, 5);
+  });
+});
+
 describe("kill -9 of berthd", () => {
   test("containers run on; logs, exit codes and times are whole; exec and stop work again", async () => {
     await using daemon = await TestDaemon.start();

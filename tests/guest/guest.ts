@@ -19,6 +19,8 @@ export interface GuestRun {
   readonly cgroups?: "v1" | "v2";
   /** PID 1. Default: none, a few lines of shell. */
   readonly init?: "plain" | "systemd";
+  /** A reboot starts the command again, on the disk as it was; otherwise it ends the guest. */
+  readonly reboots?: boolean;
   /** Default: 2048. */
   readonly memoryMiB?: number;
   /** Default: five minutes. */
@@ -60,7 +62,7 @@ export async function runInGuest(options: GuestRun): Promise<GuestResult> {
     const argv = [
       "-nodefaults",
       "-no-user-config",
-      "-no-reboot",
+      ...(options.reboots === true ? [] : ["-no-reboot"]),
       ...flags([
         ["machine", "q35,accel=tcg,memory-backend=mem"],
         ["cpu", "max"],

@@ -8,12 +8,15 @@ type Plain<T> = Exclude<T, { $typeName: string }>;
 type SandboxInit = Plain<MessageInitShape<typeof cri.PodSandboxConfigSchema>>;
 type ContainerInit = Plain<MessageInitShape<typeof cri.ContainerConfigSchema>>;
 
+/** A berthd, however it was started. */
+export type Served = Pick<TestDaemon, "client" | "dir">;
+
 let serial = 0;
 
 /** As the kubelet asks for, unless a pod shares its PID namespace. */
 export const OWN_PID = { namespaceOptions: { pid: cri.NamespaceMode.CONTAINER } };
 
-export function sandboxConfig(daemon: TestDaemon, more: SandboxInit = {}): SandboxInit {
+export function sandboxConfig(daemon: Served, more: SandboxInit = {}): SandboxInit {
   const name = `pod-${++serial}`;
   const logDirectory = `${daemon.dir}/logs/${name}`;
   mkdirSync(logDirectory, { recursive: true });
@@ -27,7 +30,7 @@ export function sandboxConfig(daemon: TestDaemon, more: SandboxInit = {}): Sandb
 }
 
 export async function runPod(
-  daemon: TestDaemon,
+  daemon: Served,
   more: SandboxInit = {},
   runtimeHandler = "",
 ): Promise<{ id: string; config: SandboxInit }> {
@@ -46,7 +49,7 @@ export const containerConfig = (script: string, more: ContainerInit = {}): Conta
 });
 
 export async function createContainer(
-  daemon: TestDaemon,
+  daemon: Served,
   pod: { id: string; config: SandboxInit },
   script: string,
   more: ContainerInit = {},
@@ -60,7 +63,7 @@ export async function createContainer(
 }
 
 export async function startContainer(
-  daemon: TestDaemon,
+  daemon: Served,
   pod: { id: string; config: SandboxInit },
   script: string,
   more: ContainerInit = {},
@@ -70,13 +73,13 @@ export async function startContainer(
   return containerId;
 }
 
-export const status = async (daemon: TestDaemon, containerId: string) => {
+export const status = async (daemon: Served, containerId: string) => {
   const { status: found } = await daemon.client.runtime.containerStatus({ containerId });
   if (!found) throw new Error("ContainerStatus answered without a status");
   return found;
 };
 
-export const sh = async (daemon: TestDaemon, containerId: string, script: string): Promise<string> => {
+export const sh = async (daemon: Served, containerId: string, script: string): Promise<string> => {
   const { stdout, stderr, exitCode } = await daemon.client.runtime.execSync({
     containerId,
     cmd: ["/bin/sh", "-c", script],
@@ -87,7 +90,7 @@ export const sh = async (daemon: TestDaemon, containerId: string, script: string
 };
 
 /** The container's log when its process has ended; the CRI has no call to wait, so the status is asked until it says so. */
-export async function exited(daemon: TestDaemon, containerId: string): Promise<Awaited<ReturnType<typeof status>>> {
+export async function exited(daemon: Served, containerId: string): Promise<Awaited<ReturnType<typeof status>>> {
   const EXITED = 2;
   for (const end = Date.now() + 30_000; ;) {
     const now = await status(daemon, containerId);

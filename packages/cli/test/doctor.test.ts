@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { CgroupHierarchies } from "@berth/kernel";
-import { examine, type Finding } from "../src/doctor/checks.ts";
+import { type CgroupDriver, examine, type Finding } from "../src/doctor/checks.ts";
 import type { Machine } from "../src/doctor/machine.ts";
 import { berth } from "../src/program.ts";
 import { testShell } from "./double/index.ts";
@@ -45,10 +45,40 @@ const machine = ({ files = {}, directories = {}, ...more }: Change = {}): Machin
   free: () => Promise.resolve({ bytes: 50e9, share: 0.5, inodes: 0.9 }),
   ...more,
 });
-const look = (change?: Change, cgroups = CGROUPS): Promise<Finding[]> =>
-  examine({ machine: machine(change), cgroups, root: "/var/lib/berth" });
+const look = (change?: Change, cgroups = CGROUPS, driver: CgroupDriver = "cgroupfs"): Promise<Finding[]> =>
+  examine({ machine: machine(change), cgroups, root: "/var/lib/berth", driver });
 const wrong = async (change: Change, cgroups?: CgroupHierarchies): Promise<Finding[]> =>
   (await look(change, cgroups)).filter(({ state }) => state !== "ok");
+
+test("the kubelet, berthd and the init agree on who makes cgroups", async () => {
+  const SYSTEMD = { "/proc/1/comm": "systemd\n" };
+  const kubelet = (driver: string) => ({ "/var/lib/kubelet/config.yaml": `kind: X\ncgroupDriver: ${driver}\n` });
+  const verdict = async (driver: CgroupDriver, files: Readonly<Record<string, string>>): Promise<string> => {
+    const finding = (await look({ files }, CGROUPS, driver)).find(({ what }) => what === "cgroup driver");
+    return `${finding?.state}: ${finding?.found}`;
+  };
+  assert.equal(await verdict("systemd", SYSTEMD), "ok: systemd");
+  assert.equal(await verdict("systemd", { ...SYSTEMD, ...kubelet("systemd") }), "ok: systemd");
+  assert.equal(await verdict("cgroupfs", kubelet("cgroupfs")), "ok: cgroupfs");
+  assert.match(await verdict("systemd", {}), /^bad: systemd, which is not this machine's init/);
+  assert.match(await verdict("cgroupfs", SYSTEMD), /^warning: cgroupfs, beside systemd/);
+  for (const [own, other] of [
+    ["systemd", "cgroupfs"],
+    ["cgroupfs", "systemd"],
+  ] as const)
+    assert.match(
+      await verdict(own, { ...SYSTEMD, ...kubelet(other) }),
+      new RegExp(`^bad: berthd has ${own}, the kubelet ${other} .*pods are refused`),
+    );
+});
+
+test("AppArmor without its parser", async () => {
+  const files = { "/sys/module/apparmor/parameters/enabled": "Y\n" };
+  assert.deepEqual(
+    (await wrong({ files, hasProgram: (name) => Promise.resolve(name !== "apparmor_parser") })).map(({ mend }) => mend),
+    ["apt-get install apparmor"],
+  );
+});
 
 test("a node that is well has nothing to mend", async () => {
   const findings = await look();

@@ -88,6 +88,8 @@ test("patience ends with an error that names the unit; the caller's signal ends 
   await assert.rejects(link.start(request), /^DBusLost: systemd unit cri-containerd-c1\.scope: .*the connection ended/);
   fake.answers = { StopUnit: [{ endless: true }] };
   await assert.rejects(link.stop(place, AbortSignal.timeout(50)), { name: "TimeoutError" });
+  link.close();
+  await assert.rejects(link.stop(place), /cri-containerd-c1\.scope: the connection was closed/);
 });
 
 test("where no systemd can be, nobody waits for it", async () => {

@@ -1,6 +1,7 @@
 import type { Command } from "commander";
 import { probeCgroups } from "@berth/kernel";
-import { examine, type Finding } from "../doctor/checks.ts";
+import { cri } from "@berth/spec";
+import { examine, type Finding, type Patient } from "../doctor/checks.ts";
 import { thisMachine } from "../doctor/machine.ts";
 import { EXIT, Failure } from "../failure.ts";
 import { CallError } from "../call-error.ts";
@@ -27,8 +28,8 @@ export function define(command: Command, session: Session): void {
 }
 
 async function doctor(session: Session, json: boolean): Promise<void> {
-  const { root, findings: daemon } = await askDaemon(session);
-  const findings = [...daemon, ...(await examine({ machine: thisMachine, cgroups: await probeCgroups(), root }))];
+  const { findings: daemon, ...known } = await askDaemon(session);
+  const findings = [...daemon, ...(await examine({ machine: thisMachine, cgroups: await probeCgroups(), ...known }))];
   if (findings.some(({ state }) => state === "bad")) session.exitCode = EXIT.failure;
   if (json) return printJson(session.shell, findings);
   for (const { state, what, found, mend } of findings) {
@@ -37,11 +38,19 @@ async function doctor(session: Session, json: boolean): Promise<void> {
   }
 }
 
+interface Asked extends Pick<Patient, "root" | "driver"> {
+  readonly findings: readonly Finding[];
+}
+
 /** A daemon that does not answer is a finding, not a failure. */
-async function askDaemon(session: Session): Promise<{ readonly root: string; readonly findings: readonly Finding[] }> {
+async function askDaemon(session: Session): Promise<Asked> {
   try {
     const client = await session.connect();
-    const [info, { status }] = await Promise.all([client.berth.info({}), client.runtime.status({})]);
+    const [info, { status }, { linux }] = await Promise.all([
+      client.berth.info({}),
+      client.runtime.status({}),
+      client.runtime.runtimeConfig({}),
+    ]);
     const conditions = (status?.conditions ?? []).map(({ type, status: well, message }): Finding => ({
       state: well ? "ok" : "bad",
       what: type,
@@ -50,6 +59,7 @@ async function askDaemon(session: Session): Promise<{ readonly root: string; rea
     const warnings = info.warnings.map((found): Finding => ({ state: "warning", what: "berthd", found }));
     return {
       root: info.root,
+      driver: linux?.cgroupDriver === cri.CgroupDriver.SYSTEMD ? "systemd" : "cgroupfs",
       findings: [
         { state: "ok", what: "berthd", found: `${info.version}, pid ${info.pid}` },
         ...conditions,
@@ -59,6 +69,7 @@ async function askDaemon(session: Session): Promise<{ readonly root: string; rea
   } catch (error) {
     if (!(error instanceof Failure) && !(error instanceof CallError)) throw error;
     const mend = "systemctl start berthd; its log: journalctl -u berthd";
-    return { root: DEFAULT_ROOT, findings: [{ state: "bad", what: "berthd", found: error.message, mend }] };
+    const findings: Finding[] = [{ state: "bad", what: "berthd", found: error.message, mend }];
+    return { root: DEFAULT_ROOT, driver: undefined, findings };
   }
 }

@@ -22,7 +22,11 @@ export interface Patient {
   readonly cgroups: CgroupHierarchies;
   /** berthd's persistent directory. */
   readonly root: string;
+  /** berthd's; undefined: it does not answer. */
+  readonly driver: CgroupDriver | undefined;
 }
+
+export type CgroupDriver = "systemd" | "cgroupfs";
 
 type Check = readonly [what: string, look: (patient: Patient) => Promise<Verdict> | Verdict];
 
@@ -34,6 +38,8 @@ export const CHECKS: readonly Check[] = [
   ],
   ["kernel", kernel],
   ["cgroups", cgroupControllers],
+  ["cgroup driver", cgroupDriver],
+  ["AppArmor", apparmor],
   ["overlay file system", (patient) => fileSystem(patient, "overlay", bad)],
   ["EROFS", (patient) => fileSystem(patient, "erofs", warning)],
   ["libseccomp", libseccomp],
@@ -69,6 +75,29 @@ function cgroupControllers({ cgroups }: Patient): Verdict {
   if (missing.length === 0) return ok(cgroups.mode);
   const parameters = missing.map((name) => `cgroup_enable=${name}`).join(" ");
   return bad(`${cgroups.mode}, without ${missing.join(", ")}`, `boot with the kernel parameters ${parameters}`);
+}
+
+const KUBELET = "/var/lib/kubelet/config.yaml";
+
+/** Who makes the pods' cgroups must be one: the kubelet, berthd, and where it is the init, systemd. */
+async function cgroupDriver({ machine, driver }: Patient): Promise<Verdict> {
+  if (driver === undefined) return ok("not known while berthd does not answer");
+  const other = driver === "systemd" ? "cgroupfs" : "systemd";
+  const mend = `sed -i 's/SystemdCgroup = ${driver === "systemd"}/SystemdCgroup = ${driver !== "systemd"}/' /etc/berth/config.toml && systemctl restart berthd`;
+  const isInit = (await machine.read("/proc/1/comm"))?.trim() === "systemd";
+  if (driver === "systemd" && !isInit) return bad("systemd, which is not this machine's init", mend);
+  const said = /^cgroupDriver:\s*["']?(\w+)/m.exec((await machine.read(KUBELET)) ?? "")?.[1];
+  if (said === other) return bad(`berthd has ${driver}, the kubelet ${other} (${KUBELET}): pods are refused`, mend);
+  if (driver === "cgroupfs" && isInit)
+    return warning("cgroupfs, beside systemd, which has cgroups of its own: two count what the machine has left", mend);
+  return ok(driver);
+}
+
+async function apparmor({ machine }: Patient): Promise<Verdict> {
+  const enabled = (await machine.read("/sys/module/apparmor/parameters/enabled"))?.startsWith("Y");
+  if (enabled !== true) return ok("not enabled on this kernel");
+  if (await machine.hasProgram("apparmor_parser")) return ok("enabled");
+  return warning("no apparmor_parser: containers run without the default profile", "apt-get install apparmor");
 }
 
 async function fileSystem({ machine }: Patient, name: string, otherwise: typeof bad): Promise<Verdict> {

@@ -1,4 +1,5 @@
 /** Which AppArmor profile a container gets; on a node without AppArmor what needs one is refused, and the rest runs without. */
+import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { cri } from "@berth/spec";
 import type { CriContext } from "../context.ts";
@@ -7,7 +8,9 @@ import { invalid, precondition } from "../errors.ts";
 const { RuntimeDefault, Unconfined, Localhost } = cri.SecurityProfile_ProfileType;
 
 const LOADED = "/sys/kernel/security/apparmor/profiles";
-const DEFAULT = "berth-default";
+/** containerd's name for it, so that what looks for the name on a node finds it. */
+const DEFAULT = "cri-containerd.apparmor.d";
+const PARSERS = ["/sbin/apparmor_parser", "/usr/sbin/apparmor_parser"];
 const FIELD = "linux.security_context.apparmor";
 
 /** Containers may do what their capabilities allow, but not change the kernel, and not reach processes of other profiles. */
@@ -20,6 +23,7 @@ profile ${DEFAULT} flags=(attach_disconnected,mediate_deleted) {
   umount,
   deny mount,
   signal (receive) peer=unconfined,
+  signal (receive) peer={runc,crun},
   signal (send, receive) peer=${DEFAULT},
   ptrace (trace, read, tracedby, readby) peer=${DEFAULT},
   deny @{PROC}/kcore rwklx,
@@ -43,8 +47,24 @@ export async function apparmorOf(context: CriContext, security: Asked | undefine
   const asked = security?.apparmor ?? fromText(security?.apparmorProfile ?? "");
   if (asked?.profileType === Localhost) return await localProfile(context, asked.localhostRef);
   if (asked?.profileType === Unconfined || !isOn(context) || security?.privileged) return undefined;
-  await loadDefault(context);
+  if (!(await isLoaded(DEFAULT))) {
+    const parser = PARSERS.find(existsSync);
+    if (parser === undefined && asked === undefined) return withoutParser(context);
+    await loadDefault(context, parser);
+  }
   return DEFAULT;
+}
+
+let hasWarned = false;
+
+/** A kernel that could, on a node where nothing was installed for it: as with containerd, who asks for nothing gets nothing. */
+function withoutParser({ log }: CriContext): undefined {
+  if (!hasWarned)
+    log.warn(
+      {},
+      "containers run without an AppArmor profile: there is no apparmor_parser; install the package apparmor",
+    );
+  hasWarned = true;
 }
 
 const isOn = ({ host, config }: CriContext): boolean => host.apparmor && !config.disableApparmor;
@@ -72,10 +92,11 @@ async function isLoaded(name: string): Promise<boolean> {
   return (await readFile(LOADED, "utf8")).split("\n").some((line) => line.startsWith(`${name} (`));
 }
 
-async function loadDefault({ hand }: CriContext): Promise<void> {
-  if (await isLoaded(DEFAULT)) return;
+async function loadDefault({ hand }: CriContext, parser: string | undefined): Promise<void> {
+  if (parser === undefined)
+    throw precondition(`${FIELD}: the default profile cannot be loaded: there is no apparmor_parser; install apparmor`);
   const { status, stderr } = await hand.spawn({
-    argv: ["/sbin/apparmor_parser", "-Kr"],
+    argv: [parser, "-Kr"],
     env: { PATH: "/usr/sbin:/usr/bin:/sbin:/bin" },
     stdin: Buffer.from(DEFAULT_PROFILE),
   });

@@ -91,7 +91,8 @@ function oomScoreAdjOf(
   { config, host }: CriContext,
   resources: cri.LinuxContainerResources | undefined,
 ): number | undefined {
-  if (!resources) return undefined;
+  // berthd's own, which may keep it from being killed, is nobody else's.
+  if (!resources) return host.oomScoreAdj < 0 ? 0 : undefined;
   const asked = Number(resources.oomScoreAdj);
   return config.restrictOomScoreAdj ? Math.max(asked, host.oomScoreAdj) : asked;
 }

@@ -300,7 +300,7 @@ export const ORDERS = {
     fields: { argv: "strs", env: "strs", stdio: "u32", pidFile: "str", consoleSocket: "str" },
     words: "run {argv}",
   },
-  /** Sends a datagram to a unix socket (a path, or "@name"): sd_notify(3). */
+  /** Sends a datagram to a unix socket (a path, or "@name"), and waits until it has been read: sd_notify(3), sd_notify_barrier(3). */
   notify: { code: 121, fields: { socket: "str", text: "str" }, words: "notify {socket}" },
   /** Becomes a reaping PID 1 (the pod's, where a pod shares its PID namespace): reaps until SIGTERM or SIGINT, then exits 0. */
   reap: { code: 93, fields: {}, words: "reap as PID 1" },

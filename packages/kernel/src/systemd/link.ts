@@ -25,6 +25,7 @@ export class SystemdLink {
   readonly #connect: () => Promise<SystemdManager>;
   readonly #patienceMs: number;
   #manager: Promise<SystemdManager> | undefined;
+  #isClosed = false;
 
   constructor({ connect = () => SystemdManager.connect(), patienceMs = PATIENCE_MS }: LinkOptions = {}) {
     this.#connect = connect;
@@ -59,9 +60,11 @@ export class SystemdLink {
     await this.#do(place.unit, signal, (manager) => stopScope(manager, place));
   }
 
+  /** What is asked from now on fails. */
   close(): void {
     const manager = this.#manager;
     this.#manager = undefined;
+    this.#isClosed = true;
     void manager?.then(
       (open) => open.close(),
       () => undefined,
@@ -92,6 +95,7 @@ export class SystemdLink {
   }
 
   async #opened(): Promise<SystemdManager> {
+    if (this.#isClosed) throw new DBusError("the connection was closed");
     const manager = await this.#connect().catch((error: unknown) => {
       this.#manager = undefined;
       throw error;
