@@ -82,6 +82,13 @@ export interface MountOptions {
   /** MOUNT_ATTR_* for it and all below it (the `r*` options). */
   readonly recursiveSet: bigint;
   readonly recursiveClear: bigint;
+  /** What becomes of a bind's own attributes; undefined: they stay as they are. */
+  readonly change:
+    | (AttributeChange & {
+        /** Those that were to be cleared by name. */
+        readonly refuse: bigint;
+      })
+    | undefined;
   readonly propagation: { readonly flag: bigint; readonly recursive: boolean } | undefined;
   readonly bind: "none" | "bind" | "rbind";
   readonly idmap: "none" | "idmap" | "ridmap";
@@ -136,6 +143,7 @@ export function parseMountOptions(options: readonly string[]): MountOptions {
     clear: own.clear,
     recursiveSet: recursive.set,
     recursiveClear: recursive.clear,
+    change: bindChange(options),
     propagation,
     bind,
     idmap,
@@ -147,6 +155,46 @@ export function parseMountOptions(options: readonly string[]): MountOptions {
 /** Options of `data` that are no superblock flags: what a bind mount has no use for. */
 export function fileSystemData(data: readonly string[]): string[] {
   return data.filter((option) => !SUPERBLOCK_FLAGS.has(option));
+}
+
+const PLAIN = MOUNT_ATTR.RDONLY | MOUNT_ATTR.NOSUID | MOUNT_ATTR.NODEV | MOUNT_ATTR.NOEXEC | MOUNT_ATTR.NOSYMFOLLOW;
+/** In the order in which mount(2) lets one win over the other. */
+const ATIMES = { strictatime: MOUNT_ATTR.STRICTATIME, noatime: MOUNT_ATTR.NOATIME, relatime: 0n } as const;
+const ATIME_UNDONE: Readonly<Record<string, keyof typeof ATIMES>> = {
+  atime: "noatime",
+  norelatime: "relatime",
+  nostrictatime: "strictatime",
+};
+
+/**
+ * As mount(2)'s MS_REMOUNT|MS_BIND, which is how runc does it: with any flag at all the mount has those that were asked for, and no
+ * others; its access-time setting stays unless one is set by name.
+ */
+function bindChange(options: readonly string[]): MountOptions["change"] {
+  const atimes = new Set<string>();
+  let [set, refuse, asked] = [0n, 0n, false];
+  for (const option of options) {
+    const attribute = attributeOf(option);
+    if (attribute === undefined && !SUPERBLOCK_FLAGS.has(option)) continue;
+    asked = true;
+    const undone = ATIME_UNDONE[option];
+    if (undone !== undefined) atimes.delete(undone);
+    else if (option in ATIMES) atimes.add(option);
+    else if (attribute !== undefined) {
+      set = (set & ~attribute.clear) | attribute.set;
+      refuse = (refuse & ~attribute.set) | attribute.clear;
+    }
+  }
+  if (!asked) return undefined;
+  const kept = set & (PLAIN | MOUNT_ATTR.NODIRATIME);
+  const clear = PLAIN & ~kept;
+  if (atimes.size === 0 && (kept & MOUNT_ATTR.NODIRATIME) === 0n) return { set: kept, clear, refuse };
+  const [winner] = Object.entries(ATIMES).filter(([name]) => atimes.has(name));
+  return {
+    set: kept | (winner?.[1] ?? 0n),
+    clear: clear | MOUNT_ATTR.ATIME | (MOUNT_ATTR.NODIRATIME & ~kept),
+    refuse,
+  };
 }
 
 function attributeOf(name: string): AttributeChange | undefined {

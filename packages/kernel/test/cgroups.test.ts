@@ -1,4 +1,6 @@
 import assert from "node:assert/strict";
+import { existsSync } from "node:fs";
+import { join } from "node:path";
 import { test } from "node:test";
 import type { oci } from "@berth/spec";
 import fc from "fast-check";
@@ -8,6 +10,7 @@ import {
   cleanCgroupPath,
   oomCounter,
   orderWords,
+  probeCgroups,
   updateResources,
   type HostFacts,
 } from "../src/index.ts";
@@ -205,13 +208,21 @@ test("without CLONE_INTO_CGROUP the stage moves itself", () => {
   assert.equal(orders.map(orderWords).at(-1), 'write "0" to /sys/fs/cgroup/a/cgroup.procs');
 });
 
-test("on v1 a container cannot start with room for less than two", () => {
-  const make = (limit: number, host: HostFacts) => cgroupCreation("/p/c", host, { pids: { limit } });
-  assert.throws(() => make(1, hybridHost()), /pids\.limit: 1 is too low to be started with/);
-  assert.throws(() => make(0, hybridHost()), /pids\.limit: 0/);
-  make(2, hybridHost());
-  make(-1, hybridHost());
-  make(1, v2Host());
+test("BFQ is found by what it counts in the root: weights are in the cgroups below it alone", async (t) => {
+  const { v1, bfq } = await probeCgroups();
+  const blkio = v1.find(({ controllers }) => controllers.includes("blkio"));
+  if (blkio === undefined) return t.skip("no v1 blkio hierarchy");
+  assert.equal(bfq, existsSync(join(blkio.mountpoint, "blkio.bfq.io_service_bytes")));
+});
+
+test("on v1 a limit of one process is left to the container's own, which is made by another", () => {
+  const make = (limit: number, host: HostFacts) => {
+    const { orders, late } = cgroupCreation("/p/c", host, { pids: { limit } });
+    return [orders.map(orderWords).filter((line) => line.includes("pids.max")).length, late?.value];
+  };
+  for (const limit of [0, 1]) assert.deepEqual(make(limit, hybridHost()), [0, "1"]);
+  for (const limit of [2, -1]) assert.deepEqual(make(limit, hybridHost()), [1, undefined]);
+  assert.deepEqual(make(1, v2Host()), [1, undefined]);
 });
 
 test("removal reaches every hierarchy; the oom counter is the memory controller's", () => {

@@ -163,6 +163,28 @@ test("the last of contradicting options wins, and a set bit is never cleared too
   );
 });
 
+test("a bind's flags replace its source's; its access-time setting only where one is named", () => {
+  const plain = MOUNT_ATTR.RDONLY | MOUNT_ATTR.NOSUID | MOUNT_ATTR.NODEV | MOUNT_ATTR.NOEXEC | MOUNT_ATTR.NOSYMFOLLOW;
+  const change = (...options: string[]) => parseMountOptions(["bind", "rprivate", ...options]).change;
+  assert.equal(change(), undefined);
+  assert.deepEqual(change("nosuid", "rw"), {
+    set: MOUNT_ATTR.NOSUID,
+    clear: plain & ~MOUNT_ATTR.NOSUID,
+    refuse: MOUNT_ATTR.RDONLY,
+  });
+  assert.deepEqual(change("sync"), { set: 0n, clear: plain, refuse: 0n });
+  for (const undone of ["atime", "norelatime", "nostrictatime"]) assert.equal(change(undone)?.clear, plain, undone);
+  const atime = (...options: string[]) => {
+    const { set = 0n, clear = 0n } = change(...options) ?? {};
+    assert.equal(clear & MOUNT_ATTR.ATIME, MOUNT_ATTR.ATIME);
+    return set;
+  };
+  assert.equal(atime("noatime", "strictatime"), MOUNT_ATTR.STRICTATIME);
+  assert.equal(atime("nodiratime"), MOUNT_ATTR.NODIRATIME);
+  assert.equal(atime("relatime"), 0n);
+  assert.equal(atime("noatime", "nodiratime", "norelatime"), MOUNT_ATTR.NOATIME | MOUNT_ATTR.NODIRATIME);
+});
+
 function pick({ set, clear }: { set: bigint; clear: bigint }): [bigint, bigint] {
   return [set, clear];
 }

@@ -27,6 +27,14 @@ struct open_how_args { uint64_t flags, mode, resolve; };
 
 struct mount_attr_args { uint64_t attr_set, attr_clr, propagation, userns_fd; };
 #define ATTR_RDONLY 0x00000001
+#define ATTR_NOSUID 0x00000002
+#define ATTR_NODEV 0x00000004
+#define ATTR_NOEXEC 0x00000008
+#define ATTR_ATIME 0x00000070
+#define ATTR_NOATIME 0x00000010
+#define ATTR_STRICTATIME 0x00000020
+#define ATTR_NODIRATIME 0x00000080
+#define ATTR_IDMAP 0x00100000
 #define TREE_CLONE 1
 #define TREE_RECURSIVE 0x8000 /* AT_RECURSIVE */
 #define MOVE_FROM_EMPTY_PATH 0x00000004

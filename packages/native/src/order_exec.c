@@ -107,7 +107,7 @@ char **vector(struct strs items)
 }
 
 /* HOME is what programs cannot do without: with one that the plan had looked up, where its environment has none. */
-static char **environment_of(const struct run *run, struct strs env)
+char **environment_of(const struct run *run, struct strs env)
 {
   static char variable[sizeof "HOME=" + HOME_MAX];
   char **list = calloc((size_t)env.count + 2, sizeof *list);

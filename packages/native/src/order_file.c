@@ -249,6 +249,15 @@ static int check_proc(struct run *run, int fd, uint32_t slot)
   return 0;
 }
 
+int order_write_slot(struct run *run, const struct order_write_slot *o)
+{
+  int fd = slot_get(run, o->slot);
+  if (fd < 0)
+    return -1;
+  ssize_t size = write(fd, o->data.data, o->data.size);
+  return size == (ssize_t)o->data.size ? 0 : failed(&run->report, "write fd %u", o->slot);
+}
+
 int order_write_proc(struct run *run, const struct order_write_proc *o)
 {
   char path[PATH_MAX];

@@ -22,9 +22,12 @@ extern char **environ;
 struct program {
   const char *path;
   struct strs argv, env, state;
-  bool inherit;
+  uint32_t inherit;
+  const struct run *run; /* whose HOME it gets */
   uint32_t timeout_ms;
 };
+/* Values of `inherit`. */
+enum { ENV_GIVEN, ENV_OF_BOSUN, ENV_WITH_HOME };
 
 /* The parts of a text with the process's number between them. */
 static void join_state(struct buffer *out, struct strs parts, pid_t pid)
@@ -44,7 +47,9 @@ static void join_state(struct buffer *out, struct strs parts, pid_t pid)
 static void hook_child(const struct program *p, int in, int out) __attribute__((noreturn));
 static void hook_child(const struct program *p, int in, int out)
 {
-  char **argv = vector(p->argv), **env = p->inherit ? environ : vector(p->env);
+  char **argv = vector(p->argv), **env = p->inherit == ENV_OF_BOSUN   ? environ
+                                         : p->inherit == ENV_WITH_HOME ? environment_of(p->run, p->env)
+                                                                       : vector(p->env);
   int last[] = {dup2(in, 0), dup2(out, 1), dup2(out, 2)};
   if (argv && env && last[0] == 0 && last[1] == 1 && last[2] == 2) {
     child_clean(NULL, NULL, 0);
@@ -187,14 +192,14 @@ static int run_program(const struct program *p, pid_t state_pid, int watch, stru
 
 int order_hook(struct run *run, const struct order_hook *o)
 {
-  struct program p = {o->path, o->argv, o->env, o->state, o->inherit_env != 0, o->timeout_ms};
+  struct program p = {o->path, o->argv, o->env, o->state, o->inherit_env, run, o->timeout_ms};
   return run_program(&p, getpid(), -1, &run->report);
 }
 
 /* --- the process that is set aside ---------------------------------------------------------------------------------------- */
 
-/* What is asked of it: the number of the order, and for a listener its descriptor in the process that asks. */
-struct asked { uint32_t index; int32_t fd; };
+/* What is asked of it: the number of the order, and which descriptors of the process that asks it is about (-1: none). */
+struct asked { uint32_t index; int32_t fd, other; };
 struct answered { uint32_t err; char detail[sizeof((struct report *)0)->detail]; };
 
 /* Who asks is what the kernel says: its number as this namespace counts. 0: there is nobody any more. */
@@ -233,26 +238,53 @@ static int connect_to(const char *path, struct report *report)
   return failed(report, "connect %s", path);
 }
 
-static int pass_listener(const struct order_seccomp_listener *o, pid_t pid, int number, struct report *report)
+/* A copy of a descriptor of the process that asks. */
+static int take_descriptor(pid_t pid, int number, struct report *report)
 {
   int process = (int)syscall(SYS_pidfd_open, pid, 0);
   if (process < 0)
     return failed(report, "pidfd_open %d", pid);
-  int listener = (int)syscall(SYS_pidfd_getfd, process, number, 0);
-  if (listener < 0)
-    failed(report, "pidfd_getfd of the seccomp listener");
+  int fd = (int)syscall(SYS_pidfd_getfd, process, number, 0);
+  if (fd < 0)
+    failed(report, "pidfd_getfd %d of the container's process", number);
   drop(process);
-  int to = listener < 0 ? -1 : connect_to(o->path, report), result = -1;
-  if (to >= 0) {
-    struct buffer text = {0};
-    join_state(&text, o->state, pid);
-    result = pass_descriptor(to, listener, text.data, text.size);
-    if (result < 0)
-      failed(report, "send the seccomp listener to %s", o->path);
-    buffer_free(&text);
+  return fd;
+}
+
+static int map_owners(const struct order_idmap_aside *o, pid_t pid, const struct asked *asked, struct report *report)
+{
+  int tree = take_descriptor(pid, asked->fd, report), userns = tree < 0 ? -1 : take_descriptor(pid, asked->other, report);
+  int result = userns < 0 ? -1 : 0;
+  struct mount_attr_args attr = {.attr_set = ATTR_IDMAP, .userns_fd = (uint64_t)userns};
+  if (result == 0 && sys_mount_setattr(tree, "", AT_EMPTY_PATH | (o->recursive ? TREE_RECURSIVE : 0), &attr) < 0)
+    result = failed(report, "mount_setattr slot %u", o->slot);
+  drop(userns);
+  drop(tree);
+  return result;
+}
+
+/*
+ * Asked for twice: before the filter is in force (`number` -1) there must be somebody at the socket, for afterwards the process may not
+ * even be able to hear of a failure: its read(2) could be one of the calls that nobody answers. So it is killed then.
+ */
+static int pass_listener(const struct order_seccomp_listener *o, pid_t pid, int number, struct report *report)
+{
+  static int to = -1;
+  if (number < 0) {
+    fd_close(&to);
+    to = connect_to(o->path, report);
+    return to < 0 ? -1 : 0;
   }
-  drop(to);
+  struct buffer text = {0};
+  int listener = take_descriptor(pid, number, report), result = -1;
+  join_state(&text, o->state, pid);
+  if (listener >= 0 && (result = pass_descriptor(to, listener, text.data, text.size)) < 0)
+    failed(report, "send the seccomp listener to %s", o->path);
+  if (result < 0)
+    kill(pid, SIGKILL);
+  buffer_free(&text);
   drop(listener);
+  fd_close(&to);
   return result;
 }
 
@@ -270,10 +302,12 @@ static int do_asked(struct run *run, const struct asked *asked, pid_t pid, int f
     return fail(report, EINVAL, "order %u is not there", asked->index);
   if (code == ORDER_SECCOMP_LISTENER)
     return pass_listener(&order.seccomp_listener, pid, asked->fd, report);
+  if (code == ORDER_IDMAP_ASIDE)
+    return map_owners(&order.idmap_aside, pid, asked, report);
   if (code != ORDER_RUNTIME_HOOK)
     return fail(report, EINVAL, "order %u is not for the process set aside", asked->index);
   const struct order_runtime_hook *o = &order.runtime_hook;
-  struct program p = {o->path, o->argv, o->env, o->state, o->inherit_env != 0, o->timeout_ms};
+  struct program p = {o->path, o->argv, o->env, o->state, o->inherit_env, run, o->timeout_ms};
   return run_program(&p, pid, fd, report);
 }
 
@@ -319,9 +353,9 @@ int order_aside(struct run *run, const struct order_aside *o)
 }
 
 /* With write(2) and read(2) alone: a seccomp filter that is in force already has to let pass what is used here. */
-static int ask(struct run *run, uint32_t index, int fd)
+static int ask(struct run *run, uint32_t index, int fd, int other)
 {
-  struct asked asked = {.index = index, .fd = fd};
+  struct asked asked = {.index = index, .fd = fd, .other = other};
   struct answered answer;
   ssize_t size;
   if (run->aside_fd < 0)
@@ -339,19 +373,23 @@ static int ask(struct run *run, uint32_t index, int fd)
 int order_runtime_hook(struct run *run, const struct order_runtime_hook *o)
 {
   (void)o;
-  return ask(run, run->index, -1);
+  return ask(run, run->index, -1, -1);
+}
+
+int order_idmap_aside(struct run *run, const struct order_idmap_aside *o)
+{
+  int tree = slot_get(run, o->slot), userns = slot_get(run, o->userns_slot);
+  return tree < 0 || userns < 0 ? -1 : ask(run, run->index, tree, userns);
 }
 
 int order_seccomp_listener(struct run *run, const struct order_seccomp_listener *o)
 {
   (void)o;
-  if (run->aside_fd < 0)
-    return fail(&run->report, EINVAL, "no process is set aside");
   run->listener_index = run->index;
-  return 0;
+  return ask(run, run->index, -1, -1);
 }
 
 int pass_on_listener(struct run *run, int listener)
 {
-  return ask(run, run->listener_index, listener);
+  return ask(run, run->listener_index, listener, -1);
 }

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/vfs.h>
 
 #include "orders.h"
@@ -15,6 +16,19 @@ int order_open_tree(struct run *run, const struct order_open_tree *o)
   if (fd < 0)
     return failed(&run->report, "open_tree %s", o->path);
   return slot_put(run, o->slot, fd);
+}
+
+int order_clone_in(struct run *run, const struct order_clone_in *o)
+{
+  int root = slot_get(run, o->root);
+  if (root < 0)
+    return -1;
+  int source = open_in(root, o->path, O_PATH);
+  if (source < 0)
+    return failed(&run->report, "openat2 %s", o->path);
+  int fd = sys_open_tree(source, "", TREE_CLONE | AT_EMPTY_PATH | (o->recursive ? TREE_RECURSIVE : 0));
+  drop(source);
+  return fd < 0 ? failed(&run->report, "open_tree %s", o->path) : slot_put(run, o->slot, fd);
 }
 
 /* What the file system itself says about a refusal: lines of "e message" in the context. Keeps errno. */
@@ -71,14 +85,15 @@ static int configure(struct run *run, int context, const struct order_fs_mount *
   return 0;
 }
 
-int order_fs_mount(struct run *run, const struct order_fs_mount *o)
+/* `mode`: a further option, or NULL. */
+static int make_mount(struct run *run, const struct order_fs_mount *o, const char *mode)
 {
-  if (o->fd_keys.count != o->fd_slots.count)
-    return fail(&run->report, EINVAL, "%u descriptor keys for %u slots", o->fd_keys.count, o->fd_slots.count);
   int context = sys_fsopen(o->fstype);
   if (context < 0)
     return failed(&run->report, "fsopen %s", o->fstype);
-  int mount = -1, result = configure(run, context, o);
+  int mount = -1, result = mode ? set_option(run, context, mode) : 0;
+  if (result == 0)
+    result = configure(run, context, o);
   if (result == 0) {
     mount = sys_fsmount(context, (unsigned)o->attrs);
     if (mount < 0)
@@ -86,6 +101,32 @@ int order_fs_mount(struct run *run, const struct order_fs_mount *o)
   }
   close(context);
   return result < 0 ? -1 : slot_put(run, o->slot, mount);
+}
+
+int order_fs_mount(struct run *run, const struct order_fs_mount *o)
+{
+  if (o->fd_keys.count != o->fd_slots.count)
+    return fail(&run->report, EINVAL, "%u descriptor keys for %u slots", o->fd_keys.count, o->fd_slots.count);
+  return make_mount(run, o, NULL);
+}
+
+int order_tmpfs_like(struct run *run, const struct order_tmpfs_like *o)
+{
+  struct order_fs_mount mount = {.slot = o->slot, .fstype = "tmpfs", .source = o->source, .options = o->options, .attrs = o->attrs};
+  char mode[16];
+  struct stat st;
+  int root = slot_get(run, o->root);
+  if (root < 0)
+    return -1;
+  int like = open_in(root, o->path, O_PATH);
+  if (like < 0)
+    return errno == ENOENT ? make_mount(run, &mount, NULL) : failed(&run->report, "openat2 %s", o->path);
+  int result = fstat(like, &st) < 0 ? failed(&run->report, "fstat %s", o->path) : 0;
+  drop(like);
+  if (result < 0)
+    return -1;
+  snprintf(mode, sizeof mode, "mode=%04o", st.st_mode & 07777);
+  return make_mount(run, &mount, mode);
 }
 
 static const char *or_null(const char *text) { return *text ? text : NULL; }
@@ -110,6 +151,41 @@ int order_mount_attr(struct run *run, const struct order_mount_attr *o)
     attr.userns_fd = (uint64_t)userns;
   }
   if (sys_mount_setattr(fd, "", AT_EMPTY_PATH | (o->recursive ? TREE_RECURSIVE : 0), &attr) < 0)
+    return failed(&run->report, "mount_setattr slot %u", o->slot);
+  return 0;
+}
+
+/* What a mount has, of what a user namespace may not take away (statfs(2), f_flags). */
+static int locked_attributes(int fd, uint64_t *attributes)
+{
+  static const struct { unsigned long has; uint64_t is; } table[] = {
+    {ST_RDONLY, ATTR_RDONLY}, {ST_NOSUID, ATTR_NOSUID}, {ST_NODEV, ATTR_NODEV}, {ST_NOEXEC, ATTR_NOEXEC}, {ST_NODIRATIME, ATTR_NODIRATIME},
+  };
+  struct statfs fs;
+  if (fstatfs(fd, &fs) < 0)
+    return -1;
+  unsigned long flags = (unsigned long)fs.f_flags;
+  *attributes = flags & ST_NOATIME ? ATTR_NOATIME : flags & ST_RELATIME ? 0 : ATTR_STRICTATIME;
+  for (size_t i = 0; i < sizeof table / sizeof *table; i++)
+    if (flags & table[i].has)
+      *attributes |= table[i].is;
+  return 0;
+}
+
+int order_mount_attr_locked(struct run *run, const struct order_mount_attr_locked *o)
+{
+  int fd = slot_get(run, o->slot);
+  uint64_t has;
+  if (fd < 0)
+    return -1;
+  if (locked_attributes(fd, &has) < 0)
+    return failed(&run->report, "fstatfs slot %u", o->slot);
+  if (has & o->refuse & ~ATTR_ATIME)
+    return fail(&run->report, EPERM, "cannot clear locked flags 0x%llx", (unsigned long long)(has & o->refuse & ~ATTR_ATIME));
+  if (o->clear & ATTR_ATIME && ((has ^ o->set) & ATTR_ATIME || (has & ~o->set) & ATTR_NODIRATIME))
+    return fail(&run->report, EPERM, "cannot change locked atime flags 0x%llx", (unsigned long long)(has & (ATTR_ATIME | ATTR_NODIRATIME)));
+  struct mount_attr_args attr = {.attr_set = o->set & ~ATTR_ATIME, .attr_clr = o->clear & ~has & ~ATTR_ATIME};
+  if (sys_mount_setattr(fd, "", AT_EMPTY_PATH, &attr) < 0)
     return failed(&run->report, "mount_setattr slot %u", o->slot);
   return 0;
 }
@@ -187,6 +263,8 @@ int order_move_mount(struct run *run, const struct order_move_mount *o)
   if (o->strict & NO_LINK_ANYWHERE && has_dots(o->target))
     return fail(&run->report, EINVAL, "openat2 %s: \".\" and \"..\" are not allowed here", o->target);
   int target = open_target(o, tree, root);
+  if (target < 0 && o->strict & NO_LINK_ANYWHERE && (errno == ELOOP || errno == ENOTDIR))
+    return fail(&run->report, errno, "openat2 %s: must be mounted on ordinary directory", o->target);
   if (target < 0)
     return failed(&run->report, "openat2 %s", o->target);
   int result = o->strict & MAY_BE_ON_PROC ? 0 : refuse_proc(run, o->target, target);

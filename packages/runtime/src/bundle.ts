@@ -29,9 +29,20 @@ export async function readBundle(directory: string): Promise<Bundle> {
   if (typeof root !== "string" || root === "") throw new Error(`${file}: root.path is missing`);
   return {
     directory: absolute,
-    spec: { ...spec, mounts: (spec.mounts ?? []).map((mount) => hostPath(mount, absolute)) },
+    spec: {
+      ...spec,
+      ...(spec.process === undefined ? {} : { process: { ...spec.process, user: { ...ROOT, ...user(spec.process) } } }),
+      mounts: (spec.mounts ?? []).map((mount) => hostPath(mount, absolute)),
+    },
     rootfs: resolve(absolute, root),
   };
+}
+
+/** An id that is left out is 0, as for other runtimes' readers. */
+const ROOT: oci.User = { uid: 0, gid: 0 };
+
+function user(process: oci.Process): Partial<oci.User> | undefined {
+  return process.user;
 }
 
 /** config.md: a bind mount's relative source is relative to the bundle. */

@@ -16,11 +16,13 @@ import {
   O,
   ResourceError,
   sysctlFile,
+  type CgroupCreation,
   type HostFacts,
 } from "@berth/kernel";
 import { oci } from "@berth/spec/oci";
+import { mapsAside } from "./binds.ts";
 import { PlanBuilder } from "./builder.ts";
-import { PlanError, type ContainerContext, type Planned, type WaitAt } from "./context.ts";
+import { PlanError, type ContainerContext, type Planned, type Rootfs, type WaitAt } from "./context.ts";
 import { makeDevices, prepareDevices } from "./devices.ts";
 import { addHooks, has, type StateSource } from "./hooks.ts";
 import { addFilter, checkListener, listens } from "./listener.ts";
@@ -63,8 +65,14 @@ export function planContainer(spec: oci.Spec, context: ContainerContext): Planne
 
   // The stage, in the host's namespaces.
   plan.add("dumpable", { value: 0 }, "CVE-2016-9962");
-  if (needsAside(spec, context)) plan.add("aside", {}, "hooks and seccomp's listener");
-  const cgroupSlot = cgroup(plan, spec, context, namespaces);
+  // Hooks of the runtime's namespaces run in the bundle.
+  if (context.bundle !== undefined && (has(spec, "prestart") || has(spec, "createRuntime")))
+    plan.add("chdir", { path: context.bundle, tolerate: 1 }, "hooks");
+  if (needsAside(spec, context, namespaces)) plan.add("aside", {}, "hooks, seccomp's listener, mapped owners");
+  const { slot: cgroupSlot, late } = cgroup(plan, spec, context, namespaces);
+  const lateSlot = late === undefined ? undefined : plan.slot(late.because);
+  if (late !== undefined && lateSlot !== undefined)
+    plan.add("open", { slot: lateSlot, path: late.file, flags: BigInt(O.WRONLY) }, late.because);
   intelRdt(plan, spec, context.id, context.host);
   const processContext: ProcessContext = {
     host: context.host,
@@ -93,20 +101,25 @@ export function planContainer(spec: oci.Spec, context: ContainerContext): Planne
   if (at.hostMounts)
     plan.add("mount", { source: "", target: "/", fstype: "", flags: MS.SLAVE | MS.REC, data: "" }, at.because);
   plan.add("attach_root", { slot: made.rootfs, at: at.path, root }, "root.path");
-  const late = attachMounts(plan, made.mounts, root);
+  const readOnlyLater = attachMounts(plan, made.mounts, root);
   if (made.devices !== undefined) makeDevices(plan, made.devices, root);
   addHooks(plan, "prestart", source, "creating");
   addHooks(plan, "createRuntime", source, "creating");
+  if (has(spec, "createContainer")) plan.add("chdir", { path: at.path, tolerate: 0 }, "hooks.createContainer");
   addHooks(plan, "createContainer", source, "creating");
   if (context.terminal) openConsole(plan, process, context, root);
   plan.add(context.noPivot ? "move_root" : "pivot", { root }, "root.path");
   rootPropagation(plan, spec);
   if (cleanPath(process.cwd) !== "/")
     plan.add("mkdir_in", { root, path: cleanPath(process.cwd), mode: 0o755, uid: 0, gid: 0 }, "process.cwd");
-  for (const { slot, because } of late) readOnly(plan, slot, because);
+  for (const { slot, because } of readOnlyLater) readOnly(plan, slot, because);
   hidePaths(plan, spec, root);
   if (spec.root?.readonly) readOnly(plan, root, "root.readonly");
   lookUpHome(plan, process, root);
+  if (late !== undefined && lateSlot !== undefined) {
+    plan.add("write_slot", { slot: lateSlot, data: Buffer.from(late.value) }, late.because);
+    plan.add("close", { slot: lateSlot }, late.because);
+  }
   becomeProcess(plan, process, { ...processContext, fifo, checksProgram: context.checksProgram }, source);
   return { plan: plan.plan(), warnings: plan.warnings };
 }
@@ -123,9 +136,14 @@ function stageMounts(plan: PlanBuilder, spec: oci.Spec, context: ContainerContex
     cgroupPath: context.cgroup.path,
     usernsSlot: slots.get("user"),
     mappings: namespaces.own.has("user") ? ownMappings(spec) : undefined,
+    rootfs: directoryOf(context.rootfs),
   });
   const devices = hasOwnDev(mounts) ? prepareDevices(plan, spec, inUserns) : undefined;
   return { rootfs, slots, mounts, devices };
+}
+
+function directoryOf(rootfs: Rootfs): string | undefined {
+  return rootfs.kind === "path" ? rootfs.path : undefined;
 }
 
 function ownMappings({ linux }: oci.Spec) {
@@ -155,7 +173,8 @@ function hookRoot(spec: oci.Spec, { rootfs, bundle }: ContainerContext): string 
   return path.startsWith("/") ? path : `${bundle}/${path}`;
 }
 
-function needsAside(spec: oci.Spec, context: ContainerContext): boolean {
+function needsAside(spec: oci.Spec, context: ContainerContext, namespaces: Namespaces): boolean {
+  if (mapsAside(spec, directoryOf(context.rootfs), namespaces)) return true;
   const heard = context.seccomp !== undefined && listens(spec.linux?.seccomp);
   return heard || has(spec, "prestart") || has(spec, "createRuntime");
 }
@@ -182,9 +201,9 @@ function cgroup(
   spec: oci.Spec,
   context: ContainerContext,
   namespaces: Namespaces,
-): number | undefined {
+): Pick<CgroupCreation, "slot" | "late"> {
   try {
-    const { orders, warnings, slot } = cgroupCreation(
+    const { orders, warnings, slot, late } = cgroupCreation(
       context.cgroup.path,
       context.host,
       spec.linux?.resources,
@@ -193,7 +212,7 @@ function cgroup(
     plan.addAll(orders);
     for (const warning of warnings) plan.warn(warning);
     delegateCgroup(plan, spec, context, namespaces);
-    return slot;
+    return { slot, late };
   } catch (error) {
     if (error instanceof ResourceError) throw new PlanError(error.field, error.message.slice(error.field.length + 2));
     throw error;
@@ -296,7 +315,7 @@ function openConsole(plan: PlanBuilder, process: oci.Process, context: Container
  */
 function hidePaths(plan: PlanBuilder, spec: oci.Spec, root: number): void {
   const { maskedPaths = [], readonlyPaths = [] } = spec.linux ?? {};
-  for (const path of readonlyPaths) plan.add("readonly", { root, path: cleanPath(path) }, "linux.readonlyPaths");
+  for (const path of new Set(readonlyPaths.map(cleanPath))) plan.add("readonly", { root, path }, "linux.readonlyPaths");
   if (maskedPaths.length === 0) return;
   const nullSlot = plan.slot("linux.maskedPaths");
   const dirSlot = plan.slot("linux.maskedPaths");
@@ -315,8 +334,8 @@ function hidePaths(plan: PlanBuilder, spec: oci.Spec, root: number): void {
     },
     "linux.maskedPaths",
   );
-  for (const path of maskedPaths)
-    plan.add("mask", { root, path: cleanPath(path), nullSlot, dirSlot }, "linux.maskedPaths");
+  for (const path of new Set(maskedPaths.map(cleanPath)))
+    plan.add("mask", { root, path, nullSlot, dirSlot }, "linux.maskedPaths");
   plan.add("close", { slot: nullSlot }, "linux.maskedPaths");
   plan.add("close", { slot: dirSlot }, "linux.maskedPaths");
 }

@@ -35,7 +35,7 @@ export function addHooks(plan: PlanBuilder, kind: PlannedHook, source: StateSour
         path,
         argv: args,
         env: env ?? own,
-        inheritEnv: env === undefined && kind !== "startContainer" ? 1 : 0,
+        inheritEnv: env !== undefined ? 0 : kind === "startContainer" ? 2 : 1,
         timeoutMs: timeout * MS_IN_SECOND,
         state: stateParts(source, status),
       },

@@ -1,22 +1,13 @@
 /**
- * The configured mounts. Binds are cloned in the stage, where the host's paths are in sight, with all their attributes; new
- * file systems are made inside, where their namespaces are. Both are attached inside, in the configuration's order.
+ * The configured mounts. Binds are cloned in the stage (binds.ts); new file systems are made inside, where their namespaces are. Both
+ * are attached inside, in the configuration's order.
  */
-import {
-  fileSystemData,
-  idMapText,
-  MOUNT_ATTR,
-  MS,
-  NO_SLOT,
-  parseMountOptions,
-  type HostFacts,
-  type MountOptions,
-} from "@berth/kernel";
+import { MOUNT_ATTR, MS, NO_SLOT, parseMountOptions, type HostFacts, type MountOptions } from "@berth/kernel";
 import type { oci } from "@berth/spec";
 import type { PlanBuilder } from "./builder.ts";
 import { mountCgroups, prepareCgroups, type PreparedCgroups } from "./cgroup-mount.ts";
 import { PlanError } from "./context.ts";
-import type { Namespaces } from "./namespaces.ts";
+import { attachInner, inRootfs, prepareBind, prepareInner, type InnerBind, type MountContext } from "./binds.ts";
 import { cleanPath, CREATE, isBelow } from "./paths.ts";
 
 export type PreparedMount = {
@@ -26,28 +17,20 @@ export type PreparedMount = {
   readonly because: string;
 } & (
   | { readonly kind: "bind"; readonly slot: number }
+  /** Of a path that an earlier mount of the container covers: cloned when that is there. */
+  | { readonly kind: "inner"; readonly slot: number; readonly inner: InnerBind }
   | { readonly kind: "new"; readonly fstype: string; readonly data: readonly string[] }
   | { readonly kind: "cgroup"; readonly cgroups: PreparedCgroups }
 );
 
-interface Mappings {
-  readonly uidMappings: readonly oci.LinuxIdMapping[];
-  readonly gidMappings: readonly oci.LinuxIdMapping[];
-}
-
-export interface MountContext {
-  readonly host: HostFacts;
-  readonly namespaces: Namespaces;
-  readonly cgroupPath: string;
-  /** Of the user namespace that is joined, for id-mapped mounts. */
-  readonly usernsSlot: number | undefined;
-  /** Of the one that is made. */
-  readonly mappings: Mappings | undefined;
-}
-
 /** Orders of the stage; what it returns is attached by attachMounts. Throws PlanError. */
 export function prepareMounts(plan: PlanBuilder, spec: oci.Spec, context: MountContext): PreparedMount[] {
-  return (spec.mounts ?? []).map((mount, index) => prepareMount(plan, mount, `mounts[${index}]`, spec, context));
+  const targets: string[] = [];
+  return (spec.mounts ?? []).map((mount, index) => {
+    const prepared = prepareMount(plan, mount, `mounts[${index}]`, spec, { ...context, targets });
+    targets.push(prepared.target);
+    return prepared;
+  });
 }
 
 function prepareMount(
@@ -55,16 +38,25 @@ function prepareMount(
   mount: oci.Mount,
   because: string,
   spec: oci.Spec,
-  context: MountContext,
+  context: MountContext & { readonly targets: readonly string[] },
 ): PreparedMount {
   const options = parseMountOptions(mount.options ?? []);
-  const target = cleanPath(mount.destination);
+  // As runc has it, a destination may be told by its place on the host.
+  const target = inRootfs(context.rootfs, mount.destination) ?? cleanPath(mount.destination);
   const isBind = options.bind !== "none" || mount.type === "bind" || mount.type === "rbind";
   checkDestination(mount, target, isBind, because);
   if (options.tmpcopyup && mount.type !== "tmpfs")
     throw new PlanError(`${because}.options`, "tmpcopyup is for tmpfs mounts");
   const common = { mount, target, options, because };
-  if (isBind) return { ...common, kind: "bind", slot: prepareBind(plan, mount, options, because, context) };
+  if (isBind) {
+    const source = inRootfs(context.rootfs, mount.source ?? "");
+    if (
+      source !== undefined &&
+      context.targets.some((one) => one === source || isBelow(source, one) || isBelow(one, source))
+    )
+      return { ...common, kind: "inner", ...prepareInner(plan, mount, source, options, because, context) };
+    return { ...common, kind: "bind", slot: prepareBind(plan, mount, options, because, context) };
+  }
   if (options.idmap !== "none" || mount.uidMappings !== undefined || mount.gidMappings !== undefined) {
     throw new PlanError(`${because}.options`, "id mapping is for bind mounts");
   }
@@ -142,107 +134,6 @@ function checkDestination(mount: oci.Mount, target: string, isBind: boolean, bec
     throw new PlanError(field, "only a procfs may be mounted at /proc");
 }
 
-function prepareBind(
-  plan: PlanBuilder,
-  mount: oci.Mount,
-  options: MountOptions,
-  because: string,
-  context: MountContext,
-): number {
-  const source = mount.source ?? "";
-  if (!source.startsWith("/"))
-    throw new PlanError(`${because}.source`, `${JSON.stringify(source)} is not an absolute path of the host`);
-  const data = fileSystemData(options.data);
-  if (data.length > 0)
-    throw new PlanError(`${because}.options`, `${data.join(",")}: a bind mount takes no options of a file system`);
-  const slot = plan.slot(because);
-  const recursive = options.bind === "rbind" || mount.type === "rbind" ? 1 : 0;
-  plan.add("open_tree", { slot, path: source, recursive }, because);
-  bindPropagation(plan, slot, options, recursive, because);
-  attributes(plan, slot, options, because);
-  bindIdmap(plan, slot, mount, options, because, context);
-  return slot;
-}
-
-/** Unless it is to be shared with the host, nothing that the container mounts may get out: a slave first. */
-function bindPropagation(
-  plan: PlanBuilder,
-  slot: number,
-  options: MountOptions,
-  recursive: number,
-  because: string,
-): void {
-  const wanted = options.propagation;
-  const set = (propagation: bigint, all: number) =>
-    plan.add("mount_attr", { slot, set: 0n, clear: 0n, propagation, recursive: all, usernsSlot: NO_SLOT }, because);
-  const coversAll = wanted !== undefined && (wanted.recursive || recursive === 0);
-  if (wanted?.flag !== MS.SHARED && !(coversAll && wanted.flag !== MS.UNBINDABLE)) set(MS.SLAVE, recursive);
-  if (wanted !== undefined && !(wanted.flag === MS.SLAVE && !coversAll)) set(wanted.flag, wanted.recursive ? 1 : 0);
-}
-
-function attributes(plan: PlanBuilder, slot: number, options: MountOptions, because: string): void {
-  if (options.set !== 0n || options.clear !== 0n) {
-    plan.add(
-      "mount_attr",
-      { slot, set: options.set, clear: options.clear, propagation: 0n, recursive: 0, usernsSlot: NO_SLOT },
-      because,
-    );
-  }
-  if (options.recursiveSet !== 0n || options.recursiveClear !== 0n) {
-    plan.add(
-      "mount_attr",
-      {
-        slot,
-        set: options.recursiveSet,
-        clear: options.recursiveClear,
-        propagation: 0n,
-        recursive: 1,
-        usernsSlot: NO_SLOT,
-      },
-      because,
-    );
-  }
-}
-
-/** By the mount's own mappings, else by the container's user namespace: the one that is joined, or one with the same maps. */
-function bindIdmap(
-  plan: PlanBuilder,
-  slot: number,
-  mount: oci.Mount,
-  options: MountOptions,
-  because: string,
-  context: MountContext,
-): void {
-  const { uidMappings, gidMappings } = mount;
-  const own = uidMappings !== undefined && gidMappings !== undefined;
-  if (options.idmap === "none" && !own) return;
-  const attr = (usernsSlot: number) =>
-    plan.add(
-      "mount_attr",
-      {
-        slot,
-        set: MOUNT_ATTR.IDMAP,
-        clear: 0n,
-        propagation: 0n,
-        recursive: options.idmap === "ridmap" ? 1 : 0,
-        usernsSlot,
-      },
-      because,
-    );
-  if (!own && context.usernsSlot !== undefined) return attr(context.usernsSlot);
-  const maps = own ? { uidMappings, gidMappings } : context.mappings;
-  if (maps === undefined)
-    throw new PlanError(
-      `${because}.options`,
-      `${options.idmap} needs uidMappings and gidMappings, or a user namespace`,
-    );
-  const userns = plan.slot(because);
-  const texts = { uidMap: idMapText(maps.uidMappings), gidMap: idMapText(maps.gidMappings) };
-  plan.add("userns", { slot: userns, ...texts }, because);
-  attr(userns);
-  plan.add("close", { slot: userns }, because);
-}
-
 const LABELLED = new Set(["tmpfs", "mqueue", "devpts", "ramfs"]);
 
 function labelOption(mount: oci.Mount, spec: oci.Spec, host: HostFacts): string[] {
@@ -296,6 +187,9 @@ function attachMount(
       plan.add("move_mount", { slot: prepared.slot, root, target, create: CREATE.likeSource, strict }, because);
       plan.add("close", { slot: prepared.slot }, because);
       return;
+    case "inner":
+      attachInner(plan, { slot: prepared.slot, target, strict, because }, prepared.inner, prepared.options, root);
+      return;
     case "cgroup":
       mountCgroups(plan, prepared.cgroups, target, prepared.options, root, scratch, because);
       return;
@@ -318,11 +212,10 @@ function attachNew(
   const slot = waits ? plan.slot(because) : scratch;
   const copies = options.tmpcopyup;
   const attrs = (options.set | options.recursiveSet) & ~(waits || copies ? MOUNT_ATTR.RDONLY : 0n);
-  plan.add(
-    "fs_mount",
-    { slot, fstype, source: mount.source ?? "", options: data, attrs, fdKeys: [], fdSlots: [] },
-    because,
-  );
+  const source = mount.source ?? "";
+  if (fstype === "tmpfs" && !data.some((option) => option.startsWith("mode=")))
+    plan.add("tmpfs_like", { slot, source, options: data, attrs, root, path: target }, because);
+  else plan.add("fs_mount", { slot, fstype, source, options: data, attrs, fdKeys: [], fdSlots: [] }, because);
   if (copies) plan.add("copy_up", { slot, root, path: target }, because);
   if (copies && isReadOnly && !waits) {
     plan.add(
@@ -344,5 +237,5 @@ function attachNew(
 
 /** Whether the container has a /dev of its own to fill (and not the host's, or another's). */
 export function hasOwnDev(mounts: readonly PreparedMount[]): boolean {
-  return !mounts.some(({ kind, target }) => kind === "bind" && target === "/dev");
+  return !mounts.some(({ kind, target }) => (kind === "bind" || kind === "inner") && target === "/dev");
 }

@@ -151,17 +151,30 @@ function memoryPolicy(plan: PlanBuilder, policy: oci.LinuxMemoryPolicy | undefin
   const field = "linux.memoryPolicy";
   const { mode: name, nodes: list = "", flags = [] } = policy;
   let mode = Object.hasOwn(MEMORY_POLICIES, name) ? MEMORY_POLICIES[name] : undefined;
-  if (mode === undefined) throw new PlanError(`${field}.mode`, `${JSON.stringify(name)} is not a memory policy`);
+  if (mode === undefined)
+    throw new PlanError(`${field}.mode`, `invalid memory policy mode ${JSON.stringify(name ?? "")}`);
   for (const flag of flags) {
     const bit = Object.hasOwn(MEMORY_POLICY_FLAGS, flag) ? MEMORY_POLICY_FLAGS[flag] : undefined;
-    if (bit === undefined)
-      throw new PlanError(`${field}.flags`, `${JSON.stringify(flag)} is not a flag of memory policies`);
+    if (bit === undefined) throw new PlanError(`${field}.flags`, `invalid memory policy flag ${JSON.stringify(flag)}`);
     mode |= bit;
   }
   const nodes = maskOfList(list);
   if (nodes === undefined)
-    throw new PlanError(`${field}.nodes`, `${JSON.stringify(list)} is not a list of nodes, as in "0-1,3"`);
+    throw new PlanError(
+      `${field}.nodes`,
+      `invalid memory policy nodes ${JSON.stringify(list)}: not a list as in "0-1,3"`,
+    );
+  checkNodes(policy.mode, nodes, `${field}.nodes`);
   plan.add("mempolicy", { mode, nodes }, field);
+}
+
+/** set_mempolicy(2), in runc's words. */
+function checkNodes(mode: string, nodes: Uint8Array, field: string): void {
+  const count = nodes.reduce((sum, byte) => sum + byte.toString(2).replaceAll("0", "").length, 0);
+  const none = mode === "MPOL_DEFAULT" || mode === "MPOL_LOCAL";
+  if (none && count > 0) throw new PlanError(field, `memory policy mode requires 0 nodes but got ${count}`);
+  if (!none && mode !== "MPOL_PREFERRED" && count === 0)
+    throw new PlanError(field, "memory policy mode requires at least one node but got 0");
 }
 
 /** A list of CPUs of process.execCPUAffinity; undefined: leave as it is. Throws PlanError. */

@@ -155,6 +155,8 @@ const WRITES: Readonly<Record<string, readonly string[]>> = {
   open: ["slot"],
   open_tree: ["slot"],
   fs_mount: ["slot"],
+  tmpfs_like: ["slot"],
+  clone_in: ["slot"],
   pidfd: ["slot"],
   attach_root: ["root"],
 };
@@ -247,9 +249,9 @@ test("a read-only tmpfs that others are mounted in becomes read-only last", () =
   const lines = words(plan);
   const made = lines.filter((line) => line.startsWith("make tmpfs mount") && !line.includes("nr_inodes"));
   assert.deepEqual(made, [
-    "make tmpfs mount",
-    "make tmpfs mount MOUNT_ATTR_RDONLY",
-    "make tmpfs mount MOUNT_ATTR_RDONLY",
+    "make tmpfs mount with the mode of /a",
+    "make tmpfs mount with the mode of /a/b MOUNT_ATTR_RDONLY",
+    "make tmpfs mount with the mode of /c MOUNT_ATTR_RDONLY",
   ]);
   assert.ok(
     lines.findIndex((line) => line.includes("+MOUNT_ATTR_RDONLY")) >
@@ -400,8 +402,14 @@ test("impossible configurations are refused by field", () => {
   refuses(withProcess({ rlimits: [{ type: "RLIMIT_CPU", soft: 2, hard: 1 }] })(spec), /above the hard limit/);
   refuses(withProcess({ apparmorProfile: "strict" })(spec), /AppArmor is not enabled/);
   refuses({ ...withLinux({ namespaces: [{ type: "pid" }] })(spec) }, /^hostname: needs a uts namespace/);
-  refuses(withLinux({ memoryPolicy: { mode: "MPOL_HOPE" } })(spec), /memoryPolicy\.mode: "MPOL_HOPE"/);
-  refuses(withLinux({ memoryPolicy: { mode: "MPOL_BIND", nodes: "0-" } })(spec), /memoryPolicy\.nodes: "0-"/);
+  refuses(
+    withLinux({ memoryPolicy: { mode: "MPOL_HOPE" } })(spec),
+    /memoryPolicy\.mode: invalid memory policy mode "MPOL_HOPE"/,
+  );
+  refuses(
+    withLinux({ memoryPolicy: { mode: "MPOL_BIND", nodes: "0-" } })(spec),
+    /memoryPolicy\.nodes: invalid memory policy nodes "0-"/,
+  );
   refuses(withLinux({ personality: { domain: "LINUX", flags: ["X"] } })(spec), /personality\.flags/);
   refuses(withLinux({ intelRdt: { closID: "a" } })(spec), /intelRdt: resctrl is not mounted/);
   refuses(withLinux({ netDevices: { "eth/0": {} } })(spec), /netDevices\["eth\/0"\]/);

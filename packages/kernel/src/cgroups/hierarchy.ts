@@ -49,12 +49,7 @@ export async function probeCgroups(): Promise<CgroupHierarchies> {
   const controllers = unified === undefined ? [] : await rootControllers(unified.target);
   const memory = v1.find((hierarchy) => hierarchy.controllers.includes("memory"))?.mountpoint;
   const blkio = v1.find((hierarchy) => hierarchy.controllers.includes("blkio"))?.mountpoint;
-  const bfq =
-    blkio !== undefined
-      ? exists(join(blkio, "blkio.bfq.weight"))
-      : unified === undefined
-        ? false
-        : unifiedBfq(unified.target);
+  const bfq = blkio !== undefined ? v1Bfq(blkio) : unified === undefined ? false : unifiedBfq(unified.target);
   return {
     mode: unified === undefined ? "v1" : v1.length === 0 ? "v2" : "hybrid",
     v1,
@@ -92,6 +87,12 @@ async function rootControllers(mountpoint: string): Promise<string[]> {
 /** v2 shows memory.swap.* only below the root; /proc/swaps and the boot parameter decide it before there is such a cgroup. */
 async function swapAccounted(): Promise<boolean> {
   return !/\bswapaccount=0\b/.test(await readFile("/proc/cmdline", "utf8"));
+}
+
+/** Linux 5.3 and later have no weight in the root, but what it has done. */
+async function v1Bfq(mountpoint: string): Promise<boolean> {
+  const files = ["blkio.bfq.weight", "blkio.bfq.io_service_bytes"].map((name) => exists(join(mountpoint, name)));
+  return (await Promise.all(files)).includes(true);
 }
 
 /** v2 shows weights only below the root. */

@@ -25,6 +25,8 @@ export interface CgroupCreation {
   readonly warnings: readonly string[];
   /** For the `clone` order's cgroupSlot; undefined where there is no cgroup2 mount (all is joined by then). */
   readonly slot: number | undefined;
+  /** What the container's process writes as the last thing before it parks: a file that the stage opens. */
+  readonly late: { readonly file: string; readonly value: string; readonly because: string } | undefined;
 }
 
 /**
@@ -39,13 +41,15 @@ export function cgroupCreation(
   slot: number = CGROUP_SLOT,
 ): CgroupCreation {
   const directories = cgroupDirectories(path, host.cgroups);
-  checkRoomToStart(resources, directories);
-  const limits = resourceSettings(resources, directories, host);
+  const late = lateLimit(resources, directories);
+  const { pids: _late, ...early } = resources;
+  const limits = resourceSettings(late === undefined ? resources : early, directories, host);
   const join = joinOrders(directories, host, slot);
   return {
     orders: [...makeOrders(directories, host, resources), ...limits.orders, ...join.orders],
     warnings: limits.warnings,
     slot: join.slot,
+    late,
   };
 }
 
@@ -85,12 +89,12 @@ export function oomCounter(path: string, host: HostFacts): { readonly file: stri
   return { file: join(directories.unified, "memory.events"), key: "oom_kill" };
 }
 
-/** v1 is joined by the process that clones the container's: for a moment there are two. */
-function checkRoomToStart(resources: oci.LinuxResources, directories: CgroupDirectories): void {
-  const limit = resources.pids?.limit;
-  if (limit === undefined || limit < 0 || limit > 1 || v1Directory(directories, "pids") === undefined) return;
-  const what = "is too low to be started with on cgroup v1: use 2 or more, and lower it once the container runs";
-  throw new ResourceError("linux.resources.pids.limit", `${limit} ${what}`);
+/** v1 is joined by the process that clones the container's: a limit of one process comes when there is but one. */
+function lateLimit({ pids: asked }: oci.LinuxResources, directories: CgroupDirectories): CgroupCreation["late"] {
+  const limit = asked?.limit;
+  const directory = v1Directory(directories, "pids");
+  if (limit === undefined || limit < 0 || limit > 1 || directory === undefined) return undefined;
+  return { file: join(directory, "pids.max"), value: "1", because: "linux.resources.pids.limit" };
 }
 
 function makeOrders(directories: CgroupDirectories, host: HostFacts, resources: oci.LinuxResources): Order[] {

@@ -113,6 +113,33 @@ export const ORDERS = {
    * covered, then the rootfs is moved over "/" and chrooted into.
    */
   move_root: { code: 22, fields: { root: "u32" }, words: "move the rootfs over / and chroot into it" },
+  /** As open_tree, of a path inside the root: what an earlier mount of the same container has brought there. */
+  clone_in: {
+    code: 23,
+    fields: { slot: "u32", root: "u32", path: "str", recursive: "u32" },
+    words: "clone mount tree {path} of the container",
+  },
+  /** As fs_mount of a tmpfs; its root gets the mode of the directory at `path` in the root, where there is one. */
+  tmpfs_like: {
+    code: 24,
+    fields: { slot: "u32", source: "str", options: "strs", attrs: "u64", root: "u32", path: "str" },
+    words: "make tmpfs mount ({options}) with the mode of {path}",
+  },
+  /**
+   * As mount_attr, for a user namespace: what the mount has of ro, nosuid, nodev, noexec and its access-time setting stays. EPERM where
+   * one of these is in `refuse`, or `set` has another access-time setting: that was asked for by name.
+   */
+  mount_attr_locked: {
+    code: 26,
+    fields: { slot: "u32", set: "u64", clear: "u64", refuse: "u64" },
+    words: "set mount attributes of fd {slot} (+{set} -{clear}), but for those that are locked",
+  },
+  /** mount_setattr(2) with MOUNT_ATTR_IDMAP by the process set aside: in a user namespace the file system's owner alone may do it. */
+  idmap_aside: {
+    code: 25,
+    fields: { slot: "u32", usernsSlot: "u32", recursive: "u32" },
+    words: "map the owners of fd {slot} from the runtime's namespaces",
+  },
 
   // --- files inside the rootfs (all resolved in slot `root`) ---------------------------------------------------------
   mkdev: {
@@ -165,6 +192,8 @@ export const ORDERS = {
     fields: { path: "str", program: "bytes", any: "u32" },
     words: "attach a device program to {path}",
   },
+  /** One write(2) of all of `data` to a slot's file: by a process that its path is out of sight for. */
+  write_slot: { code: 65, fields: { slot: "u32", data: "bytes" }, words: "write {data} to fd {slot}" },
   /** EBUSY where the number in the file is above `limit` already (memory.current before memory.max: the kernel would kill instead). */
   check_below: { code: 48, fields: { path: "str", limit: "u64" }, words: "check that {path} is not above {limit}" },
   /** chown(2) of files of `directory` ("" in the list: itself), never through a link; one that is not there is left out. */
@@ -311,7 +340,8 @@ export const ORDERS = {
   aside: { code: 94, fields: {}, words: "keep a hand in the runtime's namespaces" },
   /**
    * Runs a program there, feeds it `state` with the container's process id (as that namespace counts) between its parts, and waits.
-   * A status other than 0, or `timeoutMs` (0: none) gone by, is a failure. `inheritEnv`: the environment is bosun's own.
+   * A status other than 0, or `timeoutMs` (0: none) gone by, is a failure. `inheritEnv` 1: the environment is bosun's own; 2: `env`, and
+   * HOME as `exec` would give it.
    */
   runtime_hook: {
     code: 95,

@@ -115,7 +115,9 @@ const FLAG_FIELDS: Readonly<
   setns: { type: CLONE_NAMES },
   mount: { flags: MS_NAMES },
   mount_attr: { set: ATTR_NAMES, clear: ATTR_NAMES, propagation: MS_NAMES },
+  mount_attr_locked: { set: ATTR_NAMES, clear: ATTR_NAMES, refuse: ATTR_NAMES },
   fs_mount: { attrs: ATTR_NAMES },
+  tmpfs_like: { attrs: ATTR_NAMES },
   unmount: { flags: UMOUNT_NAMES },
   seccomp: { flags: SECCOMP_NAMES },
 };
@@ -199,9 +201,11 @@ function quoted(argument: string): string {
 function details(order: Order): string[] {
   switch (order.order) {
     case "fs_mount":
+    case "tmpfs_like":
       return order.args.attrs === 0n ? [] : [flagWords(order.args.attrs, ATTR_NAMES)];
     case "mount":
       return order.args.flags === 0n ? [] : [flagWords(order.args.flags, MS_NAMES)];
+    case "clone_in":
     case "open_tree":
     case "mount_attr":
       return order.args.recursive === 0 ? [] : ["recursively"];

@@ -4,7 +4,6 @@ import { join, resolve } from "node:path";
 import {
   cgroupDirectories,
   cgroupRemoval,
-  describePlan,
   hostId,
   NAMESPACE_FILES,
   probeHost,
@@ -24,7 +23,7 @@ import { processesBelow } from "../state/processes.ts";
 import { FIFO, checkId, type ContainerRecord } from "../state/record.ts";
 import type { CommandContext } from "./context.ts";
 import { CommandError } from "./failure.ts";
-import type { Log } from "./log.ts";
+import { logMade, logPlan, logReleased } from "./milestones.ts";
 import { launchFailure } from "./order-failure.ts";
 import { seccompFilter } from "./seccomp.ts";
 
@@ -139,28 +138,24 @@ function make(context: CommandContext, creation: Creation, front: Front): Launch
       keep: flags.number("preserve-fds") + listenFds(),
       subreaper: !detached && !flags.boolean("no-subreaper"),
     });
+    logMade(log, launched.pid);
     states.write(recordOf(context, creation, launched));
     return launched;
   } catch (error) {
     undo(context, creation, front);
-    throw launchFailure(error);
+    throw launchFailure(error, creation.bundle.spec);
   }
-}
-
-/** --debug: every order, before the first is carried out. */
-export function logPlan(log: Log, plan: Plan): void {
-  if (log.isDebug)
-    for (const { where, words, because } of describePlan(plan)) log.debug(`${where}: ${words} (${because})`);
 }
 
 /** Lets the process go on, to its FIFO or its program. What fails is undone. */
 function release(context: CommandContext, creation: Creation, front: Front, launched: Launched): void {
   try {
     front.release(creation.planned.plan);
+    logReleased(context.log, "init");
     if (creation.pidFile !== undefined) writePidFile(creation.pidFile, launched.pid);
   } catch (error) {
     undo(context, creation, front);
-    throw launchFailure(error);
+    throw launchFailure(error, creation.bundle.spec);
   }
 }
 

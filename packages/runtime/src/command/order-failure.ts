@@ -1,23 +1,46 @@
 /** bosun's failures in the words that callers of runc look for. */
+import { getSystemErrorMap } from "node:util";
 import { OrderError } from "@berth/kernel";
+import type { oci } from "@berth/spec";
 import { CommandError } from "./failure.ts";
 
 const PREFIX = "unable to start container process: ";
 
 /** What a creation or an exec failed with; other errors as they are. */
-export function launchFailure(error: unknown): unknown {
+export function launchFailure(error: unknown, spec: oci.Spec): unknown {
   if (!(error instanceof OrderError)) return error;
-  const text = wordsOf(error);
-  return new CommandError(`${PREFIX}${text}`, { cause: error });
+  return new CommandError(`${PREFIX}${wordsOf(error, spec)}`, { cause: error });
 }
 
 /** Programs and hooks as Go's os/exec and runc tell of them: callers choose their exit status by it, and people search for it. */
-function wordsOf(error: OrderError): string {
+function wordsOf(error: OrderError, spec: oci.Spec): string {
   if (isHook(error)) return `error during container init: ${hookFailure(error)}`;
-  if (error.orderName === "check_program") return error.detail;
-  if (error.orderName === "exec")
-    return error.detail.replace("its interpreter is missing", "no such file or directory (its interpreter is missing)");
-  return error.where === "container" ? `error during container init: ${error.message}` : error.message;
+  const { orderName: name, detail } = error;
+  if (name === "check_program") return detail;
+  if (name === "exec")
+    return detail.replace("its interpreter is missing", "no such file or directory (its interpreter is missing)");
+  if (name === "join_cgroup") return `error adding pid 0 to cgroups: ${inGo(error)}`;
+  if (name === "scheduler" && error.code === "EPERM" && (spec.linux?.resources?.cpu?.cpus ?? "") !== "")
+    return `error during container init: process scheduler can't be used together with AllowedCPUs: ${inGo(error)}`;
+  const mount = spec.mounts?.[Number(/^mounts\[(\d+)\]/.exec(error.because ?? "")?.[1])];
+  if (mount !== undefined) {
+    const [source, target] = [mount.source ?? "", mount.destination].map((path) => JSON.stringify(path));
+    return `error during container init: error mounting ${source} to rootfs at ${target}: ${inGo(error)}`;
+  }
+  return error.where === "container" ? `error during container init: ${inGo(error)}` : inGo(error);
+}
+
+/** Where Go's words for an errno are not those of libuv. */
+const GO: Readonly<Record<string, string>> = {
+  EBUSY: "device or resource busy",
+  ELOOP: "too many levels of symbolic links",
+  EEXIST: "file exists",
+};
+
+/** The message, with the errno in words where they are not in it. */
+function inGo({ message, code, errno }: OrderError): string {
+  const words = GO[code] ?? getSystemErrorMap().get(-errno)?.[1];
+  return words === undefined || message.includes(words) ? message : `${message}: ${words}`;
 }
 
 const HOOK = /^hooks\.(\w+)\[(\d+)\]$/;

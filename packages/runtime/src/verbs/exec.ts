@@ -4,9 +4,10 @@ import { join } from "node:path";
 import { probeHost, type Order } from "@berth/kernel";
 import { oci } from "@berth/spec/oci";
 import type { Command, CommandContext } from "../command/context.ts";
-import { checkTerminal, listenFds, logPlan, writePidFile } from "../command/creation.ts";
+import { checkTerminal, listenFds, writePidFile } from "../command/creation.ts";
 import { CommandError } from "../command/failure.ts";
 import type { Flags } from "../command/flags.ts";
+import { logMade, logPlan, logReleased } from "../command/milestones.ts";
 import { launchFailure } from "../command/order-failure.ts";
 import { seccompFilter } from "../command/seccomp.ts";
 import type { Planned } from "../context.ts";
@@ -50,10 +51,12 @@ async function execute(context: CommandContext, record: ContainerRecord, process
       keep,
       subreaper: !detached,
     });
+    logMade(log, pid);
+    logReleased(log, "exec");
     if (flags.has("pid-file")) writePidFile(flags.text("pid-file"), pid);
   } catch (error) {
     front.abandon();
-    throw launchFailure(error);
+    throw launchFailure(error, record.berth.spec);
   }
   if (!detached) front.attend({ orders: [] });
   return undefined;
@@ -109,12 +112,13 @@ function processOfFlags(spec: oci.Spec, flags: Flags, args: readonly string[]): 
     ...(added.length === 0
       ? {}
       : {
-          // Not the inheritable set, and so not the ambient one (CVE-2022-29162).
+          // Not the inheritable set (CVE-2022-29162), and so the ambient one only where there is an inheritable one already.
           capabilities: {
             ...capabilities,
             bounding: more(capabilities?.bounding),
             effective: more(capabilities?.effective),
             permitted: more(capabilities?.permitted),
+            ...(capabilities?.inheritable === undefined ? {} : { ambient: more(capabilities.ambient) }),
           },
         }),
   };

@@ -15,8 +15,8 @@ export const command: Command = {
     }
     const front = await context.front();
     await place(context, creation, front);
-    const { hooks } = creation.bundle.spec;
-    if (has(hooks?.poststart)) runPoststart(states.read(creation.id), states, front);
+    const { directory, spec } = creation.bundle;
+    if (has(spec.hooks?.poststart)) runPoststart(states.read(creation.id), states, front, directory);
     if (!detached) front.attend(flags.boolean("keep") ? { orders: [] } : atTheEnd(context, creation));
     return 0;
   },
@@ -28,5 +28,5 @@ const has = (hooks: readonly unknown[] | undefined) => hooks !== undefined && ho
 function atTheEnd(context: CommandContext, creation: Creation): Plan {
   const { orders } = removal(context, creation);
   const record = context.states.read(creation.id);
-  return { orders: [...orders, ...hookPlan(record, "poststop").orders] };
+  return { orders: [...orders, ...hookPlan(record, "poststop", creation.bundle.directory).orders] };
 }
