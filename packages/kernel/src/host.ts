@@ -6,6 +6,7 @@ import type { Hand } from "./bosun/hand.ts";
 import { OrderError } from "./bosun/errors.ts";
 import { CAP_SYS_RESOURCE, ownCapabilities, type OwnCapabilities } from "./capabilities.ts";
 import { probeCgroups, type CgroupHierarchies } from "./cgroups/hierarchy.ts";
+import { ownIdentity, type Identity } from "./identity.ts";
 import { parseMountInfo } from "./mountinfo.ts";
 import type { Order } from "./orders/plan.ts";
 import { atLeast, parseKernelVersion } from "./version.ts";
@@ -41,6 +42,8 @@ export interface HostFacts {
   readonly oomScoreAdj: number;
   readonly apparmor: boolean;
   readonly selinux: boolean;
+  /** Who this process is; undefined: the root of the machine. */
+  readonly identity?: Identity | undefined;
   /** Where resctrl is mounted (Intel RDT, resctrl.rst); undefined: nowhere. */
   readonly resctrl?: string | undefined;
   /** For a person, once: what containers here will lack, and why. */
@@ -49,19 +52,21 @@ export interface HostFacts {
 
 /** Reads /proc and /sys. With a `hand`, kernel features are tried rather than guessed from the version (distributions backport). */
 export async function probeHost(hand?: Hand): Promise<HostFacts> {
-  const [cgroups, capabilities, rlimits, oomScoreAdj, apparmor, selinux, overlayIndex, resctrl] = await Promise.all([
-    probeCgroups(),
-    ownCapabilities(),
-    ownLimits(),
-    readFile("/proc/self/oom_score_adj", "utf8").then(Number),
-    readFile("/sys/module/apparmor/parameters/enabled", "utf8").then(
-      (text) => text.startsWith("Y"),
-      () => false,
-    ),
-    exists("/sys/fs/selinux/enforce"),
-    exists("/sys/module/overlay/parameters/index"),
-    mountOf("resctrl"),
-  ]);
+  const [cgroups, capabilities, rlimits, oomScoreAdj, apparmor, selinux, overlayIndex, resctrl, identity] =
+    await Promise.all([
+      probeCgroups(),
+      ownCapabilities(),
+      ownLimits(),
+      readFile("/proc/self/oom_score_adj", "utf8").then(Number),
+      readFile("/sys/module/apparmor/parameters/enabled", "utf8").then(
+        (text) => text.startsWith("Y"),
+        () => false,
+      ),
+      exists("/sys/fs/selinux/enforce"),
+      exists("/sys/module/overlay/parameters/index"),
+      mountOf("resctrl"),
+      ownIdentity(),
+    ]);
   const version = parseKernelVersion(release());
   const guessed = featuresOfVersion(version, cgroups, overlayIndex);
   const features = hand === undefined ? guessed : { ...guessed, ...(await tryOverlay(hand)) };
@@ -75,6 +80,7 @@ export async function probeHost(hand?: Hand): Promise<HostFacts> {
     apparmor,
     selinux,
     resctrl,
+    identity,
   };
   return { ...facts, warnings: hostWarnings(facts) };
 }

@@ -97,6 +97,7 @@ export {
 export { isMountpoint, parseMountInfo, type MountInfo } from "./mountinfo.ts";
 export { CLONE, NAMESPACE_FILES, NAMESPACE_FLAGS } from "./namespaces.ts";
 export { hostId, idMapText, overlap } from "./idmap.ts";
+export { ownIdentity, type Identity } from "./identity.ts";
 export { listOfMask, maskOfList } from "./cpulist.ts";
 export { MEMORY_POLICIES, MEMORY_POLICY_FLAGS } from "./mempolicy.ts";
 export { MNT_DETACH, O, S } from "./flags.ts";

@@ -235,7 +235,7 @@ test("what cannot be compiled is refused by field", async () => {
   await fails({ defaultAction: "SCMP_ACT_NOTIFY" }, /defaultAction: SCMP_ACT_NOTIFY cannot be the default/);
   await fails(
     { syscalls: [{ names: ["read", "write"], action: "SCMP_ACT_NOTIFY" }] },
-    /syscalls\[0\]: SCMP_ACT_NOTIFY cannot be used for write/,
+    /syscalls\[0\]: SCMP_ACT_NOTIFY cannot be used for the write syscall/,
   );
   await fails({ architectures: ["SCMP_ARCH_VAX"] }, /architectures\[0\]: "SCMP_ARCH_VAX"/);
   await fails({ flags: ["SECCOMP_FILTER_FLAG_NOPE"] }, /flags/);

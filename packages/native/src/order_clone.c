@@ -76,11 +76,9 @@ static void stage_end(struct run *run, pid_t child, int release, const struct or
 }
 
 /* A fresh user namespace begins with the host's numbers, unmapped: what this process made would belong to nobody. */
-static int become_root(struct run *run, const struct order_clone *o)
+int become_namespace_root(struct run *run, bool groups)
 {
-  if (!(o->flags & CLONE_NEWUSER_FLAG) || !*o->uid_map || !*o->gid_map)
-    return 0;
-  if (!o->deny_setgroups && syscall(SYS_setgroups, 0, NULL) < 0)
+  if (groups && syscall(SYS_setgroups, 0, NULL) < 0)
     return failed(&run->report, "setgroups in the new user namespace");
   /* EINVAL: the map has no 0, and the plan's own `user` says who to be. */
   if (syscall(SYS_setresgid, 0, 0, 0) < 0 && errno != EINVAL)
@@ -104,7 +102,7 @@ static int child_begin(struct run *run, int released, const struct order_clone *
   /* The stage has failed, and has said so. */
   if (size != 1)
     _exit(1);
-  return become_root(run, o);
+  return o->flags & CLONE_NEWUSER_FLAG && *o->uid_map && *o->gid_map ? become_namespace_root(run, !o->deny_setgroups) : 0;
 }
 
 int order_clone(struct run *run, const struct order_clone *o)

@@ -2,6 +2,7 @@
  * Orders that run somebody's program while a container is made, and the process that is set aside for what must be done in the
  * runtime's namespaces once the container's process has left them.
  */
+#include <ctype.h>
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
@@ -21,6 +22,7 @@ extern char **environ;
 
 struct program {
   const char *path;
+  char **words; /* instead of argv, where not NULL */
   struct strs argv, env, state;
   uint32_t inherit;
   const struct run *run; /* whose HOME it gets */
@@ -47,7 +49,7 @@ static void join_state(struct buffer *out, struct strs parts, pid_t pid)
 static void hook_child(const struct program *p, int in, int out) __attribute__((noreturn));
 static void hook_child(const struct program *p, int in, int out)
 {
-  char **argv = vector(p->argv), **env = p->inherit == ENV_OF_BOSUN   ? environ
+  char **argv = p->words ? p->words : vector(p->argv), **env = p->inherit == ENV_OF_BOSUN   ? environ
                                          : p->inherit == ENV_WITH_HOME ? environment_of(p->run, p->env)
                                                                        : vector(p->env);
   int last[] = {dup2(in, 0), dup2(out, 1), dup2(out, 2)};
@@ -144,8 +146,10 @@ static int hook_result(struct hook *h, const struct program *p, int ended, struc
   while (h->said > 0 && h->text[h->said - 1] == ' ')
     h->said--;
   h->text[h->said] = 0;
-  if (WIFSIGNALED(status))
-    return fail(report, EIO, "%s ended by signal %d: %s", p->path, WTERMSIG(status), h->text);
+  if (WIFSIGNALED(status)) {
+    const char *name = strsignal(WTERMSIG(status));
+    return fail(report, EIO, "%s ended by signal %d (%c%s): %s", p->path, WTERMSIG(status), tolower(name[0]), name + 1, h->text);
+  }
   if (WEXITSTATUS(status))
     return fail(report, EIO, "%s ended with status %d: %s", p->path, WEXITSTATUS(status), h->text);
   return 0;
@@ -190,9 +194,15 @@ static int run_program(const struct program *p, pid_t state_pid, int watch, stru
   return result;
 }
 
+int run_tool(struct run *run, char **words)
+{
+  struct program p = {.path = words[0], .words = words, .inherit = ENV_OF_BOSUN, .run = run};
+  return run_program(&p, getpid(), -1, &run->report);
+}
+
 int order_hook(struct run *run, const struct order_hook *o)
 {
-  struct program p = {o->path, o->argv, o->env, o->state, o->inherit_env, run, o->timeout_ms};
+  struct program p = {o->path, NULL, o->argv, o->env, o->state, o->inherit_env, run, o->timeout_ms};
   return run_program(&p, getpid(), -1, &run->report);
 }
 
@@ -307,7 +317,7 @@ static int do_asked(struct run *run, const struct asked *asked, pid_t pid, int f
   if (code != ORDER_RUNTIME_HOOK)
     return fail(report, EINVAL, "order %u is not for the process set aside", asked->index);
   const struct order_runtime_hook *o = &order.runtime_hook;
-  struct program p = {o->path, o->argv, o->env, o->state, o->inherit_env, run, o->timeout_ms};
+  struct program p = {o->path, NULL, o->argv, o->env, o->state, o->inherit_env, run, o->timeout_ms};
   return run_program(&p, pid, fd, report);
 }
 

@@ -182,7 +182,7 @@ int order_mount_attr_locked(struct run *run, const struct order_mount_attr_locke
     return failed(&run->report, "fstatfs slot %u", o->slot);
   if (has & o->refuse & ~ATTR_ATIME)
     return fail(&run->report, EPERM, "cannot clear locked flags 0x%llx", (unsigned long long)(has & o->refuse & ~ATTR_ATIME));
-  if (o->clear & ATTR_ATIME && ((has ^ o->set) & ATTR_ATIME || (has & ~o->set) & ATTR_NODIRATIME))
+  if (o->clear & ATTR_ATIME && (has ^ o->set) & (ATTR_ATIME | ATTR_NODIRATIME))
     return fail(&run->report, EPERM, "cannot change locked atime flags 0x%llx", (unsigned long long)(has & (ATTR_ATIME | ATTR_NODIRATIME)));
   struct mount_attr_args attr = {.attr_set = o->set & ~ATTR_ATIME, .attr_clr = o->clear & ~has & ~ATTR_ATIME};
   if (sys_mount_setattr(fd, "", AT_EMPTY_PATH, &attr) < 0)

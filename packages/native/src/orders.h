@@ -66,6 +66,10 @@ char **environment_of(const struct run *run, struct strs env);
 void forget_arguments(void);
 /* order_hook.c: gives the descriptor of a filter's listener to whom the plan named. */
 int pass_on_listener(struct run *run, int listener);
+/* order_hook.c: runs a program to its end, with bosun's environment; what it said is in the report. */
+int run_tool(struct run *run, char **words);
+/* order_clone.c: the root of a user namespace that this process has just come into. */
+int become_namespace_root(struct run *run, bool groups);
 /* order_link.c: of this process's network namespace, to `ns`. */
 int move_link(struct run *run, const struct order_move_link *o, int ns);
 /* order_stdio.c: a terminal's master, to the monitor. */

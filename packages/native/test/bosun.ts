@@ -41,7 +41,7 @@ export const MS = {
   SLAVE: 1n << 19n,
 };
 export const O = { RDONLY: 0n, WRONLY: 1n, DIRECTORY: BigInt(fsConstants.O_DIRECTORY), PATH: 0x200000n };
-export const ATTR = { RDONLY: 1n, NOSUID: 2n, NODEV: 4n, NOEXEC: 8n };
+export const ATTR = { RDONLY: 1n, NOSUID: 2n, NODEV: 4n, NOEXEC: 8n, NOATIME: 0x10n, ATIME: 0x70n };
 export const S = { IFCHR: 0o20000, IFBLK: 0o60000, IFIFO: 0o10000 };
 
 export function order<N extends OrderName>(name: N, args: OrderArguments<N>): Order {

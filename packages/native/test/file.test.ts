@@ -212,6 +212,16 @@ test("write_file writes once to what exists", async (t) => {
   await refuse([write("/proc/self/oom_score_adj", "nonsense")], "EINVAL", /^write \/proc\/self\/oom_score_adj$/);
 });
 
+test("write_slot writes to what was opened while its path was in sight", async (t) => {
+  const file = join(scratch(t), "file");
+  writeFileSync(file, "old");
+  const write = (slot: number) => order("write_slot", { slot, data: Buffer.from("new!") });
+  await succeed([order("open", { slot: 0, path: file, flags: O.WRONLY }), order("unlink", { path: file }), write(0)]);
+  await succeed([order("open", { slot: 0, path: "/dev/null", flags: O.WRONLY }), write(0)]);
+  await refuse([write(1)], "EBADF", /slot 1 is empty/);
+  await refuse([order("open", { slot: 0, path: "/dev/full", flags: O.WRONLY }), write(0)], "ENOSPC", /^write fd 0$/);
+});
+
 const procfs = order("fs_mount", {
   slot: 1,
   fstype: "proc",

@@ -1,12 +1,13 @@
 /** Orders that run programs while a process is made, and the process that is set aside for them. */
 import assert from "node:assert/strict";
-import { readFileSync, readlinkSync, writeFileSync } from "node:fs";
+import { chmodSync, readFileSync, readlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import type { Order } from "@berth/kernel";
-import { carryOut, NEW, NO_SLOT, order, refuse, scratch, shell, succeed } from "./bosun.ts";
+import { carryOut, NEW, NO_SLOT, O, order, privateMounts, refuse, scratch, shell, succeed } from "./bosun.ts";
 
-const clone = (flags = 0n) => order("clone", { flags, cgroupSlot: NO_SLOT, uidMap: "", gidMap: "", denySetgroups: 0 });
+const clone = (flags = 0n, maps = { uidMap: "", gidMap: "" }) =>
+  order("clone", { flags, cgroupSlot: NO_SLOT, ...maps, denySetgroups: 0 });
 const park = order("park", {});
 const aside = order("aside", {});
 
@@ -56,7 +57,7 @@ test("hook: bosun's own environment where it is asked for, else only what is giv
 
 test("hook: a failure says how, and the end of what was said", async () => {
   await refuse([hook("echo one >&2; echo two; exit 3")], "EIO", /^\/bin\/sh ended with status 3: one two$/);
-  await refuse([hook("kill -TERM $$")], "EIO", /^\/bin\/sh ended by signal 15: $/);
+  await refuse([hook("kill -TERM $$")], "EIO", /^\/bin\/sh ended by signal 15 \(terminated\): $/);
   await refuse([hook("", { path: "/no/such" })], "EIO", /^\/no\/such ended with status 127: \/no\/such: No such file/);
   const long = await carryOut([hook("i=0; while [ $i -lt 300 ]; do echo line$i; i=$((i+1)); done; exit 1")]);
   assert.match(long.detail, /status 1: .*line299$/);
@@ -114,6 +115,26 @@ test("runtime_hook runs where it was set aside, with the container's number ther
   assert.notEqual(outcome.said.trim(), own[0]);
 });
 
+test("idmap_aside maps owners from where it was set aside", async (t) => {
+  const dir = scratch(t);
+  chmodSync(dir, 0o755);
+  writeFileSync(join(dir, "file"), "");
+  const maps = { uidMap: "0 100000 65536\n", gidMap: "0 100000 65536\n" };
+  const outcome = await succeed([
+    ...privateMounts,
+    aside,
+    order("userns", { slot: 2, ...maps }),
+    clone(NEW.user | NEW.mnt, maps),
+    order("open", { slot: 0, path: dir, flags: O.PATH | O.DIRECTORY }),
+    order("clone_in", { slot: 1, root: 0, path: "/", recursive: 0 }),
+    order("idmap_aside", { slot: 1, usernsSlot: 2, recursive: 0 }),
+    order("attach_host", { slot: 1, target: dir }),
+    shell(`stat -c %u:%g ${join(dir, "file")} >&2`),
+  ]);
+  assert.equal(outcome.said, "0:0\n", "of the namespace, which sees the host's root as its own");
+  await refuse([order("idmap_aside", { slot: 1, usernsSlot: 2, recursive: 0 })], "EBADF", /slot 1 is empty/);
+});
+
 test("runtime_hook: its failure is the order's", async () => {
   await refuse([aside, clone(), runtimeHook("echo no >&2; exit 9")], "EIO", /^\/bin\/sh ended with status 9: no$/);
   await refuse([clone(), runtimeHook("true")], "EINVAL", /^no process is set aside$/);
@@ -137,7 +158,7 @@ test("a process set aside ends with what it is there for", async (t) => {
   assert.ok(!isRunning(pid));
 });
 
-test("a listener's socket that is not there fails the filter's order", async (t) => {
+test("a listener's socket that is not there is found out before the filter is in force", async (t) => {
   const allow = Buffer.from("060000000000ff7f", "hex");
   const path = join(scratch(t), "nobody.sock");
   const filter = order("seccomp", { flags: 0n, filter: allow });
@@ -145,6 +166,6 @@ test("a listener's socket that is not there fails the filter's order", async (t)
     [aside, clone(), order("seccomp_listener", { path, state: ["", ""] }), filter, shell("true")],
     "ENOENT",
     /^connect .*nobody\.sock$/,
-    3,
+    2,
   );
 });

@@ -19,6 +19,30 @@ import { carryOut, NEW, O, order, refuse, scratch, shell, succeed } from "./bosu
 const pin = (name: string, path: string) => order("pin_ns", { name, path });
 const unpin = (path: string) => order("unpin", { path });
 
+test("enter_userns: its root, by maps that it writes itself or has written", async (t) => {
+  const dir = scratch(t);
+  const helper = join(dir, "helper");
+  writeFileSync(
+    helper,
+    `#!/bin/sh\np=$1; shift; echo "$@" >/proc/$p/uid_map 2>/dev/null || { echo not allowed >&2; exit 1; }\n`,
+    { mode: 0o755 },
+  );
+  const enter = (more: { uidMap?: string; uidHelper?: string } = {}) =>
+    order("enter_userns", {
+      uidMap: "0 0 1\n1 100 5\n",
+      gidMap: "0 0 1\n",
+      denySetgroups: 1,
+      uidHelper: "",
+      gidHelper: "",
+      ...more,
+    });
+  const look = shell("id -u >&2; cat /proc/self/setgroups /proc/self/uid_map >&2");
+  assert.match((await succeed([enter(), look])).said, /^0\ndeny\n +0 +0 +1\n +1 +100 +5\n$/);
+  assert.match((await succeed([enter({ uidMap: "0 0 3\n", uidHelper: helper }), look])).said, /^0\ndeny\n +0 +0 +3\n$/);
+  await refuse([enter({ uidMap: "0 0 0\n" })], "EINVAL", /^write \/proc\/\d+\/uid_map$/);
+  await refuse([enter({ uidMap: "nonsense", uidHelper: helper })], "EIO", /helper ended with status 1: not allowed$/);
+});
+
 test("namespaces are made, pinned, joined by pin, and unpinned", async (t) => {
   const dir = scratch(t);
   const pins = { uts: join(dir, "uts"), ipc: join(dir, "ipc"), net: join(dir, "net") };

@@ -22,6 +22,8 @@ export interface MountContext {
   readonly usernsSlot: number | undefined;
   /** Of the one that is made. */
   readonly mappings: Mappings | undefined;
+  /** In a user namespace nothing is taken away from what a mount's source has. */
+  readonly isLocked: boolean;
   /** The root file system's place on the host, where it is a directory. */
   readonly rootfs: string | undefined;
 }
@@ -41,7 +43,7 @@ export function prepareBind(
   const recursive = isRecursive(mount, options);
   plan.add("open_tree", { slot, path: source, recursive }, because);
   bindPropagation(plan, slot, options, recursive, because);
-  attributes(plan, slot, options, because, context.namespaces.all.has("user"));
+  attributes(plan, slot, options, because, context.isLocked);
   const idmap = openIdmap(plan, mount, options, because, context);
   if (idmap !== undefined) {
     plan.add("mount_attr", { slot, ...NO_CHANGE, set: MOUNT_ATTR.IDMAP, ...idmap }, because);
@@ -70,6 +72,7 @@ export interface InnerBind {
   readonly idmap: Idmap | undefined;
   /** In a user namespace of its own the container's process may not map owners. */
   readonly isMappedAside: boolean;
+  readonly isLocked: boolean;
 }
 
 export function prepareInner(
@@ -84,7 +87,13 @@ export function prepareInner(
   const idmap = openIdmap(plan, mount, options, because, context);
   return {
     slot: plan.slot(because),
-    inner: { source, recursive: isRecursive(mount, options), idmap, isMappedAside: context.namespaces.all.has("user") },
+    inner: {
+      source,
+      recursive: isRecursive(mount, options),
+      idmap,
+      isMappedAside: context.namespaces.all.has("user"),
+      isLocked: context.isLocked,
+    },
   };
 }
 
@@ -115,10 +124,10 @@ export function attachInner(
   root: number,
 ): void {
   const { slot, target, strict, because } = at;
-  const { source, recursive, idmap, isMappedAside } = inner;
+  const { source, recursive, idmap, isMappedAside, isLocked } = inner;
   plan.add("clone_in", { slot, root, path: source, recursive }, because);
   bindPropagation(plan, slot, options, recursive, because);
-  attributes(plan, slot, options, because, isMappedAside);
+  attributes(plan, slot, options, because, isLocked);
   if (idmap !== undefined && isMappedAside) plan.add("idmap_aside", { slot, ...idmap }, because);
   else if (idmap !== undefined)
     plan.add("mount_attr", { slot, ...NO_CHANGE, set: MOUNT_ATTR.IDMAP, ...idmap }, because);

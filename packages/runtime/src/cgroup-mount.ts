@@ -12,7 +12,7 @@ interface PreparedHierarchy {
 }
 
 /** Empty on v2, where the one hierarchy is mounted inside. */
-export type PreparedCgroups = readonly PreparedHierarchy[];
+export type PreparedCgroups = readonly PreparedHierarchy[] | "v2";
 
 /**
  * Orders of the stage. A bind of the container's own directory is all that it may see of a hierarchy, with a cgroup
@@ -25,7 +25,7 @@ export function prepareCgroups(
   host: HostFacts,
   cgroupPath: string,
 ): PreparedCgroups {
-  if (host.cgroups.mode === "v2") return [];
+  if (host.cgroups.mode === "v2") return "v2";
   const { v1, unified } = cgroupDirectories(cgroupPath, host.cgroups);
   const directories = v1.map(({ hierarchy, directory }) => ({
     name: basename(hierarchy.mountpoint),
@@ -58,7 +58,7 @@ export function mountCgroups(
   const attrs = options.set | options.recursiveSet;
   const attach = (slot: number, path: string) =>
     plan.add("move_mount", { slot, root, target: path, create: CREATE.directory, strict: 0 }, because);
-  if (hierarchies.length === 0) {
+  if (hierarchies === "v2") {
     plan.add(
       "fs_mount",
       { slot: scratch, fstype: "cgroup2", source: "cgroup", options: [], attrs, fdKeys: [], fdSlots: [] },

@@ -50,6 +50,7 @@ import {
 } from "./process.ts";
 import { intelRdt } from "./rdt.ts";
 import { openRootfs, rootPropagation } from "./rootfs.ts";
+import { checkRootless, enterUserNamespace, isConfined, ordinaryUser } from "./rootless.ts";
 
 /** chown(2): leave as it is. */
 const KEEP_ID = 0xffff_ffff;
@@ -63,8 +64,12 @@ export function planContainer(spec: oci.Spec, context: ContainerContext): Planne
   const source: StateSource = { id: context.id, bundle: context.bundle, spec };
   checkListener(plan, spec.linux?.seccomp);
 
+  const ordinary = ordinaryUser(context.host);
+  if (ordinary !== undefined) checkRootless(spec, namespaces, ordinary);
+
   // The stage, in the host's namespaces.
-  plan.add("dumpable", { value: 0 }, "CVE-2016-9962");
+  const hide = () => plan.add("dumpable", { value: 0 }, "CVE-2016-9962");
+  if (ordinary === undefined) hide();
   // Hooks of the runtime's namespaces run in the bundle.
   if (context.bundle !== undefined && (has(spec, "prestart") || has(spec, "createRuntime")))
     plan.add("chdir", { path: context.bundle, tolerate: 1 }, "hooks");
@@ -85,13 +90,17 @@ export function planContainer(spec: oci.Spec, context: ContainerContext): Planne
     },
   };
   stageProcess(plan, process, processContext);
+  makeFifo(plan, context.waitAt);
+  if (ordinary !== undefined) enterUserNamespace(plan, spec, namespaces, ordinary);
   const made = stageMounts(plan, spec, context, namespaces);
-  const fifo = prepareFifo(plan, context.waitAt);
+  const fifo = openFifo(plan, context.waitAt);
   timeNamespace(plan, spec, namespaces);
+  // Until here files of this process's own in /proc had to be written, which belong to root once it is not dumpable.
+  if (ordinary !== undefined) hide();
   moveNetDevices(plan, spec, namespaces, made.slots);
   const at = rootfsPlace(plan, spec, context, namespaces);
   joinNamespaces(plan, namespaces, made.slots);
-  clone(plan, spec, namespaces, cgroupSlot);
+  clone(plan, spec, namespaces, cgroupSlot, ordinary !== undefined);
 
   // The container's process, in its namespaces.
   if (cgroupSlot !== undefined) plan.add("close", { slot: cgroupSlot }, "linux.cgroupsPath");
@@ -127,18 +136,19 @@ export function planContainer(spec: oci.Spec, context: ContainerContext): Planne
 /** Descriptors that the stage opens, where the host's paths are in sight. */
 function stageMounts(plan: PlanBuilder, spec: oci.Spec, context: ContainerContext, namespaces: Namespaces) {
   const { host } = context;
-  const inUserns = namespaces.all.has("user");
-  const slots = openNamespaces(plan, namespaces, spec);
+  const slots = openNamespaces(plan, namespaces, spec, ordinaryUser(host) !== undefined);
   const rootfs = openRootfs(plan, context.rootfs, host, slots.get("user"));
+  const isLocked = namespaces.all.has("user") || isConfined(host);
   const mounts = prepareMounts(plan, spec, {
     host,
     namespaces,
     cgroupPath: context.cgroup.path,
     usernsSlot: slots.get("user"),
     mappings: namespaces.own.has("user") ? ownMappings(spec) : undefined,
+    isLocked,
     rootfs: directoryOf(context.rootfs),
   });
-  const devices = hasOwnDev(mounts) ? prepareDevices(plan, spec, inUserns) : undefined;
+  const devices = hasOwnDev(mounts) ? prepareDevices(plan, spec, isLocked) : undefined;
   return { rootfs, slots, mounts, devices };
 }
 
@@ -157,12 +167,18 @@ function ownMappings({ linux }: oci.Spec) {
  */
 function rootfsPlace(plan: PlanBuilder, spec: oci.Spec, context: ContainerContext, namespaces: Namespaces) {
   const joined = namespaces.joined.find(({ type }) => type === "mount");
-  if (joined === undefined && !has(spec, "createContainer")) {
+  // A user namespace may mount a procfs only where it can see one.
+  const isLimited = isConfined(context.host);
+  if (joined === undefined && !has(spec, "createContainer") && !isLimited) {
     plan.add("enter_empty_mounts", {}, "few mounts to copy");
     return { path: "/rootfs", hostMounts: false, because: "" };
   }
   const path = hookRoot(spec, context);
-  return { path, hostMounts: joined === undefined, because: joined?.because ?? "hooks.createContainer" };
+  return {
+    path,
+    hostMounts: joined === undefined,
+    because: joined?.because ?? (isLimited ? "root.path" : "hooks.createContainer"),
+  };
 }
 
 /** Where hooks find the root: an overlay has a place only for them, the one that the bundle's configuration names. */
@@ -179,12 +195,17 @@ function needsAside(spec: oci.Spec, context: ContainerContext, namespaces: Names
   return heard || has(spec, "prestart") || has(spec, "createRuntime");
 }
 
+function makeFifo(plan: PlanBuilder, waitAt: WaitAt | undefined): void {
+  if (waitAt === undefined) return;
+  const { directory, fifo, uid, gid } = waitAt;
+  plan.add("make_fifo", { path: join(directory, fifo), mode: 0o622, uid, gid }, "start");
+}
+
 /** The state directory comes along as a mount of its own, so that ".." leads nowhere. */
-function prepareFifo(plan: PlanBuilder, waitAt: WaitAt | undefined): Fifo | undefined {
+function openFifo(plan: PlanBuilder, waitAt: WaitAt | undefined): Fifo | undefined {
   if (waitAt === undefined) return undefined;
-  const { directory, fifo: name, uid, gid } = waitAt;
+  const { directory, fifo: name } = waitAt;
   const slot = plan.slot("start");
-  plan.add("make_fifo", { path: join(directory, name), mode: 0o622, uid, gid }, "start");
   plan.add("open_tree", { slot, path: directory, recursive: 0 }, "start");
   return { slot, name };
 }
@@ -235,15 +256,22 @@ function delegateCgroup(plan: PlanBuilder, spec: oci.Spec, context: ContainerCon
   plan.add("chown", { directory, files: ["", ...delegate], uid, gid: KEEP_ID }, "linux.cgroupsPath");
 }
 
-function clone(plan: PlanBuilder, spec: oci.Spec, namespaces: Namespaces, cgroupSlot: number | undefined): void {
-  const maps = namespaces.own.has("user");
+/** `isEntered`: the stage is in the user namespace already. */
+function clone(
+  plan: PlanBuilder,
+  spec: oci.Spec,
+  namespaces: Namespaces,
+  cgroupSlot: number | undefined,
+  isEntered: boolean,
+): void {
+  const maps = namespaces.own.has("user") && !isEntered;
   const { uidMappings = [], gidMappings = [] } = spec.linux ?? {};
   if (maps && (uidMappings.length === 0 || gidMappings.length === 0))
     throw new PlanError("linux.uidMappings", "a new user namespace needs uid and gid mappings");
   plan.add(
     "clone",
     {
-      flags: cloneFlags(namespaces),
+      flags: cloneFlags(namespaces) & ~(isEntered ? CLONE.NEWUSER : 0n),
       cgroupSlot: cgroupSlot ?? NO_SLOT,
       uidMap: maps ? idMapText(uidMappings) : "",
       gidMap: maps ? idMapText(gidMappings) : "",

@@ -17,6 +17,7 @@ import {
   stageProcess,
   type ProcessContext,
 } from "./process.ts";
+import { ordinaryUser } from "./rootless.ts";
 
 /** Throws PlanError. The caller knows that `target.pid` is still the container's. */
 export function planExec(target: ExecTarget, process: oci.Process, context: ExecContext): Planned {
@@ -39,7 +40,10 @@ export function planExec(target: ExecTarget, process: oci.Process, context: Exec
     },
   };
 
-  plan.add("dumpable", { value: 0 }, "CVE-2016-9962");
+  const isOrdinary = ordinaryUser(context.host) !== undefined;
+  const hide = () => plan.add("dumpable", { value: 0 }, "CVE-2016-9962");
+  // What an ordinary user writes of this process in /proc would belong to root once it is not dumpable.
+  if (!isOrdinary) hide();
   if (context.seccomp !== undefined && listens(spec.linux?.seccomp)) plan.add("aside", {}, "seccomp's listener");
   const affinity = process.execCPUAffinity ?? spec.process?.execCPUAffinity ?? {};
   const initial = cpuMask(affinity.initial, "process.execCPUAffinity.initial");
@@ -48,6 +52,7 @@ export function planExec(target: ExecTarget, process: oci.Process, context: Exec
   const { orders, slot } = cgroupJoin(target.cgroup.path, context.host, CGROUP_SLOT);
   plan.addAll(orders);
   stageProcess(plan, process, processContext);
+  if (isOrdinary) hide();
   const pidfd = plan.slot("pid");
   plan.add("pidfd", { slot: pidfd, pid: target.pid }, "exec");
   plan.add("setns", { slot: pidfd, type: joinFlags(types) }, "linux.namespaces");

@@ -26,14 +26,16 @@ export function namespacesOf(spec: oci.Spec): Namespaces {
   return { own, joined, all: new Set([...own, ...joined.map(({ type }) => type)]) };
 }
 
-/** Opens the joined namespaces while the host's paths are in sight. Returns the slots. */
+/** Opens the joined namespaces while the host's paths are in sight (`isEntered`: but the user namespace). Returns the slots. */
 export function openNamespaces(
   plan: PlanBuilder,
   namespaces: Namespaces,
   spec: oci.Spec,
+  isEntered: boolean,
 ): ReadonlyMap<oci.NamespaceType, number> {
   const slots = new Map<oci.NamespaceType, number>();
   for (const { type, path, because } of namespaces.joined) {
+    if (type === "user" && isEntered) continue;
     const slot = plan.slot(because);
     slots.set(type, slot);
     plan.add("open", { slot, path, flags: BigInt(O.RDONLY) }, because);

@@ -16,6 +16,7 @@ import type { oci } from "@berth/spec";
 import type { PlanBuilder } from "./builder.ts";
 import { PlanError } from "./context.ts";
 import { addHooks, has, type StateSource } from "./hooks.ts";
+import { isConfined, keepsGroups } from "./rootless.ts";
 
 const DEFAULT_UMASK = 0o022;
 
@@ -48,11 +49,16 @@ function oomScore(plan: PlanBuilder, process: oci.Process, host: HostFacts): voi
   if (wanted === undefined) return;
   const field = "process.oomScoreAdj";
   if (wanted < -1000 || wanted > 1000) throw new PlanError(field, `${wanted} is not between -1000 and 1000`);
-  const mayLower = (host.capabilities.effective & CAP_SYS_RESOURCE) !== 0n;
+  const mayLower = mayExceed(host);
   const given = !mayLower && wanted < host.oomScoreAdj ? host.oomScoreAdj : wanted;
   if (given !== wanted)
     plan.warn(`${field}: ${wanted} needs CAP_SYS_RESOURCE, which this machine does not give: set to ${given}`);
   plan.add("write_file", { path: "/proc/self/oom_score_adj", data: Buffer.from(String(given)) }, field);
+}
+
+/** A capability of a user namespace lifts no limit of the machine's. */
+function mayExceed(host: HostFacts): boolean {
+  return !isConfined(host) && (host.capabilities.effective & CAP_SYS_RESOURCE) !== 0n;
 }
 
 /** A slot with a directory, and the name of a FIFO in it. */
@@ -88,7 +94,11 @@ export function becomeProcess(
   const sets = capabilitySets(plan, process, context);
   plan.add("bounding", { mask: sets.bounding }, "process.capabilities.bounding");
   const groups = user.additionalGids ?? [];
-  plan.add("user", { uid: user.uid, gid: user.gid, groups, keepGroups: 0, chownStdio: isRoot ? 0 : 1 }, "process.user");
+  plan.add(
+    "user",
+    { uid: user.uid, gid: user.gid, groups, keepGroups: keepsGroups(context.host) ? 1 : 0, chownStdio: isRoot ? 0 : 1 },
+    "process.user",
+  );
   if (!isRoot) plan.add("chdir", { path: process.cwd, tolerate: 0 }, "process.cwd");
   plan.add(
     "caps",
@@ -243,7 +253,7 @@ function checkedSets(plan: PlanBuilder, sets: CapabilitySets): CapabilitySets {
 
 /** "raise": only what is above this process's own hard limits. "set": the values themselves. */
 function rlimits(plan: PlanBuilder, process: oci.Process, host: HostFacts, how: "raise" | "set"): void {
-  const mayRaise = (host.capabilities.effective & CAP_SYS_RESOURCE) !== 0n;
+  const mayRaise = mayExceed(host);
   for (const [index, limit] of (process.rlimits ?? []).entries()) {
     const field = `process.rlimits[${index}]`;
     const { type } = limit;

@@ -205,9 +205,12 @@ for (const runtime of runtimes()) {
       assert.equal(shop.run("delete", "-f", id).status, 0);
     });
 
-    test("update and events: new limits, and the numbers that show them", () => {
+    test("update and events: new limits, and the numbers that show them", async () => {
       const id = shop.id();
       assert.equal(shop.quiet("run", "-d", "-b", shop.bundle("exec sleep 60"), id), 0);
+      // runc lets go before its own threads have become the program.
+      const { pid } = JSON.parse(shop.run("state", id).stdout) as { pid: number };
+      await until(() => readFileSync(`/proc/${pid}/comm`, "utf8") === "sleep\n");
       assert.equal(
         shop.run("update", "--memory", "64m", "--memory-reservation", "32m", "--pids-limit", "20", id).status,
         0,

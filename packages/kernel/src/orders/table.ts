@@ -251,6 +251,17 @@ export const ORDERS = {
     words: "move network interface {name} into the container as {newName}",
   },
 
+  /**
+   * For who is not root: unshares a user namespace and becomes its root. Its maps are written by a process that stays outside: by
+   * itself (which the kernel allows for the own ids alone, `gidMap` with `denySetgroups`), or by `uidHelper` and `gidHelper` where these
+   * are not "" (newuidmap(1), newgidmap(1)). Leaves this process dumpable.
+   */
+  enter_userns: {
+    code: 66,
+    fields: { uidMap: "str", gidMap: "str", denySetgroups: "u32", uidHelper: "str", gidHelper: "str" },
+    words: "enter a new user namespace as its root ({uidMap})",
+  },
+
   // --- process attributes ---------------------------------------------------------------------------------------------
   /** prlimit(2) on self; RLIMIT_* number, RLIM_INFINITY = 2^64-1. */
   rlimit: {

@@ -65,7 +65,7 @@ function checkNotify(profile: oci.LinuxSeccomp): void {
     if (rule.action === "SCMP_ACT_NOTIFY" && rule.names.includes("write"))
       throw new SeccompError(
         `syscalls[${index}]`,
-        "SCMP_ACT_NOTIFY cannot be used for write: it hands the listener over",
+        "SCMP_ACT_NOTIFY cannot be used for the write syscall: it hands the listener over",
       );
   }
 }

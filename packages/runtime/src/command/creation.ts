@@ -25,12 +25,14 @@ import type { CommandContext } from "./context.ts";
 import { CommandError } from "./failure.ts";
 import { logMade, logPlan, logReleased } from "./milestones.ts";
 import { launchFailure } from "./order-failure.ts";
+import { defaultCgroup, ignoresCgroupErrors, withWritableCgroups } from "./rootless.ts";
 import { seccompFilter } from "./seccomp.ts";
 
 export interface Creation {
   readonly id: string;
   readonly bundle: Bundle;
   readonly host: HostFacts;
+  readonly rootless: boolean;
   readonly planned: Planned;
   readonly cgroup: string;
   /** With --systemd-cgroup: whose cgroup that is. */
@@ -49,11 +51,14 @@ export async function decide(context: CommandContext, waits: boolean, detached: 
   const directory = process.cwd();
   if (!existsSync(join(directory, "config.json")))
     throw new CommandError("JSON specification file config.json not found");
-  const [bundle, host] = await Promise.all([readBundle(directory), probeHost()]);
+  const [bundle, machine] = await Promise.all([readBundle(directory), probeHost()]);
   const { spec, rootfs } = bundle;
   checkTerminal(context, spec.process?.terminal === true, detached);
   const unit = global.boolean("systemd-cgroup") ? unitOf(spec, id) : undefined;
-  const cgroup = unit?.path ?? (spec.linux?.cgroupsPath || `/${id}`);
+  const named = unit?.path ?? spec.linux?.cgroupsPath ?? "";
+  const cgroup = named === "" ? defaultCgroup(id, machine.cgroups) : named;
+  const rootless = ignoresCgroupErrors(global, machine);
+  const host = rootless && named === "" ? withWritableCgroups(machine, cgroup, spec.linux?.resources) : machine;
   const planned = planContainer(withListenFds(spec), {
     id,
     rootfs: { kind: "path", path: rootfs },
@@ -68,7 +73,7 @@ export async function decide(context: CommandContext, waits: boolean, detached: 
     noNewKeyring: flags.boolean("no-new-keyring"),
     waitAt: waits ? { directory: states.path(id), fifo: FIFO, ...containerRoot(spec) } : undefined,
   });
-  return { id, bundle, host, planned, cgroup, unit, detached, pidFile };
+  return { id, bundle, host, rootless, planned, cgroup, unit, detached, pidFile };
 }
 
 /** Throws CommandError. */
@@ -216,7 +221,7 @@ const LIBCONTAINER_TYPES: Readonly<Record<oci.NamespaceType, string>> = {
 };
 
 function recordOf({ flags }: CommandContext, creation: Creation, { pid, pidStart }: Launched): ContainerRecord {
-  const { id, bundle, cgroup, host } = creation;
+  const { id, bundle, cgroup, host, rootless } = creation;
   const { spec, rootfs, directory } = bundle;
   const namespaces = spec.linux?.namespaces ?? [];
   const labels = Object.entries(spec.annotations ?? {}).map(([key, value]) => `${key}=${value}`);
@@ -233,7 +238,7 @@ function recordOf({ flags }: CommandContext, creation: Creation, { pid, pidStart
       namespaces: namespaces.map(({ type, path = "" }) => ({ type: LIBCONTAINER_TYPES[type], path })),
       cgroups: { path: cgroup, systemd: creation.unit !== undefined },
     },
-    rootless: process.geteuid?.() !== 0,
+    rootless,
     cgroup_paths: cgroupPaths(cgroup, host),
     namespace_paths: Object.fromEntries(
       Object.entries(LIBCONTAINER_TYPES).map(([type, name]) => [

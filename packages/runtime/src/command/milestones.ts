@@ -7,9 +7,18 @@ export function logPlan(log: Log, plan: Plan): void {
   for (const { where, words, because } of describePlan(plan)) log.debug(`${where}: ${words} (${because})`);
   log.debug("bosun exeseal: using /proc/self/exe clone");
   log.debug("nsexec container setup");
-  for (const { order, args } of plan.orders)
+  for (const { order, args } of plan.orders) {
     if (order === "affinity" && args.mask.length > 0) log.debug(`nsexec: affinity: ${hexadecimal(args.mask)}`);
+    if (order === "seccomp") {
+      const isHeard = plan.orders.some((one) => one.order === "seccomp_listener");
+      log.debug(`seccomp filter flags: ${(args.flags & ~TSYNC) | (isHeard ? NEW_LISTENER : 0n)}`);
+    }
+  }
 }
+
+/** SECCOMP_FILTER_FLAG_*: TSYNC has no effect on one thread; bosun adds the other where somebody listens. */
+const TSYNC = 1n;
+const NEW_LISTENER = 8n;
 
 /** `init`: a container's first process, which is released by the closing of a pipe; else one that joins it. */
 export function logMade(log: Log, pid: number): void {

@@ -19,6 +19,8 @@ function wordsOf(error: OrderError, spec: oci.Spec): string {
   if (name === "check_program") return detail;
   if (name === "exec")
     return detail.replace("its interpreter is missing", "no such file or directory (its interpreter is missing)");
+  if (name === "seccomp_listener")
+    return `error during container init: failed to connect with seccomp agent specified in the seccomp profile: ${inGo(error)}`;
   if (name === "join_cgroup") return `error adding pid 0 to cgroups: ${inGo(error)}`;
   if (name === "scheduler" && error.code === "EPERM" && (spec.linux?.resources?.cpu?.cpus ?? "") !== "")
     return `error during container init: process scheduler can't be used together with AllowedCPUs: ${inGo(error)}`;

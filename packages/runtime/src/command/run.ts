@@ -1,4 +1,5 @@
 /** One command line: which command is meant, its flags, and what becomes of its failure. */
+import { chmodSync, mkdirSync } from "node:fs";
 import { resolve } from "node:path";
 import type { Front } from "@berth/kernel";
 import { StateDirectory } from "../state/record.ts";
@@ -37,7 +38,7 @@ async function runCommand(spec: CommandSpec, argv: readonly string[], global: Fl
     const { flags, args } = parseFlags(argv, [...spec.flags, ...HELP_FLAGS], spec.stopAtFirst === true);
     if (flags.boolean("help")) return await showHelp(spec.name);
     checkArguments(spec, args);
-    const states = new StateDirectory(stateRoot(global));
+    const states = new StateDirectory(await stateRoot(global));
     const { command } = await spec.load();
     const out = (text: string) => writeAll(STDOUT, text);
     const status = await command.run({ flags, args, global, states, log, front, out });
@@ -62,13 +63,22 @@ function openLog(global: Flags): Log {
 }
 
 /** Absolute; of an ordinary user below XDG_RUNTIME_DIR. Throws CommandError for "/". */
-function stateRoot(global: Flags): string {
+async function stateRoot(global: Flags): Promise<string> {
   const given = global.text("root");
-  const { XDG_RUNTIME_DIR: runtime } = process.env;
-  const root = resolve(
-    given !== "" ? given : process.geteuid?.() !== 0 && runtime !== undefined ? `${runtime}/runc` : DEFAULT_ROOT,
-  );
+  const root = resolve(given === "" ? await defaultRoot() : given);
   if (root === "/") throw new CommandError("Option --root argument should not be set to /");
+  return root;
+}
+
+async function defaultRoot(): Promise<string> {
+  const { XDG_RUNTIME_DIR: runtime } = process.env;
+  if (runtime === undefined || runtime === "") return DEFAULT_ROOT;
+  const { ownsRuntimeDirectory } = await import("./rootless.ts");
+  if (!ownsRuntimeDirectory()) return DEFAULT_ROOT;
+  const root = resolve(runtime, "runc");
+  // The sticky bit keeps what cleans that directory by age away (XDG Base Directory Specification).
+  mkdirSync(root, { recursive: true, mode: 0o700 });
+  chmodSync(root, 0o1700);
   return root;
 }
 

@@ -9,6 +9,7 @@ import { CommandError } from "../command/failure.ts";
 import type { Flags } from "../command/flags.ts";
 import { logMade, logPlan, logReleased } from "../command/milestones.ts";
 import { launchFailure } from "../command/order-failure.ts";
+import { cgroupsOf } from "../command/rootless.ts";
 import { seccompFilter } from "../command/seccomp.ts";
 import type { Planned } from "../context.ts";
 import { planExec } from "../exec.ts";
@@ -71,7 +72,7 @@ async function planOf(
   const { spec, cgroup, bundle, noNewKeyring } = record.berth;
   const [host, seccomp] = await Promise.all([probeHost(), seccompFilter(spec.linux?.seccomp, log)]);
   const planned = planExec({ pid: record.init_process_pid, spec, cgroup: { path: cgroup } }, process, {
-    host,
+    host: cgroupsOf(record, host),
     seccomp,
     terminal: process.terminal === true,
     preserveFds,

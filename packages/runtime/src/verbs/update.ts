@@ -4,6 +4,7 @@ import { probeHost, updateResources } from "@berth/kernel";
 import { oci } from "@berth/spec/oci";
 import type { Command } from "../command/context.ts";
 import { CommandError } from "../command/failure.ts";
+import { cgroupsOf, checkLimits } from "../command/rootless.ts";
 import type { Flags } from "../command/flags.ts";
 
 const STDIN = 0;
@@ -24,7 +25,9 @@ export const command: Command = {
     const resources = fixed(asked, before);
     // Devices are not changed: others (a GPU's runtime) may have added some to what the configuration says.
     const { devices: _devices, ...changed } = resources;
-    const host = await probeHost();
+    const machine = await probeHost();
+    const host = cgroupsOf(record, machine);
+    checkLimits(machine, host, changed);
     if (record.berth.unit !== undefined) {
       const { updateUnit } = await import("../command/systemd.ts");
       await updateUnit(record, changed, host);

@@ -1,0 +1,52 @@
+/** Who this process is, where it is not the root of the machine: an ordinary user, or the root of a user namespace. */
+import { constants } from "node:fs";
+import { access, readFile } from "node:fs/promises";
+import { join } from "node:path";
+
+export interface Identity {
+  /** Effective ids, as this process's user namespace counts them. */
+  readonly uid: number;
+  readonly gid: number;
+  /** Not the machine's first user namespace: what it may do is limited whatever its capabilities say. */
+  readonly inUserNamespace: boolean;
+  /** Whether setgroups(2) is denied here (user_namespaces(7)). */
+  readonly groupsDenied: boolean;
+  /** newuidmap(1) and newgidmap(1), where an ordinary user needs and has them. */
+  readonly mappers: { readonly uid: string; readonly gid: string } | undefined;
+}
+
+/** Undefined for the root of the machine. */
+export async function ownIdentity(): Promise<Identity | undefined> {
+  const [uid, gid] = [process.geteuid?.() ?? 0, process.getegid?.() ?? 0];
+  const [map, setgroups] = await Promise.all([
+    readFile("/proc/self/uid_map", "utf8"),
+    readFile("/proc/self/setgroups", "utf8").catch(() => "allow"),
+  ]);
+  const inUserNamespace = !/^\s*0\s+0\s+4294967295\s*$/.test(map);
+  if (uid === 0 && !inUserNamespace) return undefined;
+  return {
+    uid,
+    gid,
+    inUserNamespace,
+    groupsDenied: setgroups.trim() === "deny",
+    mappers: uid === 0 ? undefined : await findMappers(),
+  };
+}
+
+async function findMappers(): Promise<Identity["mappers"]> {
+  const [uid, gid] = await Promise.all([findProgram("newuidmap"), findProgram("newgidmap")]);
+  return uid === undefined || gid === undefined ? undefined : { uid, gid };
+}
+
+/** The absolute path of a program in $PATH, or undefined. */
+async function findProgram(name: string): Promise<string | undefined> {
+  for (const directory of (process.env["PATH"] ?? "").split(":").filter((one) => one.startsWith("/"))) {
+    const path = join(directory, name);
+    const found = await access(path, constants.X_OK).then(
+      () => true,
+      () => false,
+    );
+    if (found) return path;
+  }
+  return undefined;
+}

@@ -1,0 +1,307 @@
+/**
+ * berth-runc as an ordinary user, one that nobody else is: no entry of /etc/passwd, no privilege. Where subordinate ids are needed the
+ * files that give them are the test's own, over /etc in a mount namespace of its own.
+ */
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import {
+  chmodSync,
+  chownSync,
+  cpSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, describe, test } from "node:test";
+import type { oci } from "@berth/spec";
+import { withLinux, withProcess } from "./support/machine.ts";
+import { BERTH_RUNC, whyNoRuntime, type Output } from "./support/runtimes.ts";
+
+const USER = 100_000_000 + (process.pid % 1_000_000);
+const SUBORDINATE = 1_500_000_000;
+const AS_USER = ["setpriv", "--reuid", String(USER), "--regid", String(USER), "--clear-groups"];
+const APPLETS = "sh cat id ls sleep stat tty echo grep true touch".split(" ");
+const LIMIT_MS = 60_000;
+
+const skip = whyNoRuntime() ?? whyNotAsUser();
+
+/** The checkout may lie where only root gets to. */
+function whyNotAsUser(): string | undefined {
+  const { status, error, stderr } = spawnSync(AS_USER[0] ?? "", [...AS_USER.slice(1), BERTH_RUNC, "--version"], {
+    encoding: "utf8",
+  });
+  if (error !== undefined) return "needs setpriv";
+  if (status !== 0) return `an ordinary user cannot run ${BERTH_RUNC} here: ${stderr}`;
+  const made = spawnSync(AS_USER[0] ?? "", [...AS_USER.slice(1), "unshare", "-U", "true"]);
+  return made.status === 0 ? undefined : "ordinary users may not make user namespaces here";
+}
+
+describe("an ordinary user", skip === undefined ? {} : { skip }, () => {
+  let home: string;
+  let next = 0;
+  before(() => {
+    home = mkdtempSync(join(tmpdir(), "berth-rootless-"));
+    mkdirSync(join(home, "rootfs", "bin"), { recursive: true });
+    cpSync("/bin/busybox", join(home, "rootfs", "bin", "busybox"));
+    for (const applet of APPLETS) symlinkSync("busybox", join(home, "rootfs", "bin", applet));
+    mkdirSync(join(home, "run"));
+    for (const path of ["", "rootfs", "rootfs/bin", "run"]) chownSync(join(home, path), USER, USER);
+    chmodSync(home, 0o755);
+  });
+  after(() => {
+    rmSync(home, { recursive: true, force: true });
+  });
+
+  const environment = () => ({ PATH: process.env["PATH"], HOME: home, XDG_RUNTIME_DIR: join(home, "run") });
+  const as = (wrap: readonly string[], args: readonly string[], stdio: "pipe" | "ignore" = "pipe"): Output => {
+    const [program = "", ...rest] = [...wrap, BERTH_RUNC, ...args];
+    const { status, stdout, stderr, error } = spawnSync(program, rest, {
+      env: environment(),
+      cwd: home,
+      encoding: "utf8",
+      timeout: LIMIT_MS,
+      stdio: ["ignore", stdio, stdio],
+    });
+    if (error !== undefined) throw error;
+    return { status: status ?? -1, stdout, stderr };
+  };
+  const run = (...args: readonly string[]) => as(AS_USER, args);
+  const bundle = (script: string, change: (spec: oci.Spec) => oci.Spec = (spec) => spec): string => {
+    const directory = join(home, `bundle${next++}`);
+    mkdirSync(directory);
+    chownSync(directory, USER, USER);
+    assert.equal(run("spec", "--rootless", "--bundle", directory).status, 0);
+    const file = join(directory, "config.json");
+    const spec = JSON.parse(readFileSync(file, "utf8")) as oci.Spec;
+    const plain: oci.Spec = { ...spec, root: { path: join(home, "rootfs") } };
+    writeFileSync(file, JSON.stringify(change(withProcess({ terminal: false, args: ["sh", "-c", script] })(plain))));
+    return directory;
+  };
+  const id = () => `rootless-${process.pid}-${next++}`;
+  const output = (script: string, change?: (spec: oci.Spec) => oci.Spec, wrap: readonly string[] = AS_USER): string => {
+    const { status, stdout, stderr } = as(wrap, ["run", "-b", bundle(script, change), id()]);
+    assert.equal(status, 0, stderr);
+    return stdout.trimEnd();
+  };
+  const failure = (change: (spec: oci.Spec) => oci.Spec, ...global: readonly string[]): string => {
+    const { status, stderr } = run(...global, "run", "-b", bundle("true", change), id());
+    assert.equal(status, 1);
+    return stderr;
+  };
+
+  test("runs the example of `spec --rootless`: its root, one id, the host's devices, its own state directory", () => {
+    const lines = output(
+      "id -u; cat /proc/self/uid_map; cat /proc/self/setgroups; grep -c ' /dev/null devtmpfs' /proc/self/mounts; touch /dev/shm/made; stat -c %t:%T /dev/zero",
+    );
+    const [uid = "", map = "", groups, bound, zero] = lines.split("\n");
+    assert.deepEqual(
+      [uid, map.trim().split(/\s+/), groups, bound, zero],
+      ["0", ["0", String(USER), "1"], "deny", "1", "1:5"],
+    );
+    const states = statSync(join(home, "run", "runc"));
+    assert.deepEqual([states.uid, states.mode & 0o7777], [USER, 0o1700]);
+    assert.deepEqual(readdirSync(join(home, "run", "runc")), [], "nothing is left");
+  });
+
+  test("a container's whole life", async () => {
+    const name = id();
+    const at = bundle("exec sleep 60");
+    const quiet = (...args: readonly string[]) => as(AS_USER, args, "ignore").status;
+    assert.equal(quiet("create", "-b", at, name), 0);
+    const state = () => JSON.parse(run("state", name).stdout) as { status: string; pid: number; owner: string };
+    assert.deepEqual([state().status, state().owner], ["created", `#${USER}`]);
+    assert.equal(quiet("start", name), 0);
+    assert.equal(run("exec", name, "id", "-u").stdout, "0\n");
+    assert.match(run("exec", "-t", name, "tty").stdout, /^\/dev\/pts\/\d+\r?\n$/);
+    const groups = ["uid", "gid"].map((kind) => readFileSync(`/proc/${state().pid}/${kind}_map`, "utf8").trim());
+    for (const map of groups) assert.match(map, new RegExp(`^0 +${USER} +1$`));
+    assert.match(run("list").stdout, new RegExp(`${name} +\\d+ +running +${at} .*#${USER}`));
+    assert.equal(run("update", "--pids-limit", "9", name).status, 1, "there is no cgroup to limit");
+    assert.equal(quiet("kill", name, "KILL"), 0);
+    const deadline = Date.now() + 5000;
+    while (state().status !== "stopped" && Date.now() < deadline)
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    assert.equal(quiet("delete", name), 0);
+    assert.equal(run("state", name).status, 1);
+  });
+
+  test("hooks are the user's own processes; a poststop hook too", () => {
+    const hook = (file: string) => ({ path: "/bin/sh", args: ["sh", "-c", `id -u >${join(home, "run", file)}`] });
+    const hooks: oci.Hooks = {
+      createRuntime: [hook("before")],
+      createContainer: [hook("inside")],
+      poststop: [hook("after")],
+    };
+    output("true", (spec) => ({ ...spec, hooks }));
+    const said = (file: string) => readFileSync(join(home, "run", file), "utf8").trim();
+    assert.deepEqual([said("before"), said("inside"), said("after")], [String(USER), "0", String(USER)]);
+  });
+
+  test("cgroups that may not be written are done without; limits and cgroups asked for by name are not", () => {
+    assert.match(
+      failure(withLinux({ resources: { memory: { limit: 1 << 26 } } })),
+      /cannot set memory limit: container could not join or create cgroup/,
+    );
+    assert.match(
+      failure(withLinux({ cgroupsPath: "/rootless-by-name" })),
+      /mkdir .*rootless-by-name.*permission denied/,
+    );
+    assert.match(
+      failure((spec) => spec, "--rootless", "false"),
+      /mkdir .*permission denied/,
+    );
+    assert.match(
+      failure((spec) => spec, "--rootless", "perhaps"),
+      /invalid value for --rootless/,
+    );
+  });
+
+  test("in a cgroup that was given to the user the container has one of its own, with limits", (t) => {
+    const mounts = readFileSync("/proc/self/mounts", "utf8")
+      .split("\n")
+      .map((line) => line.split(" "));
+    const v1 = mounts.filter(([, , type]) => type === "cgroup").map(([, target = ""]) => target);
+    if (v1.length === 0) return t.skip("no cgroup v1: delegation on v2 takes a cgroup without processes above");
+    const own = v1.map((target) => join(target, `berth-rootless-${process.pid}`));
+    const files = ["cgroup.procs", "tasks"];
+    for (const directory of own) {
+      mkdirSync(directory);
+      if (directory.includes("cpuset"))
+        for (const file of ["cpuset.cpus", "cpuset.mems"])
+          writeFileSync(join(directory, file), readFileSync(join(directory, "..", file)));
+      for (const path of ["", ...files]) chownSync(join(directory, path), USER, USER);
+    }
+    try {
+      const enter = ["sh", "-c", `for d in ${own.join(" ")}; do echo 0 >$d/tasks; done; exec "$@"`, "sh", ...AS_USER];
+      const limited = withLinux({ resources: { pids: { limit: 17 } } });
+      const lines = output("cat /proc/self/cgroup", limited, enter).split("\n");
+      assert.ok(
+        lines.some((line) => new RegExp(`:pids:/berth-rootless-${process.pid}/rootless-`).test(line)),
+        lines.join(),
+      );
+    } finally {
+      for (const directory of own) spawnSync("rmdir", [directory]);
+    }
+    assert.deepEqual(
+      own.filter((directory) => spawnSync("test", ["-e", directory]).status === 0),
+      [],
+    );
+  });
+
+  test("what an ordinary user cannot have is refused by name", () => {
+    const { linux } = JSON.parse(readFileSync(join(bundle("true"), "config.json"), "utf8")) as oci.Spec;
+    const plain = (linux?.namespaces ?? []).filter(({ type }) => type !== "user");
+    assert.match(
+      failure(withLinux({ namespaces: plain, uidMappings: undefined, gidMappings: undefined })),
+      /rootless container requires user namespaces/,
+    );
+    assert.match(
+      failure(withProcess({ user: { uid: 0, gid: 0, additionalGids: [5] } })),
+      /cannot set any additional groups in a rootless container/,
+    );
+    const devpts = { destination: "/pts", type: "devpts", source: "devpts", options: ["gid=5"] };
+    assert.match(
+      failure((spec) => ({ ...spec, mounts: [...(spec.mounts ?? []), devpts] })),
+      /cannot specify gid=5 mount options for unmapped gid in rootless containers/,
+    );
+    const more = withLinux({
+      uidMappings: [
+        { containerID: 0, hostID: USER, size: 1 },
+        { containerID: 1, hostID: SUBORDINATE, size: 9 },
+      ],
+    });
+    const without = { ...environment(), PATH: join(home, "rootfs", "bin") };
+    const [program, ...rest] = [...AS_USER.map((word) => (word === "setpriv" ? "/usr/bin/setpriv" : word)), BERTH_RUNC];
+    const { stderr } = spawnSync(program, [...rest, "run", "-b", bundle("true", more), id()], {
+      env: without,
+      encoding: "utf8",
+    });
+    assert.match(stderr, /need newuidmap and newgidmap, which are not in \$PATH/);
+  });
+
+  test("subordinate ids, by newuidmap and newgidmap", (t) => {
+    if (spawnSync("sh", ["-c", "command -v newuidmap && command -v newgidmap"]).status !== 0)
+      return t.skip("needs uidmap");
+    const etc = join(home, "etc");
+    mkdirSync(etc);
+    const lines = {
+      passwd: `u${USER}:x:${USER}:${USER}::/:/bin/sh`,
+      subuid: `${USER}:${SUBORDINATE}:100`,
+      subgid: `${USER}:${SUBORDINATE}:100`,
+    };
+    for (const [file, line] of Object.entries(lines)) writeFileSync(join(etc, file), `${line}\n`);
+    const over = `mount -t overlay -o lowerdir=${etc}:/etc overlay /etc && exec "$@"`;
+    const wrap = ["unshare", "-m", "--propagation", "private", "sh", "-c", over, "sh", ...AS_USER];
+    const maps = (size: number) => {
+      const mappings = [
+        { containerID: 0, hostID: USER, size: 1 },
+        { containerID: 1, hostID: SUBORDINATE, size },
+      ];
+      return withLinux({ uidMappings: mappings, gidMappings: mappings });
+    };
+    const change = (spec: oci.Spec) => withProcess({ user: { uid: 7, gid: 8 } })(maps(100)(spec));
+    const [ids, ...map] = output("id -u; cat /proc/self/uid_map", change, wrap).split("\n");
+    assert.deepEqual(
+      [ids, map.map((line) => line.trim().split(/\s+/))],
+      [
+        "7",
+        [
+          ["0", String(USER), "1"],
+          ["1", String(SUBORDINATE), "100"],
+        ],
+      ],
+    );
+    const tooMany = as(wrap, ["run", "-b", bundle("true", maps(101)), id()]);
+    assert.match(tooMany.stderr, /newuidmap: uid range \[1-102\) -> .* not allowed/);
+  });
+
+  test("the root of a user namespace, without one more: nodes are bound, its cgroups are done without", () => {
+    const plain = (spec: oci.Spec): oci.Spec =>
+      withLinux({
+        namespaces: (spec.linux?.namespaces ?? []).filter(({ type }) => type !== "user"),
+        uidMappings: undefined,
+        gidMappings: undefined,
+      })(withProcess({ rlimits: [{ type: "RLIMIT_NOFILE", soft: 1 << 30, hard: 1 << 30 }] })(spec));
+    const inside = [...AS_USER, "unshare", "-Urm"];
+    const lines = output(
+      "id -u; stat -c %t:%T /dev/null; grep -c ' /dev/null devtmpfs' /proc/self/mounts",
+      plain,
+      inside,
+    );
+    assert.equal(lines, "0\n1:3\n1");
+  });
+
+  test("root without --rootless has its cgroups, with it too where they can be written", () => {
+    for (const flag of ["true", "auto", "false"]) {
+      const { status, stdout, stderr } = as(
+        [],
+        [
+          "--rootless",
+          flag,
+          "--root",
+          join(home, "states"),
+          "run",
+          "-b",
+          bundle(
+            "cat /proc/self/cgroup",
+            withLinux({
+              namespaces: [{ type: "mount" }, { type: "pid" }, { type: "uts" }],
+              uidMappings: undefined,
+              gidMappings: undefined,
+            }),
+          ),
+          `as-root-${id()}`,
+        ],
+      );
+      assert.equal(status, 0, stderr);
+      assert.match(stdout, /as-root-rootless-/, flag);
+    }
+  });
+});
