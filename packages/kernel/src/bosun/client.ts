@@ -13,6 +13,7 @@ import {
   type MessageFields,
 } from "../orders/encode.ts";
 import type { MessageName } from "../orders/messages.ts";
+import { expect } from "./answers.ts";
 import { OrderError } from "./errors.ts";
 import type { CallOptions } from "./hand.ts";
 
@@ -38,6 +39,9 @@ export class Connection {
   #chunks: Buffer[] = [];
   #buffered = 0;
   #nextId = 1;
+  /** The next answer is the last frame; it has been read. */
+  #isLast = false;
+  #isRaw = false;
   #failure: Error | undefined;
   /** Called for frames that answer nothing (id 0). */
   onEvent: (message: AnyMessage) => void = () => {};
@@ -99,8 +103,28 @@ export class Connection {
     }
   }
 
-  /** Hands over the socket after the last answer: bytes that came behind it are put back, and no frame is read any more. */
-  detach(): Socket {
+  /**
+   * A request whose answer is the last frame: what follows it is a stream's bytes, and they may come with it. Resolves with the socket;
+   * where the request fails the connection is closed.
+   */
+  async takeOver<N extends MessageName>(
+    name: N,
+    fields: MessageFields<N>,
+    what: string,
+    options?: CallOptions,
+  ): Promise<Socket> {
+    this.#isLast = true;
+    try {
+      expect(await this.request(name, fields, options), "report", what);
+    } catch (error) {
+      this.close();
+      throw error;
+    }
+    return this.#detach();
+  }
+
+  /** Bytes that came behind the last answer are put back, and no frame is read any more. */
+  #detach(): Socket {
     const { socket } = this;
     socket.pause();
     socket.off("data", this.#onData);
@@ -151,7 +175,7 @@ export class Connection {
 
   /** Takes one frame off the buffered chunks, without joining them before a frame is whole. */
   #readFrame(): boolean {
-    if (this.#failure !== undefined || this.#buffered < HEADER_SIZE) return false;
+    if (this.#failure !== undefined || this.#isRaw || this.#buffered < HEADER_SIZE) return false;
     if ((this.#chunks[0]?.length ?? 0) < HEADER_SIZE) this.#chunks = [Buffer.concat(this.#chunks)];
     const first = this.#chunks[0];
     if (first === undefined) return false;
@@ -170,6 +194,7 @@ export class Connection {
     const pending = this.#pending.get(id);
     if (pending !== undefined) {
       this.#pending.delete(id);
+      this.#isRaw = this.#isLast;
       pending.settle(message);
     } else if (id === 0) this.onEvent(message);
   }

@@ -24,24 +24,12 @@ export async function greet(socket: string): Promise<Connection> {
 /** As Hand.tree, over a connection of its own to the serve that listens on `socket`. */
 export async function openTree(socket: string, path: string, options?: CallOptions): Promise<TreeWriter> {
   const connection = await greet(socket);
-  try {
-    // The stream lasts as long as its layer: the deadline is for "go" alone.
-    expect(await connection.request("tree", { path }, options), "report", `tree ${path}`);
-  } catch (error) {
-    connection.close();
-    throw error;
-  }
-  return new TreeClient(connection.detach(), path);
+  // The stream lasts as long as its layer: the deadline is for "go" alone.
+  return new TreeClient(await connection.takeOver("tree", { path }, `tree ${path}`, options), path);
 }
 
 /** As Hand.dial, over a connection of its own to the serve that listens on `socket`. */
 export async function dial(socket: string, netns: string, port: number, options?: CallOptions): Promise<Socket> {
   const connection = await greet(socket);
-  try {
-    expect(await connection.request("dial", { netns, port }, options), "report", `dial port ${port} in ${netns}`);
-  } catch (error) {
-    connection.close();
-    throw error;
-  }
-  return connection.detach();
+  return await connection.takeOver("dial", { netns, port }, `dial port ${port} in ${netns}`, options);
 }

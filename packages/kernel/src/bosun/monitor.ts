@@ -147,17 +147,7 @@ class Link implements MonitorLink {
 
   async attach(session: number, stream: number, options?: CallOptions): Promise<Socket> {
     const connection = await dial(this.#path);
-    try {
-      expect(
-        await connection.request("attach", { session, stream }, options),
-        "report",
-        `attach to session ${session}`,
-      );
-    } catch (error) {
-      connection.close();
-      throw error;
-    }
-    return connection.detach();
+    return await connection.takeOver("attach", { session, stream }, `attach to session ${session}`, options);
   }
 
   close(): void {

@@ -19,8 +19,8 @@ if (failing === "write") {
     throw Object.assign(new Error("ENOSPC: state.json: no space left on device"), { code: "ENOSPC" });
   };
 } else {
-  const launch = Reflect.get(Front.prototype, "launch") as (this: Front, request: LaunchOptions) => Launched;
-  const release = Reflect.get(Front.prototype, "release") as (this: Front, plan: Plan) => void;
+  const launch: (this: Front, request: LaunchOptions) => Launched = Reflect.get(Front.prototype, "launch");
+  const release: (this: Front, plan: Plan) => void = Reflect.get(Front.prototype, "release");
   Front.prototype.launch = function launchPoisoned(request) {
     return launch.call(this, { ...request, plan: poisoned(request.plan) });
   };
