@@ -34,13 +34,23 @@ static bool is_plain_path(const char *path)
   return true;
 }
 
+/* Whose root may be an ordinary user, whose state is that user's: what is to be decided then is decided by Node. */
+static bool in_user_namespace(void)
+{
+  char map[128], *rest;
+  ssize_t size = read_small(AT_FDCWD, "/proc/self/uid_map", map, sizeof map);
+  return size <= 0 || strtoull(map, &rest, 10) != 0 || strtoull(rest, &rest, 10) != 0 || strtoull(rest, NULL, 10) != 4294967295;
+}
+
 static bool state_root(const struct flag *given, char *path)
 {
   const char *runtime = getenv("XDG_RUNTIME_DIR");
   if (given->value && *given->value)
     return is_plain_path(given->value) && (size_t)snprintf(path, PATH_ROOM, "%s", given->value) < PATH_ROOM;
-  if (geteuid() == 0 || !runtime)
+  if (!runtime || !*runtime)
     return join(path, "/run", "runc");
+  if (geteuid() == 0)
+    return !in_user_namespace() && join(path, "/run", "runc");
   return is_plain_path(runtime) && join(path, runtime, "runc");
 }
 

@@ -30,7 +30,7 @@ const userns = (spec: oci.Spec): oci.Spec =>
 describe("as runc has it", skip === undefined ? {} : { skip }, () => {
   let shop: Workshop;
   before(() => {
-    shop = new Workshop(BERTH_RUNC);
+    shop = new Workshop({ path: BERTH_RUNC });
   });
   after(() => {
     shop[Symbol.dispose]();

@@ -46,7 +46,7 @@ describe(
     /** Nobody takes the terminals: they lie in the socket's queue, and go with it. */
     const server = createServer((connection) => connection.destroy());
     before(async () => {
-      shop = new Workshop(BERTH_RUNC);
+      shop = new Workshop({ path: BERTH_RUNC });
       socket = join(shop.directory, "console.sock");
       server.listen(socket);
       await once(server, "listening");
