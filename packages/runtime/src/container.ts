@@ -129,7 +129,9 @@ export function planContainer(spec: oci.Spec, context: ContainerContext): Planne
     plan.add("write_slot", { slot: lateSlot, data: Buffer.from(late.value) }, late.because);
     plan.add("close", { slot: lateSlot }, late.because);
   }
-  becomeProcess(plan, process, { ...processContext, fifo, checksProgram: context.checksProgram }, source);
+  // Nobody else is in a PID namespace of its own who could look into it.
+  const isJoinable = ordinary !== undefined && namespaces.own.has("pid");
+  becomeProcess(plan, process, { ...processContext, fifo, isJoinable, checksProgram: context.checksProgram }, source);
   return { plan: plan.plan(), warnings: plan.warnings };
 }
 

@@ -36,11 +36,10 @@ export interface PreparedDevice {
 
 /** Orders of the stage. `inUserns`: nodes are bound from the host's /dev rather than made. Throws PlanError. */
 export function prepareDevices(plan: PlanBuilder, spec: oci.Spec, inUserns: boolean): PreparedDevice[] {
-  const configured = (spec.linux?.devices ?? []).map((device, index) => ({
-    device,
-    path: cleanPath(device.path),
-    because: `linux.devices[${index}]`,
-  }));
+  const configured = (spec.linux?.devices ?? [])
+    .map((device, index) => ({ device, path: cleanPath(device.path), because: `linux.devices[${index}]` }))
+    // Always the link to the container's own devpts: another's ptmx would open terminals of the host's.
+    .filter(({ path }) => path !== "/dev/ptmx");
   const taken = new Set(configured.map(({ path }) => path));
   const defaults = DEFAULTS.filter(({ path }) => !taken.has(path)).map((device) => ({
     device,

@@ -32,6 +32,8 @@ export interface ProcessContext {
   readonly checksProgram?: boolean | undefined;
   /** Once released the process waits here for its start, alone. */
   readonly fifo?: Fifo | undefined;
+  /** While it waits its namespaces can be joined by an ordinary user, who may not look into a process that is not dumpable. */
+  readonly isJoinable?: boolean | undefined;
 }
 
 /** For `affinity`: whatever the cgroup allows. */
@@ -107,6 +109,7 @@ export function becomeProcess(
   );
   if (context.checksProgram) plan.add("check_program", { name: args[0] ?? "", env: process.env ?? [] }, "process.args");
   if (container !== undefined) plan.add("park", {}, "start");
+  if (context.fifo !== undefined && context.isJoinable) plan.add("dumpable", { value: 1 }, "exec before the start");
   if (context.fifo !== undefined) plan.add("wait_fifo", context.fifo, "start");
   // As the filter is for whatever the container runs, it holds for these hooks too; else only execve(2) has to pass it.
   const hooked = container !== undefined && has(container.spec, "startContainer");

@@ -27,7 +27,7 @@ import { BERTH_RUNC, whyNoRuntime, type Output } from "./support/runtimes.ts";
 const USER = 100_000_000 + (process.pid % 1_000_000);
 const SUBORDINATE = 1_500_000_000;
 const AS_USER = ["setpriv", "--reuid", String(USER), "--regid", String(USER), "--clear-groups"];
-const APPLETS = "sh cat id ls sleep stat tty echo grep true touch".split(" ");
+const APPLETS = "sh cat id ls sleep stat tty echo grep true touch readlink".split(" ");
 const LIMIT_MS = 60_000;
 
 const skip = whyNoRuntime() ?? whyNotAsUser();
@@ -117,6 +117,7 @@ describe("an ordinary user", skip === undefined ? {} : { skip }, () => {
     assert.equal(quiet("create", "-b", at, name), 0);
     const state = () => JSON.parse(run("state", name).stdout) as { status: string; pid: number; owner: string };
     assert.deepEqual([state().status, state().owner], ["created", `#${USER}`]);
+    assert.equal(run("exec", name, "id", "-u").stdout, "0\n", "before the start too");
     assert.equal(quiet("start", name), 0);
     assert.equal(run("exec", name, "id", "-u").stdout, "0\n");
     assert.match(run("exec", "-t", name, "tty").stdout, /^\/dev\/pts\/\d+\r?\n$/);
@@ -151,7 +152,7 @@ describe("an ordinary user", skip === undefined ? {} : { skip }, () => {
     );
     assert.match(
       failure(withLinux({ cgroupsPath: "/rootless-by-name" })),
-      /mkdir .*rootless-by-name.*permission denied/,
+      /unable to apply cgroup configuration: mkdir .*rootless-by-name.*permission denied/,
     );
     assert.match(
       failure((spec) => spec, "--rootless", "false"),
@@ -193,6 +194,21 @@ describe("an ordinary user", skip === undefined ? {} : { skip }, () => {
       own.filter((directory) => spawnSync("test", ["-e", directory]).status === 0),
       [],
     );
+  });
+
+  test("a container that nobody could clear away is warned of; /dev/ptmx is never the host's", () => {
+    const shared = (spec: oci.Spec): oci.Spec => ({
+      ...withLinux({
+        namespaces: (spec.linux?.namespaces ?? []).filter(({ type }) => type !== "pid"),
+        devices: [{ path: "/dev/ptmx", type: "c", major: 5, minor: 2 }],
+      })(spec),
+      mounts: (spec.mounts ?? []).map((mount) =>
+        mount.type === "proc" ? { destination: "/proc", type: "none", source: "/proc", options: ["rbind"] } : mount,
+      ),
+    });
+    const { status, stdout, stderr } = run("run", "-b", bundle("readlink /dev/ptmx", shared), id());
+    assert.deepEqual([status, stdout], [0, "pts/ptmx\n"], stderr);
+    assert.match(stderr, /Such configuration is strongly discouraged/);
   });
 
   test("what an ordinary user cannot have is refused by name", () => {

@@ -43,7 +43,7 @@ export interface Creation {
 
 /** Reads and decides everything; nothing is touched. */
 export async function decide(context: CommandContext, waits: boolean, detached: boolean): Promise<Creation> {
-  const { args, flags, global, states } = context;
+  const { args, flags, global, states, log } = context;
   const id = checkId(args[0] ?? "");
   // Relative to where the caller is, not to the bundle.
   const pidFile = flags.has("pid-file") ? resolve(flags.text("pid-file")) : undefined;
@@ -59,6 +59,7 @@ export async function decide(context: CommandContext, waits: boolean, detached: 
   const cgroup = named === "" ? defaultCgroup(id, machine.cgroups) : named;
   const rootless = ignoresCgroupErrors(global, machine);
   const host = rootless && named === "" ? withWritableCgroups(machine, cgroup, spec.linux?.resources) : machine;
+  if (rootless && !isTraceable(spec, host)) log.warning(UNTRACEABLE);
   const planned = planContainer(withListenFds(spec), {
     id,
     rootfs: { kind: "path", path: rootfs },
@@ -74,6 +75,14 @@ export async function decide(context: CommandContext, waits: boolean, detached: 
     waitAt: waits ? { directory: states.path(id), fifo: FIFO, ...containerRoot(spec) } : undefined,
   });
   return { id, bundle, host, rootless, planned, cgroup, unit, detached, pidFile };
+}
+
+const UNTRACEABLE =
+  "Creating a rootless container with no cgroup and no private pid namespace. Such configuration is strongly discouraged (its processes cannot all be found and killed)";
+
+function isTraceable(spec: oci.Spec, { cgroups }: HostFacts): boolean {
+  const own = (spec.linux?.namespaces ?? []).some(({ type, path = "" }) => type === "pid" && path === "");
+  return own || cgroups.v1.length > 0 || cgroups.unified !== undefined;
 }
 
 /** Throws CommandError. */

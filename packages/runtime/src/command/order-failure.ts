@@ -22,6 +22,8 @@ function wordsOf(error: OrderError, spec: oci.Spec): string {
   if (name === "seccomp_listener")
     return `error during container init: failed to connect with seccomp agent specified in the seccomp profile: ${inGo(error)}`;
   if (name === "join_cgroup") return `error adding pid 0 to cgroups: ${inGo(error)}`;
+  if (name === "mkdir" && error.because === "linux.cgroupsPath")
+    return `unable to apply cgroup configuration: ${inGo(error)}`;
   if (name === "scheduler" && error.code === "EPERM" && (spec.linux?.resources?.cpu?.cpus ?? "") !== "")
     return `error during container init: process scheduler can't be used together with AllowedCPUs: ${inGo(error)}`;
   const mount = spec.mounts?.[Number(/^mounts\[(\d+)\]/.exec(error.because ?? "")?.[1])];
