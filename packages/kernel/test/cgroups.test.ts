@@ -128,7 +128,7 @@ test("impossible limits name their field", () => {
   fails({ unified: { "memory.max": "1" } }, hybridHost(), /unified/);
   fails({ unified: { "../x.y": "1" } }, v2Host(), /unified/);
   fails({ unified: { "fancy.max": "1" } }, v2Host(), /no fancy controller/);
-  fails({ devices: [{ allow: true, type: "c", access: "rx" }] }, hybridHost(), /devices\[0\]\.access/);
+  fails({ devices: [{ allow: true, type: "c", access: "xa" }] }, hybridHost(), /devices\[0\]\.access/);
 });
 
 test("what the machine lacks is a warning, not a failure", () => {
@@ -206,6 +206,20 @@ test("without CLONE_INTO_CGROUP the stage moves itself", () => {
   const { orders, slot } = cgroupCreation("/a", { ...host, features: { ...host.features, cloneIntoCgroup: false } });
   assert.equal(slot, undefined);
   assert.equal(orders.map(orderWords).at(-1), 'write "0" to /sys/fs/cgroup/a/cgroup.procs');
+});
+
+test("a real-time period comes when the runtime of before is gone; a strange letter of a device rule is told and left out", () => {
+  assert.deepEqual(writes({ cpu: { realtimePeriod: 10_000, realtimeRuntime: 3000 } }, hybridHost()), [
+    "cpu.rt_runtime_us: 0",
+    "cpu.rt_period_us: 10000",
+    "cpu.rt_runtime_us: 3000",
+  ]);
+  const devices = [{ allow: false, type: "c", major: 1, minor: 11, access: "rwa" }];
+  for (const host of [hybridHost(), v2Host()])
+    assert.deepEqual(cgroupCreation("/p/c", host, { devices }).warnings, [
+      'linux.resources.devices[0].access: "a" is none of r, w and m: ignored',
+    ]);
+  assert.equal(writes({ devices }, hybridHost())[0], "devices.deny: c 1:11 rw");
 });
 
 test("BFQ is found by what it counts in the root: weights are in the cgroups below it alone", async (t) => {

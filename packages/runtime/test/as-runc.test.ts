@@ -210,6 +210,19 @@ describe("as runc has it", skip === undefined ? {} : { skip }, () => {
     assert.match(missing.stderr, / adding pid .*no such file or directory/);
   });
 
+  test("who may override permissions may run what its mode does not give it", () => {
+    const program = join(rootfs(), "only-root");
+    writeFileSync(program, "#!/bin/sh\necho ran\n", { mode: 0o700 });
+    const as = (names: readonly string[]) =>
+      withProcess({
+        args: ["/only-root"],
+        user: { uid: 1000, gid: 100 },
+        capabilities: { bounding: names, effective: names, permitted: names, inheritable: names, ambient: names },
+      });
+    assert.match(failure(as([])), /exec: \\"\/only-root\\": permission denied/);
+    assert.equal(output("", as(["CAP_DAC_OVERRIDE"])), "ran");
+  });
+
   test("--debug tells how far a container has come", () => {
     const created = shop.run("--debug", "run", "-b", shop.bundle("true"), shop.id());
     for (const text of [

@@ -13,6 +13,8 @@ export function cpuV1(cpu: oci.LinuxCPU, directory: string): Settings {
     orders.push(writeOrder(directory, file, value, `${FIELD}.${field}`));
   if (cpu.shares) write("cpu.shares", checkedShares(cpu.shares), "shares");
   if (cpu.idle !== undefined) write("cpu.idle", cpu.idle, "idle");
+  // No period may be below the runtime of before: it is taken away first.
+  if (cpu.realtimePeriod && cpu.realtimeRuntime) write("cpu.rt_runtime_us", 0, "realtimeRuntime");
   if (cpu.realtimePeriod) write("cpu.rt_period_us", cpu.realtimePeriod, "realtimePeriod");
   if (cpu.realtimeRuntime) write("cpu.rt_runtime_us", cpu.realtimeRuntime, "realtimeRuntime");
   // A burst above the quota is refused, as is a period that would push an old quota over the parent's: so both are

@@ -35,6 +35,7 @@ export function devicesV1(rules: readonly oci.LinuxDeviceCgroup[], directory: st
       const field = index < rules.length ? `${FIELD}[${index}]` : `${FIELD} (default devices)`;
       return writeOrder(directory, rule.allow ? "devices.allow" : "devices.deny", deviceRule(rule, field), field);
     }),
+    strangeLetters(rules),
   );
 }
 
@@ -49,21 +50,33 @@ export function devicesV2(rules: readonly oci.LinuxDeviceCgroup[], directory: st
   );
   const access = deviceAccess(list);
   const any = access.allow && access.exceptions.length === 0 ? 1 : 0;
-  return settings([
-    {
-      order: "cgroup_devices",
-      args: { path: directory, program: deviceProgram(access), any },
-      because: FIELD,
-    },
-  ]);
+  return settings(
+    [
+      {
+        order: "cgroup_devices",
+        args: { path: directory, program: deviceProgram(access), any },
+        because: FIELD,
+      },
+    ],
+    strangeLetters(rules),
+  );
+}
+
+/** As other runtimes have it, a letter that means nothing is none; but it is told. */
+function strangeLetters(rules: readonly oci.LinuxDeviceCgroup[]): string[] {
+  return rules.flatMap(({ access = "" }, index) => {
+    const strange = access.replaceAll(/[rwm]/g, "");
+    return strange === ""
+      ? []
+      : [`${FIELD}[${index}].access: ${JSON.stringify(strange)} is none of r, w and m: ignored`];
+  });
 }
 
 /** Throws ResourceError. */
 function checkedRule(rule: oci.LinuxDeviceCgroup, field: string): DeviceRule {
   const type = rule.type || "a";
-  const access = rule.access || "rwm";
-  if (!/^[rwm]+$/.test(access))
-    throw new ResourceError(`${field}.access`, `${JSON.stringify(access)} has letters other than r, w and m`);
+  const access = [...(rule.access || "rwm")].filter((letter) => "rwm".includes(letter)).join("");
+  if (access === "") throw new ResourceError(`${field}.access`, `${JSON.stringify(rule.access)} is none of r, w and m`);
   if (type !== "a" && type !== "c" && type !== "b")
     throw new ResourceError(`${field}.type`, `${JSON.stringify(type)} is not "a", "b" or "c"`);
   const number = (value: number | undefined) => (value === undefined || value < 0 ? undefined : value);
