@@ -332,6 +332,22 @@ while True: libc.renameat2(-100,b"b",-100,b"swap",2)`;
       for (const mounted of mounts(outcome, base)) assert.match(mounted, /^\/rootfs\//);
       assert.deepEqual(readdirSync(outside), ["file"]);
     }
+    // The same race, and mounts by path: the test would have noticed.
+    mkdirSync(join(outside, "c"));
+    const byPath = order("mount", {
+      source: join(base, "source"),
+      target: join(at, "a/b/c"),
+      fstype: "",
+      flags: MS.BIND,
+      data: "",
+    });
+    const until = Date.now() + 20_000;
+    let led = false;
+    while (!led && Date.now() < until) {
+      const outcome = await carryOut([...privateMounts, ...Array.from({ length: 20 }, () => byPath), show]);
+      led = mounts(outcome, base).some((mounted) => !mounted.startsWith("/rootfs/"));
+    }
+    assert.ok(led, "without the mitigation a mount is led outside");
   } finally {
     const ended = new Promise((resolve) => racer.once("exit", resolve));
     racer.kill("SIGKILL");
