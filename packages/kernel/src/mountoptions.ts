@@ -188,12 +188,14 @@ function bindChange(options: readonly string[]): MountOptions["change"] {
   if (!asked) return undefined;
   const kept = set & (PLAIN | MOUNT_ATTR.NODIRATIME);
   const clear = PLAIN & ~kept;
-  if (atimes.size === 0 && (kept & MOUNT_ATTR.NODIRATIME) === 0n) return { set: kept, clear, refuse };
+  // mount(2) does not hear of an access-time setting that is only taken away.
+  const named = refuse & PLAIN;
+  if (atimes.size === 0 && (kept & MOUNT_ATTR.NODIRATIME) === 0n) return { set: kept, clear, refuse: named };
   const [winner] = Object.entries(ATIMES).filter(([name]) => atimes.has(name));
   return {
     set: kept | (winner?.[1] ?? 0n),
     clear: clear | MOUNT_ATTR.ATIME | (MOUNT_ATTR.NODIRATIME & ~kept),
-    refuse,
+    refuse: named,
   };
 }
 
