@@ -209,6 +209,10 @@ describe("an ordinary user", skip === undefined ? {} : { skip }, () => {
     const { status, stdout, stderr } = run("run", "-b", bundle("readlink /dev/ptmx", shared), id());
     assert.deepEqual([status, stdout], [0, "pts/ptmx\n"], stderr);
     assert.match(stderr, /Such configuration is strongly discouraged/);
+    const name = id();
+    assert.equal(as(AS_USER, ["run", "-d", "-b", bundle("exec sleep 60", shared), name], "ignore").status, 0);
+    assert.equal(run("kill", name, "KILL").status, 0);
+    assert.equal(run("delete", "--force", name).status, 0);
   });
 
   test("what an ordinary user cannot have is refused by name", () => {

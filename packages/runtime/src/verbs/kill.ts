@@ -32,7 +32,8 @@ export function killContainer(record: ContainerRecord, states: StateDirectory, s
     if (shared && signal === SIGKILL && processesOf(record).length > 0) return killAll(record, signal);
     throw new CommandError("container not running");
   }
-  if (shared && signal === SIGKILL) killAll(record, signal);
+  // Without a cgroup (an ordinary user's) nobody else can be found.
+  if (shared && signal === SIGKILL && processesOf(record).length > 0) killAll(record, signal);
   else process.kill(record.init_process_pid, signal);
   // A frozen process dies only once it runs again.
   if (wasPaused && signal === SIGKILL) thaw(record);
