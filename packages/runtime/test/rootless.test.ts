@@ -8,6 +8,7 @@ import {
   chmodSync,
   chownSync,
   cpSync,
+  existsSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
@@ -246,19 +247,25 @@ describe("an ordinary user", skip === undefined ? {} : { skip }, () => {
     assert.match(stderr, /need newuidmap and newgidmap, which are not in \$PATH/);
   });
 
-  test("subordinate ids, by newuidmap and newgidmap", (t) => {
-    if (spawnSync("sh", ["-c", "command -v newuidmap && command -v newgidmap"]).status !== 0)
-      return t.skip("needs uidmap");
-    const etc = join(home, "etc");
+  const has = (...programs: readonly string[]) =>
+    programs.every((program) => spawnSync("sh", ["-c", `command -v ${program}`]).status === 0);
+  /** The user with an account and subordinate ids, in a mount namespace where /etc says so. */
+  const withSubordinates = (): string[] => {
+    const etc = join(home, `etc${next++}`);
     mkdirSync(etc);
     const lines = {
-      passwd: `u${USER}:x:${USER}:${USER}::/:/bin/sh`,
+      passwd: `u${USER}:x:${USER}:${USER}::${home}:/bin/sh`,
       subuid: `${USER}:${SUBORDINATE}:100`,
       subgid: `${USER}:${SUBORDINATE}:100`,
     };
     for (const [file, line] of Object.entries(lines)) writeFileSync(join(etc, file), `${line}\n`);
     const over = `mount -t overlay -o lowerdir=${etc}:/etc overlay /etc && exec "$@"`;
-    const wrap = ["unshare", "-m", "--propagation", "private", "sh", "-c", over, "sh", ...AS_USER];
+    return ["unshare", "-m", "--propagation", "private", "sh", "-c", over, "sh", ...AS_USER];
+  };
+
+  test("subordinate ids, by newuidmap and newgidmap", (t) => {
+    if (!has("newuidmap", "newgidmap")) return t.skip("needs uidmap");
+    const wrap = withSubordinates();
     const maps = (size: number) => {
       const mappings = [
         { containerID: 0, hostID: USER, size: 1 },
@@ -280,6 +287,48 @@ describe("an ordinary user", skip === undefined ? {} : { skip }, () => {
     );
     const tooMany = as(wrap, ["run", "-b", bundle("true", maps(101)), id()]);
     assert.match(tooMany.stderr, /newuidmap: uid range \[1-102\) -> .* not allowed/);
+  });
+
+  test("podman, which is the root of a user namespace of its own", (t) => {
+    if (!has("podman", "conmon", "newuidmap", "newgidmap")) return t.skip("needs podman and uidmap");
+    const storage = [
+      "--root",
+      join(home, "storage"),
+      "--runroot",
+      join(home, "runroot"),
+      "--tmpdir",
+      join(home, "podman"),
+    ];
+    const driver = ["--cgroup-manager", "cgroupfs", "--events-backend", "file", "--storage-driver", "vfs"];
+    const wrap = withSubordinates();
+    const podman = (...args: readonly string[]) => {
+      const [program = "", ...rest] = [...wrap, "podman", ...storage, ...driver, "--runtime", BERTH_RUNC, ...args];
+      return spawnSync(program, rest, { env: environment(), cwd: home, encoding: "utf8", timeout: LIMIT_MS });
+    };
+    chownSync(home, USER, USER);
+    try {
+      assert.equal(
+        spawnSync("tar", ["-C", join(home, "rootfs"), "--owner=0", "--group=0", "-cf", join(home, "image.tar"), "."])
+          .status,
+        0,
+      );
+      const imported = podman("import", join(home, "image.tar"), "bb:1");
+      assert.equal(imported.status, 0, imported.stderr);
+      const first = podman("run", "--rm", "--network", "none", "bb:1", "sh", "-c", "cat /proc/self/uid_map; exit 5");
+      assert.equal(first.status, 5, first.stderr);
+      assert.match(first.stdout, new RegExp(`^ +0 +${USER} +1\\n +1 +${SUBORDINATE} +100\\n$`));
+      assert.equal(podman("run", "-d", "--network", "none", "--name", "long", "bb:1", "sleep", "100").status, 0);
+      const inside = podman("exec", "long", "sh", "-c", "id -u; exit 3");
+      assert.deepEqual([inside.status, inside.stdout], [3, "0\n"], inside.stderr);
+      assert.equal(podman("kill", "long").status, 0);
+      assert.equal(podman("rm", "-f", "long").status, 0);
+    } finally {
+      podman("rm", "-fa");
+      podman("unshare", "rm", "-rf", join(home, "storage"), join(home, "runroot"));
+      // What keeps its namespaces from one command to the next.
+      const pause = join(home, "podman", "pause.pid");
+      if (existsSync(pause)) process.kill(Number(readFileSync(pause, "utf8")), "SIGKILL");
+    }
   });
 
   test("the root of a user namespace, without one more: nodes are bound, its cgroups are done without", () => {

@@ -99,7 +99,10 @@ export function defaultCgroup(id: string, { mode }: CgroupHierarchies): string {
 
 /** Whether the state is the user's own: for everybody but root, also one whom a user namespace makes root without that name. */
 export function ownsRuntimeDirectory(): boolean {
-  if (process.geteuid?.() !== 0) return true;
-  const isFirst = /^\s*0\s+0\s+4294967295\s*$/.test(readFileSync("/proc/self/uid_map", "utf8"));
-  return !isFirst && process.env.USER !== "root";
+  return process.geteuid?.() !== 0 || (!isMachineRoot() && process.env.USER !== "root");
+}
+
+/** Not the root of a user namespace, whose files on the host are an ordinary user's. */
+export function isMachineRoot(): boolean {
+  return process.geteuid?.() === 0 && /^\s*0\s+0\s+4294967295\s*$/.test(readFileSync("/proc/self/uid_map", "utf8"));
 }

@@ -3,6 +3,7 @@ import { findSeccomp } from "@berth/kernel";
 import type { oci } from "@berth/spec";
 import type { CompiledFilter } from "../context.ts";
 import type { Log } from "./log.ts";
+import { isMachineRoot } from "./rootless.ts";
 
 /** Only root may write here: a filter that somebody else could replace would protect from nothing. */
 const CACHE = "/run/berth/seccomp";
@@ -12,7 +13,7 @@ export async function seccompFilter(
   log: Log,
 ): Promise<CompiledFilter | undefined> {
   if (profile === undefined) return undefined;
-  const filter = await findSeccomp(profile, process.geteuid?.() === 0 ? CACHE : undefined);
+  const filter = await findSeccomp(profile, isMachineRoot() ? CACHE : undefined);
   for (const warning of filter.warnings) log.debug(warning);
   return filter;
 }
