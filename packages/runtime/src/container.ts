@@ -86,7 +86,15 @@ export function planContainer(spec: oci.Spec, context: ContainerContext): Planne
     personality: spec.linux?.personality,
     memoryPolicy: spec.linux?.memoryPolicy,
     addSeccomp: () => {
-      if (context.seccomp !== undefined) addFilter(plan, context.seccomp, spec.linux?.seccomp, source);
+      if (context.seccomp !== undefined)
+        addFilter(
+          plan,
+          context.seccomp,
+          spec.linux?.seccomp,
+          source,
+          undefined,
+          ordinaryUser(context.host) !== undefined,
+        );
     },
   };
   stageProcess(plan, process, processContext);

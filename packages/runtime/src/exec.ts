@@ -36,7 +36,15 @@ export function planExec(target: ExecTarget, process: oci.Process, context: Exec
     personality: spec.linux?.personality,
     memoryPolicy: spec.linux?.memoryPolicy,
     addSeccomp: () => {
-      if (context.seccomp !== undefined) addFilter(plan, context.seccomp, spec.linux?.seccomp, source, target.pid);
+      if (context.seccomp !== undefined)
+        addFilter(
+          plan,
+          context.seccomp,
+          spec.linux?.seccomp,
+          source,
+          target.pid,
+          ordinaryUser(context.host) !== undefined,
+        );
     },
   };
 

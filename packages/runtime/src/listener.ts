@@ -32,9 +32,12 @@ export function addFilter(
   seccomp: oci.LinuxSeccomp | undefined,
   source: StateSource,
   containerPid?: number,
+  isOrdinary = false,
 ): void {
   const isHeard = listens(seccomp);
   if (isHeard) {
+    // An ordinary user may not take a descriptor of a process that is not dumpable; exec, or the change of user, undoes it.
+    if (isOrdinary) plan.add("dumpable", { value: 1 }, FIELD);
     const path = seccomp?.listenerPath ?? "";
     plan.add("seccomp_listener", { path, state: processState(seccomp, source, containerPid) }, FIELD);
   }

@@ -3,7 +3,8 @@
  * files that give them are the test's own, over /etc in a mount namespace of its own.
  */
 import assert from "node:assert/strict";
-import { spawnSync } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
 import {
   chmodSync,
   chownSync,
@@ -96,6 +97,9 @@ describe("an ordinary user", skip === undefined ? {} : { skip }, () => {
     assert.equal(status, 1);
     return stderr;
   };
+
+  const has = (...programs: readonly string[]) =>
+    programs.every((program) => spawnSync("sh", ["-c", `command -v ${program}`]).status === 0);
 
   test("runs the example of `spec --rootless`: its root, one id, the host's devices, its own state directory", () => {
     const lines = output(
@@ -216,6 +220,34 @@ describe("an ordinary user", skip === undefined ? {} : { skip }, () => {
     assert.equal(run("delete", "--force", name).status, 0);
   });
 
+  test("seccomp's listener is handed over", async (t) => {
+    if (!has("python3")) return t.skip("needs python3 for the listener");
+    const path = join(home, "listener.sock");
+    const script = `import os, socket
+server = socket.socket(socket.AF_UNIX); server.bind(${JSON.stringify(path)}); server.listen(4); os.chmod(${JSON.stringify(path)}, 0o777)
+print("ready", flush=True)
+for _ in range(2):
+    connection, _ = server.accept()
+    print(len(socket.recv_fds(connection, 65536, 4)[1]), flush=True)`;
+    const agent = spawn("python3", ["-c", script], { stdio: ["ignore", "pipe", "inherit"] });
+    let said = "";
+    agent.stdout.on("data", (chunk: Buffer) => (said += chunk.toString()));
+    try {
+      await once(agent.stdout, "data");
+      const seccomp: oci.LinuxSeccomp = {
+        defaultAction: "SCMP_ACT_ALLOW",
+        listenerPath: path,
+        syscalls: [{ names: ["mkdir"], action: "SCMP_ACT_NOTIFY" }],
+      };
+      for (const noNewPrivileges of [true, false])
+        output("true", (spec) => withProcess({ noNewPrivileges })(withLinux({ seccomp })(spec)));
+      await once(agent, "exit");
+      assert.equal(said, "ready\n1\n1\n");
+    } finally {
+      agent.kill("SIGKILL");
+    }
+  });
+
   test("what an ordinary user cannot have is refused by name", () => {
     const { linux } = JSON.parse(readFileSync(join(bundle("true"), "config.json"), "utf8")) as oci.Spec;
     const plain = (linux?.namespaces ?? []).filter(({ type }) => type !== "user");
@@ -247,8 +279,6 @@ describe("an ordinary user", skip === undefined ? {} : { skip }, () => {
     assert.match(stderr, /need newuidmap and newgidmap, which are not in \$PATH/);
   });
 
-  const has = (...programs: readonly string[]) =>
-    programs.every((program) => spawnSync("sh", ["-c", `command -v ${program}`]).status === 0);
   /** The user with an account and subordinate ids, in a mount namespace where /etc says so. */
   const withSubordinates = (): string[] => {
     const etc = join(home, `etc${next++}`);
