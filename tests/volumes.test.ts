@@ -61,11 +61,11 @@ describe("volumes", () => {
     const spec = { image: name };
     const id = await startContainer(daemon, pod, SLEEP, {
       mounts: [
-        { containerPath: "/all", image: spec },
-        { containerPath: "/v1", image: spec, imageSubPath: "models/v1" },
-        { containerPath: "/weights", image: spec, imageSubPath: "models/v1/weights" },
-        { containerPath: "/latest", image: spec, imageSubPath: "models/latest" },
-        { containerPath: "/rooted", image: spec, imageSubPath: "models/rooted" },
+        { containerPath: "/all", readonly: true, image: spec },
+        { containerPath: "/v1", readonly: true, image: spec, imageSubPath: "models/v1" },
+        { containerPath: "/weights", readonly: true, image: spec, imageSubPath: "models/v1/weights" },
+        { containerPath: "/latest", readonly: true, image: spec, imageSubPath: "models/latest" },
+        { containerPath: "/rooted", readonly: true, image: spec, imageSubPath: "models/rooted" },
       ],
     });
     for (const path of ["/all/models/v1/weights", "/v1/weights", "/weights", "/latest/weights", "/rooted/weights"])
@@ -105,7 +105,7 @@ describe("volumes", () => {
     for (const [imageSubPath, message] of Object.entries(cases)) {
       await assert.rejects(
         createContainer(daemon, pod, "true", {
-          mounts: [{ containerPath: "/v", image: { image: name }, imageSubPath }],
+          mounts: [{ containerPath: "/v", readonly: true, image: { image: name }, imageSubPath }],
         }),
         (error: Error & { code: number }) => {
           assert.equal(error.code, codes.INVALID_ARGUMENT);
@@ -117,7 +117,9 @@ describe("volumes", () => {
     }
     const both = { containerPath: "/v", hostPath: "/tmp", image: { image: name } };
     await assert.rejects(createContainer(daemon, pod, "true", { mounts: [both] }), /host_path: must be empty/);
-    const absent = { containerPath: "/v", image: { image: "localhost/none:1" } };
+    const writable = { containerPath: "/v", image: { image: name } };
+    await assert.rejects(createContainer(daemon, pod, "true", { mounts: [writable] }), /readonly: must be true/);
+    const absent = { containerPath: "/v", readonly: true, image: { image: "localhost/none:1" } };
     await assert.rejects(createContainer(daemon, pod, "true", { mounts: [absent] }), { code: codes.NOT_FOUND });
     await assertNothingLeft(daemon, nothing);
   });

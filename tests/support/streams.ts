@@ -3,6 +3,7 @@ import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { type OutgoingHttpHeaders, request } from "node:http";
+import { request as secureRequest } from "node:https";
 import type { Socket } from "node:net";
 import { buffer } from "node:stream/consumers";
 import { type SpdyStream, SpdyConnection } from "@berth/cri/spdy";
@@ -27,7 +28,7 @@ export const upgradeToSpdy = (url: string, protocols: readonly string[]): Promis
 function upgrade(url: string, headers: OutgoingHttpHeaders): Promise<Upgraded> {
   const { promise, resolve, reject } = Promise.withResolvers<Upgraded>();
   const method = headers["upgrade"] === "websocket" ? "GET" : "POST";
-  const call = request(url, { method, headers, agent: false });
+  const call = (url.startsWith("https:") ? secureRequest : request)(url, { method, headers, agent: false });
   call.on("upgrade", (response, socket, head) => {
     const protocol = String(response.headers["x-stream-protocol-version"] ?? "");
     resolve({ socket, head, protocol });

@@ -11,8 +11,8 @@ export interface CriSettings {
   readonly streamPort: number;
   /** ms without a byte after which a stream is closed; 0: never. */
   readonly streamIdleMs: number;
-  /** PEM files; undefined: without TLS. */
-  readonly streamTls: { readonly certFile: string; readonly keyFile: string } | undefined;
+  /** PEM files, or a certificate of berthd's own; undefined: without TLS. */
+  readonly streamTls: { readonly certFile: string; readonly keyFile: string } | "self-signed" | undefined;
   /** For handlers that need a process to hold a pod; undefined: berth's own empty one. */
   readonly sandboxImage: string | undefined;
   /** From which a network is made when the kubelet says the pods' CIDR and there is none; undefined: it is for others to make. */

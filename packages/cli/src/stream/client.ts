@@ -32,11 +32,14 @@ export interface StreamOutputs {
 /** What is done with a stream, whatever carries it. */
 export type Wired = Pick<RemoteStream, "ended" | "writeStdin" | "endStdin" | "resize" | "detach">;
 
-/** Opens the URL that Exec or Attach answered with; a URL is good for one use. Output flows from now on. `tls`: for https. */
+/**
+ * Opens the URL that Exec or Attach answered with; a URL is good for one use. Output flows from now on. `tls`: for https,
+ * where nobody has signed berthd's certificate but itself unless the node has given it another; the URL came by root's socket.
+ */
 export async function openStream(
   url: string,
   outputs: StreamOutputs,
-  tls: ConnectionOptions = {},
+  tls: ConnectionOptions = { rejectUnauthorized: false },
 ): Promise<RemoteStream> {
   const socket = new WebSocket(url.replace(/^http/, "ws"), PROTOCOLS, { perMessageDeflate: false, ...tls });
   const stream = new RemoteStream(socket, outputs);

@@ -63,6 +63,8 @@ export function recordImageRefs(context: CriContext, config: cri.ContainerConfig
 
 function checkMount(mount: cri.Mount, field: string): void {
   if (mount.hostPath !== "") throw invalid(`${field}.host_path: must be empty with ${field}.image`);
+  if (!mount.readonly)
+    throw invalid(`${field}.readonly: must be true with ${field}.image; an image cannot be written to`);
   if (mount.imageSubPath.startsWith("/") || mount.imageSubPath.split("/").includes(".."))
     throw invalid(`${field}.image_sub_path: "${mount.imageSubPath}" must be relative, without ".."`);
 }

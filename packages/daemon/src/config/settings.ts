@@ -216,16 +216,21 @@ function portOf(streaming: Reader): number {
   return port;
 }
 
+/** As containerd: with both files, with none a certificate of one's own, and nothing between. */
 function tlsOf(streaming: Reader): CriSettings["streamTls"] {
-  if (streaming.bool("enable_tls_streaming") !== true) return undefined;
   const pair = streaming.below("x509_key_pair_streaming");
   const [certFile, keyFile] = [pair.string("tls_cert_file"), pair.string("tls_key_file")];
-  if (certFile === undefined || keyFile === undefined) {
+  const said = pair.entry("tls_cert_file") ?? pair.entry("tls_key_file");
+  if (streaming.bool("enable_tls_streaming") !== true) {
+    if (certFile === undefined && keyFile === undefined) return undefined;
     throw at(
-      pair.entry("tls_cert_file") ?? pair.entry("tls_key_file") ?? streaming.entry("enable_tls_streaming"),
-      "enable_tls_streaming: name both x509_key_pair_streaming.tls_cert_file and tls_key_file; berth makes no certificate of its own",
+      said,
+      "x509_key_pair_streaming: has an effect with enable_tls_streaming = true alone; set that, or leave it out",
     );
   }
+  if (certFile === undefined && keyFile === undefined) return "self-signed";
+  if (certFile === undefined || keyFile === undefined)
+    throw at(said, "x509_key_pair_streaming: name both tls_cert_file and tls_key_file, or neither");
   return { certFile, keyFile };
 }
 

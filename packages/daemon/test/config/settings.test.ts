@@ -138,8 +138,8 @@ const REFUSED: readonly (readonly [string, RegExp])[] = [
     /:3: containerd\.default_runtime_name: "kata" is not among containerd\.runtimes \(runc, berth\)/,
   ],
   [
-    'version = 3\n[plugins."io.containerd.grpc.v1.cri"]\nenable_tls_streaming = true\n',
-    /:3: enable_tls_streaming: name both/,
+    'version = 3\n[plugins."io.containerd.grpc.v1.cri"]\nenable_tls_streaming = true\nx509_key_pair_streaming.tls_cert_file = "/c"\n',
+    /:4: x509_key_pair_streaming: name both/,
   ],
   [
     'version = 3\n[plugins."io.containerd.grpc.v1.cri"]\nstream_server_port = "http"\n',
