@@ -2,10 +2,11 @@
 import { stat } from "node:fs/promises";
 import { OrderError } from "@berth/kernel";
 import type { cri } from "@berth/spec";
-import { binaryOf } from "./container/binary.ts";
+import { binaryOf, runtimeEnvironment } from "./container/binary.ts";
 import type { CriContext } from "./context.ts";
 import { CriError, precondition } from "./errors.ts";
 import { kindOf, type RuntimeHandler } from "./handlers.ts";
+import { supportsUserns } from "./sandbox/userns.ts";
 
 export interface HandlerFeatures {
   readonly recursiveReadOnlyMounts: boolean;
@@ -18,6 +19,18 @@ const TIMEOUT_MS = 10_000;
 /** What `runc features` prints (runtime-spec, features.md), as far as it is looked at. */
 interface Printed {
   readonly mountOptions?: readonly string[];
+  readonly linux?: {
+    readonly namespaces?: readonly string[];
+    readonly mountExtensions?: { readonly idmap?: { readonly enabled?: boolean } };
+  };
+}
+
+/** FailedPrecondition for a pod with a user namespace whose handler's binary does not say that it can. */
+export async function checkUsernsHandler(context: CriContext, handler: RuntimeHandler): Promise<void> {
+  if (kindOf(handler) !== "oci" || (await featuresOf(context, handler, NONE)).userNamespaces) return;
+  throw precondition(
+    `linux.security_context.namespace_options.userns_options: the binary of runtime handler "${handler.name}" does not say that it can map the owners of mounts; see its features command`,
+  );
 }
 
 /** What a container asks for that the handler's binary would not give. */
@@ -64,13 +77,17 @@ export async function featuresOf(
 /** A runtime without the command (crun before 1.8.6) says of nothing that it can do it. */
 async function ask(context: CriContext, path: string): Promise<HandlerFeatures> {
   try {
-    const argv = [path, "features"];
-    const { status, stdout } = await context.hand.spawn({ argv, env: { PATH: "" } }, { timeoutMs: TIMEOUT_MS });
+    const command = { argv: [path, "features"], env: runtimeEnvironment() };
+    const { status, stdout } = await context.hand.spawn(command, { timeoutMs: TIMEOUT_MS });
     if (status !== 0) return NONE;
-    const { mountOptions } = JSON.parse(Buffer.from(stdout).toString()) as Printed;
-    const knows = mountOptions?.includes("rro") === true;
-    // A pod's user namespace and its mapped files are berth's own work, which a binary is not handed.
-    return { recursiveReadOnlyMounts: knows && context.host.features.mountSetattr, userNamespaces: false };
+    const { mountOptions, linux } = JSON.parse(Buffer.from(stdout).toString()) as Printed;
+    const rro = mountOptions?.includes("rro") === true;
+    // The root file system is mapped by berth, volumes by the binary.
+    const user = linux?.namespaces?.includes("user") === true && linux.mountExtensions?.idmap?.enabled === true;
+    return {
+      recursiveReadOnlyMounts: rro && context.host.features.mountSetattr,
+      userNamespaces: user && supportsUserns(context),
+    };
   } catch (error) {
     if (error instanceof OrderError || error instanceof SyntaxError) return NONE;
     throw error;

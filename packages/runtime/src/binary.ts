@@ -2,7 +2,7 @@
  * Containers that another OCI runtime makes (runc, crun, nvidia-container-runtime …), as plans: its command line is carried out under
  * the container's monitor, which holds the streams and sees the end as it does for berth's own.
  */
-import { CLONE, type HostFacts, type Plan } from "@berth/kernel";
+import { CLONE, type HostFacts, O, type Plan } from "@berth/kernel";
 import { PlanBuilder } from "./builder.ts";
 import type { Rootfs } from "./context.ts";
 import { openRootfs } from "./rootfs.ts";
@@ -35,6 +35,8 @@ export interface BinaryContainer extends ProcessCall {
   /** A directory with config.json and an empty directory rootfs, on a mount that is private. */
   readonly bundle: string;
   readonly rootfs: Rootfs;
+  /** Of the user namespace whose ids the root file system's owners are; undefined: the host's. */
+  readonly userns: string | undefined;
   readonly host: HostFacts;
   readonly noPivotRoot: boolean;
   readonly noNewKeyring: boolean;
@@ -59,7 +61,11 @@ export function runtimeCommand({ binary, log }: BinaryCall, ...rest: readonly st
  */
 export function planBinaryContainer(call: BinaryContainer): Plan {
   const plan = new PlanBuilder();
-  const rootfs = openRootfs(plan, call.rootfs, call.host);
+  const userns = call.userns === undefined ? undefined : plan.slot("root.path");
+  if (userns !== undefined && call.userns !== undefined)
+    plan.add("open", { slot: userns, path: call.userns, flags: BigInt(O.RDONLY) }, "root.path");
+  const rootfs = openRootfs(plan, call.rootfs, call.host, userns);
+  if (userns !== undefined) plan.add("close", { slot: userns }, "root.path");
   plan.add("unshare", { flags: CLONE.NEWNS }, "root.path");
   plan.add("attach_host", { slot: rootfs, target: `${call.bundle}/rootfs` }, "root.path");
   plan.add("close", { slot: rootfs }, "root.path");

@@ -16,6 +16,7 @@ import type { oci } from "@berth/spec";
 import { type CriContext, sandboxDir } from "../context.ts";
 import { precondition } from "../errors.ts";
 import { kindOf, type RuntimeHandler } from "../handlers.ts";
+import type { UsernsMaps } from "../sandbox/userns.ts";
 import type { ContainerRecord } from "../store/records.ts";
 
 /** Where administrators' programs are, beyond an ordinary PATH. */
@@ -74,11 +75,19 @@ const bundleOf = (context: CriContext, { sandboxId, id }: ContainerRecord): stri
 const consoleSocketOf = (context: CriContext, terminal: boolean): string | undefined =>
   terminal ? `${context.paths.state}/tty-${randomBytes(6).toString("hex")}` : undefined;
 
-function callOf(record: ContainerRecord, binary: RuntimeBinary, log: string): BinaryCall {
+/** berthd's own, with a PATH on which a runtime finds what it calls itself. */
+export function runtimeEnvironment(): Record<string, string> {
   const env = Object.entries(process.env).filter((entry): entry is [string, string] => entry[1] !== undefined);
   const path = [process.env["PATH"], ...SYSTEM_DIRS].filter(Boolean).join(delimiter);
-  return { binary, id: record.id, log, env: { ...Object.fromEntries(env), PATH: path } };
+  return { ...Object.fromEntries(env), PATH: path };
 }
+
+const callOf = (record: ContainerRecord, binary: RuntimeBinary, log: string): BinaryCall => ({
+  binary,
+  id: record.id,
+  log,
+  env: runtimeEnvironment(),
+});
 
 export interface BinaryInput {
   readonly record: ContainerRecord;
@@ -86,11 +95,13 @@ export interface BinaryInput {
   readonly handler: RuntimeHandler;
   readonly spec: oci.Spec;
   readonly rootfs: Rootfs;
+  /** The path of the pod's user namespace. */
+  readonly userns: string | undefined;
 }
 
 /** Writes the bundle; the plan makes the container of it. */
 export async function planByBinary(context: CriContext, input: BinaryInput): Promise<Plan> {
-  const { record, binary, handler, spec, rootfs } = input;
+  const { record, binary, handler, spec, rootfs, userns } = input;
   const bundle = bundleOf(context, record);
   await mkdir(`${bundle}/rootfs`, { recursive: true, mode: 0o711 });
   await mkdir(binary.root, { recursive: true, mode: 0o711 });
@@ -99,6 +110,7 @@ export async function planByBinary(context: CriContext, input: BinaryInput): Pro
     ...callOf(record, binary, `${bundle}/log.json`),
     bundle,
     rootfs,
+    userns,
     host: context.host,
     pidFile: `${bundle}/pid`,
     consoleSocket: consoleSocketOf(context, record.config.tty),
@@ -108,7 +120,7 @@ export async function planByBinary(context: CriContext, input: BinaryInput): Pro
 }
 
 /** What the machine does not let any runtime give: runc and crun fail where berth's own leaves it out with a warning. */
-export function withinHost(spec: oci.Spec, host: HostFacts): oci.Spec {
+export function withinHost(spec: oci.Spec, host: HostFacts, userns: UsernsMaps | undefined): oci.Spec {
   const held = new Set(capabilitiesOfMask(host.capabilities.effective));
   const kept = (names: readonly string[] | undefined): string[] => (names ?? []).filter((name) => held.has(name));
   const { capabilities, oomScoreAdj } = spec.process ?? {};
@@ -116,6 +128,8 @@ export function withinHost(spec: oci.Spec, host: HostFacts): oci.Spec {
   return {
     ...spec,
     ociVersion: OCI_VERSION,
+    // They join the namespace by its path, and want to be told its maps all the same.
+    ...(userns && { linux: { ...spec.linux, uidMappings: userns.uids, gidMappings: userns.gids } }),
     ...(spec.process && {
       process: {
         ...spec.process,

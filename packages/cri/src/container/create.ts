@@ -117,7 +117,7 @@ async function make(
   });
   progress.step("inject CDI devices");
   const injected = await context.nvidia.inject(handler, await injectDevices(context, config, plain));
-  const spec = binary ? withinHost(injected, context.host) : injected;
+  const spec = binary ? withinHost(injected, context.host, userns) : injected;
   progress.step("prepare the root file system");
   progress.onFailure("remove the root file system", () => context.images.removeRootfs(id));
   const rootfs = await prepareRootfs(context, id, image, userns);
@@ -140,7 +140,7 @@ async function make(
   });
   if (binary) progress.onFailure("delete it from its runtime", () => deleteByBinary(context, record));
   const plan = binary
-    ? await planByBinary(context, { record, binary, handler, spec, rootfs })
+    ? await planByBinary(context, { record, binary, handler, spec, rootfs, userns: usernsPin })
     : await planInProcess(context, record, spec, rootfs);
   const made = context.hand.monitor(
     {

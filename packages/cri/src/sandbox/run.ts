@@ -10,6 +10,7 @@ import { invalid } from "../errors.ts";
 import { CREATED, STARTED, emitEvent } from "../events.ts";
 import { apparmorOf } from "../container/apparmor.ts";
 import { refuseSelinux } from "../container/selinux.ts";
+import { checkUsernsHandler } from "../handler-features.ts";
 import { handlerOf } from "../handlers.ts";
 import { withProgress } from "../progress.ts";
 import type { Sandbox, SandboxRecord } from "../store/records.ts";
@@ -26,14 +27,13 @@ export async function runPodSandbox(
 ): Promise<cri.RunPodSandboxResponse> {
   const record = newRecord(context, request);
   // A program that is missing is told before anything is made.
-  const binary = await binaryOf(context, handlerOf(context, request.runtimeHandler));
-  if (binary && record.config.linux?.securityContext?.namespaceOptions?.usernsOptions?.mode === cri.NamespaceMode.POD) {
-    throw invalid(
-      `linux.security_context.namespace_options.userns_options: runtime handler "${request.runtimeHandler}" names a binary, and such a handler's pods get no user namespace; its features say so`,
-    );
-  }
+  const handler = handlerOf(context, request.runtimeHandler);
+  await binaryOf(context, handler);
   const ns = podNamespaces(record.config);
-  if (ns.userns) checkUsernsSupport(context);
+  if (ns.userns) {
+    checkUsernsSupport(context);
+    await checkUsernsHandler(context, handler);
+  }
   const security = record.config.linux?.securityContext;
   refuseSelinux(context, security?.selinuxOptions, "config.linux.security_context.selinux_options");
   await apparmorOf(context, { privileged: false, apparmorProfile: "", ...security });
