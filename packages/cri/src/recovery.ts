@@ -27,6 +27,7 @@ export async function recover(context: CriContext): Promise<string[]> {
   await Promise.all(containers.map(async (container) => done.push(await recoverContainer(context, container))));
   await Promise.all(sandboxes.map(async (sandbox) => done.push(await recoverSandbox(context, sandbox))));
   done.push(...(await removeOrphans(context)));
+  await collectNetworks(context);
   return done.filter((line) => line !== "");
 }
 
@@ -143,6 +144,19 @@ async function exists(path: string): Promise<boolean> {
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === "ENOENT") return false;
     throw error;
+  }
+}
+
+/** A plugin that hangs does not keep the node from its pods. */
+const COLLECT_TIMEOUT_MS = 5_000;
+
+/** What pods that are gone have left with the network: now, when no pod is being attached. */
+async function collectNetworks({ cni, sandboxes, log }: CriContext): Promise<void> {
+  const attached = sandboxes.values().filter(({ record }) => record.networked);
+  try {
+    await cni.gc(attached.map(({ record }) => record.id), { timeoutMs: COLLECT_TIMEOUT_MS });
+  } catch (error) {
+    log.warn({ err: error }, "what pods that are gone have left with the network could not all be freed");
   }
 }
 

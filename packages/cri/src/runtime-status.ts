@@ -16,8 +16,11 @@ export function version(context: CriContext): Promise<cri.VersionResponse> {
   );
 }
 
+/** A plugin that does not say how it is within this time is not ready. */
+const PROBE_TIMEOUT_MS = 5_000;
+
 export async function runtimeStatus(context: CriContext, request: cri.StatusRequest): Promise<cri.StatusResponse> {
-  const network = context.cni.status();
+  const network = await context.cni.probe({ timeoutMs: PROBE_TIMEOUT_MS });
   const features = {
     recursiveReadOnlyMounts: context.host.features.mountSetattr,
     userNamespaces: supportsUserns(context),

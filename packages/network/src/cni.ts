@@ -5,6 +5,7 @@ import type { CallOptions, Hand } from "@berth/kernel";
 import { type Attachment, AttachmentCache } from "./cache.ts";
 import { type CniVersion, isAtLeast, type Json, type NetworkConf, type PluginConf } from "./conf.ts";
 import { ConfDir } from "./confdir.ts";
+import { sweepLeases } from "./leases.ts";
 import { type Log, silent } from "./log.ts";
 import { requireIdentifier, requireInterfaceName } from "./names.ts";
 import { callPlugin, type CniCommand, CniError, explainMissing, findPlugin } from "./plugin.ts";
@@ -38,6 +39,7 @@ export class Cni {
   readonly #busy = new Map<string, Promise<void>>();
   readonly #onCall: CniOptions["onCall"];
   #conf!: ConfDir;
+  #probing: Promise<CniStatus> | undefined;
 
   private constructor(options: CniOptions) {
     this.#hand = options.hand;
@@ -92,8 +94,16 @@ export class Cni {
     return { ready: false, reason, network };
   }
 
-  /** As `status`, after looking for every plugin's executable and, from spec 1.1 on, asking the plugins with STATUS. */
-  async probe(options: CallOptions = {}): Promise<CniStatus> {
+  /**
+   * As `status`, after looking for every plugin's executable and, from spec 1.1 on, asking the plugins with STATUS. Those who ask
+   * at the same time get the same answer.
+   */
+  probe(options: CallOptions = {}): Promise<CniStatus> {
+    this.#probing ??= this.#probe(options).finally(() => (this.#probing = undefined));
+    return this.#probing;
+  }
+
+  async #probe(options: CallOptions): Promise<CniStatus> {
     const status = this.status();
     for (const network of this.networks) {
       for (const plugin of network.plugins) {
@@ -196,21 +206,17 @@ export class Cni {
   }
 
   /**
-   * Frees what is left of attachments that are not in `valid`: recorded ones of this owner by DEL, and, from spec 1.1 on,
-   * unrecorded ones by the plugins' own GC. What other runtimes recorded in the same cache counts as valid.
+   * Frees what is left of containers that are not in `valid`: recorded attachments of this owner by DEL, unrecorded ones by the
+   * plugins' own GC (from spec 1.1 on), and addresses that no container has. What other runtimes recorded in the same cache
+   * counts as valid. Every part is tried; rejects with the first that failed. No ADD may be under way.
    */
-  async gc(
-    valid: readonly { readonly containerId: string; readonly ifName: string }[],
-    options: CallOptions = {},
-  ): Promise<void> {
-    const key = (item: { containerId: string; ifName: string }) => `${item.containerId}/${item.ifName}`;
-    const keep = new Set(valid.map(key));
+  async gc(valid: readonly string[], options: CallOptions = {}): Promise<void> {
+    const keep = new Set(valid);
     const failures: unknown[] = [];
-    const others: Attachment[] = [];
+    const living: Attachment[] = [];
     for (const attachment of await this.#cache.list()) {
-      if (keep.has(key(attachment))) continue;
-      if (attachment.owner === undefined || attachment.owner !== this.#owner) {
-        others.push(attachment);
+      if (keep.has(attachment.containerId) || attachment.owner === undefined || attachment.owner !== this.#owner) {
+        living.push(attachment);
         continue;
       }
       this.#log.info(
@@ -222,24 +228,20 @@ export class Cni {
         ...(await this.#exclusively(attachment.containerId, () => this.#delOne({ ...attachment, netns }, options))),
       );
     }
-    for (const network of this.networks) {
+    for (const [index, network] of this.networks.entries()) {
+      await sweepLeases(this.#hand, network).catch((error: unknown) => failures.push(error));
       if (network.disableGc || !isAtLeast(network.cniVersion, "1.1.0")) continue;
-      const all = [...valid, ...others.filter((other) => other.network.name === network.name)];
-      const list = all.map((item) => ({ containerID: item.containerId, ifname: item.ifName }));
-      for (const plugin of network.plugins) {
-        try {
-          await this.#call(
-            network,
-            plugin,
-            "GC",
-            { "cni.dev/valid-attachments": list, "cni.dev/attachments": list },
-            undefined,
-            options,
-          );
-        } catch (error) {
-          failures.push(error);
-        }
-      }
+      const recorded = living.filter((attachment) => attachment.network.name === network.name);
+      const known = new Set(recorded.map(({ containerId }) => containerId));
+      // One whose record was lost is valid all the same.
+      const unrecorded = valid.filter((id) => !known.has(id)).map((id) => [id, interfaceAt("eth0", index)] as const);
+      const all = [...recorded.map(({ containerId, ifName }) => [containerId, ifName] as const), ...unrecorded];
+      const list = all.map(([containerID, ifname]) => ({ containerID, ifname }));
+      const extra = { "cni.dev/valid-attachments": list, "cni.dev/attachments": list };
+      for (const plugin of network.plugins)
+        await this.#call(network, plugin, "GC", extra, undefined, options).catch((error: unknown) =>
+          failures.push(error),
+        );
     }
     throwFirst(failures);
   }
@@ -335,6 +337,9 @@ export class Cni {
           `cannot undo a failed cni attachment: ${(failure as Error).message}`,
         );
       }
+      await sweepLeases(this.#hand, attachment.network).catch((error: Error) =>
+        this.#log.warn({ containerId: attachment.containerId, error }, error.message),
+      );
     }
   }
 

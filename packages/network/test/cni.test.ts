@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
-import { on } from "node:events";
+import { on, once } from "node:events";
 import { watch } from "node:fs";
-import { readFile, readdir, rm, writeFile } from "node:fs/promises";
-import { spawnSync } from "node:child_process";
+import { mkdir, readFile, readdir, rm, writeFile } from "node:fs/promises";
+import { spawn, spawnSync } from "node:child_process";
 import { join } from "node:path";
 import { suite, test } from "node:test";
 import { Cni, CniError, kubernetesArgs } from "../src/index.ts";
@@ -34,6 +34,12 @@ const openCni = (made: Bench, more: object = {}) =>
     cacheDir: made.cacheDir,
     ...more,
   });
+/** Nothing has gone while the lock was held. */
+async function addressesWhileHeld(dir: string): Promise<string> {
+  await new Promise((resolve) => setTimeout(resolve, 300));
+  assert.equal((await readdir(dir)).length, 5);
+  return "";
+}
 const cached = async (made: Bench) =>
   (await readdir(join(made.cacheDir, "results")).catch(() => [])).filter((name) => !name.endsWith(".tmp"));
 
@@ -387,7 +393,7 @@ suite("CHECK, GC and STATUS", () => {
     await mine.add({ ...POD, containerId: "keep" });
     await mine.add({ ...POD, containerId: "stale" });
     await theirs.add({ ...POD, containerId: "other" });
-    await mine.gc([{ containerId: "keep", ifName: "eth0" }]);
+    await mine.gc(["keep", "unrecorded"]);
     const calls = (await made.calls()).slice(3);
     assert.deepEqual(
       calls.map((call) => [call.command, call.env["CNI_CONTAINERID"]]),
@@ -399,6 +405,7 @@ suite("CHECK, GC and STATUS", () => {
     assert.deepEqual(calls[1]?.conf["cni.dev/valid-attachments"], [
       { containerID: "keep", ifname: "eth0" },
       { containerID: "other", ifname: "eth0" },
+      { containerID: "unrecorded", ifname: "eth0" },
     ]);
     assert.deepEqual((await cached(made)).sort(), ["net-keep-eth0", "net-other-eth0"]);
   });
@@ -409,6 +416,31 @@ suite("CHECK, GC and STATUS", () => {
     await cni.gc([]);
     assert.deepEqual(await made.calls(), []);
   });
+
+  for (const [what, collect] of Object.entries({
+    "a failed ADD": (cni: Cni) => assert.rejects(cni.add(POD)),
+    GC: (cni: Cni) => cni.gc([]),
+  }))
+    test(`${what} frees host-local's addresses that no container has, when their lock is free`, async () => {
+      const made = await Bench.make();
+      await using _ = made;
+      const dir = join(made.cacheDir, "leases", "net");
+      await mkdir(dir, { recursive: true });
+      for (const name of ["10.0.0.2", "fd00::2", "lock"]) await writeFile(join(dir, name), "");
+      for (const name of ["10.0.0.3", "last_reserved_ip.0"]) await writeFile(join(dir, name), "somebody\r\neth0");
+      await made.plugin("first");
+      await made.answers("first", "ADD", { stdout: { code: 100, msg: "no" }, status: 1 });
+      const ipam = { type: "host-local", dataDir: join(made.cacheDir, "leases") };
+      await made.conf("10-net.conflist", { cniVersion: "1.0.0", name: "net", plugins: [{ type: "first", ipam }] });
+      await using cni = await openCni(made, { owner: "me" });
+      // Another that looks for an address at this moment.
+      const other = spawn("flock", [join(dir, "lock"), "sh", "-c", "echo held; cat"], { stdio: "pipe" });
+      await once(other.stdout, "data");
+      const done = collect(cni);
+      other.stdin.end(await addressesWhileHeld(dir));
+      await done;
+      assert.deepEqual((await readdir(dir)).sort(), ["10.0.0.3", "last_reserved_ip.0", "lock"]);
+    });
 
   test("probe asks 1.1 plugins for their STATUS", async () => {
     await using made = await bench({ version: "1.1.0", plugins: [{ type: "first" }] });

@@ -16,7 +16,7 @@ import { withProgress } from "../progress.ts";
 import type { Sandbox, SandboxRecord } from "../store/records.ts";
 import { writePodFiles } from "./files.ts";
 import { makeNamespaces, netnsPath, podNamespaces } from "./namespaces.ts";
-import { attachmentOf, portMappings, preferred } from "./network.ts";
+import { attachmentOf, capabilitiesOf, preferred } from "./network.ts";
 import { releaseSandbox } from "./release.ts";
 import { checkUsernsSupport } from "./userns.ts";
 
@@ -37,7 +37,7 @@ export async function runPodSandbox(
   const security = record.config.linux?.securityContext;
   refuseSelinux(context, security?.selinuxOptions, "config.linux.security_context.selinux_options");
   await apparmorOf(context, { privileged: false, apparmorProfile: "", ...security });
-  portMappings(record.config);
+  capabilitiesOf(record.config);
   checkCgroupParent(record);
   const sandbox: Sandbox = { record };
   context.sandboxes.add(sandbox);
