@@ -2,18 +2,22 @@
 import assert from "node:assert/strict";
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { after, before, test } from "node:test";
+import { create, type DescMessage, type MessageShape, toBinary } from "@bufbuild/protobuf";
+import { cri } from "@berth/spec";
+import { Client, credentials } from "@grpc/grpc-js";
 import { TestDaemon } from "./support/daemon.ts";
-import { runPod } from "./support/pods.ts";
+import { assertNothingLeft, inventory } from "./support/leaks.ts";
+import { runPod, sandboxConfig } from "./support/pods.ts";
 
 /** Notes what it is called with, and does nothing; as long as there is a file `unwell` it says so. */
 const PLUGIN = `#!/bin/sh
 dir=$(dirname "$0")
 conf=$(cat)
 printf '%s %s %s\\n' "$CNI_COMMAND" "\${CNI_CONTAINERID:--}" "$conf" >>"$dir/calls"
+[ -e "$dir/hangs-$CNI_COMMAND" ] && exec sleep 1000
 case $CNI_COMMAND in
 ADD) echo '{"cniVersion":"1.1.0","interfaces":[{"name":"eth0","sandbox":"x"}],"ips":[{"address":"10.9.8.7/24","interface":0}]}' ;;
-STATUS) [ -e "$dir/hangs" ] && exec sleep 1000
-  [ ! -e "$dir/unwell" ] || { echo '{"cniVersion":"1.1.0","code":50,"msg":"the agent is away"}'; exit 1; } ;;
+STATUS) [ ! -e "$dir/unwell" ] || { echo '{"cniVersion":"1.1.0","code":50,"msg":"the agent is away"}'; exit 1; } ;;
 esac
 `;
 
@@ -63,11 +67,11 @@ test("STATUS: the network is ready when its plugins say so, without a restart, a
   );
   rmSync(`${bin}/unwell`);
   assert.equal((await network())?.status, true);
-  writeFileSync(`${bin}/hangs`, "");
+  writeFileSync(`${bin}/hangs-STATUS`, "");
   const [first, second] = await Promise.all([network(), network()]);
   assert.match(first?.message ?? "", /STATUS: no answer after 5 s/);
   assert.equal(second?.message, first?.message);
-  rmSync(`${bin}/hangs`);
+  rmSync(`${bin}/hangs-STATUS`);
   rmSync(`${bin}/noting`);
   assert.match((await network())?.message ?? "", /no executable noting/);
   writeFileSync(`${bin}/noting`, PLUGIN, { mode: 0o755 });
@@ -92,6 +96,50 @@ test("capability arguments: at ADD and, after a restart, at DEL", async () => {
     /3 INVALID_ARGUMENT.*ingress-bandwidth.*is not a quantity/,
   );
 });
+
+test("a plugin that hangs: the call ends with its caller's patience, nothing is left, and what failed can be done again", async () => {
+  const before = await inventory(daemon);
+  writeFileSync(`${bin}/hangs-ADD`, "");
+  const config = sandboxConfig(daemon);
+  await assert.rejects(patient("runPodSandbox", { config }), /4 DEADLINE_EXCEEDED/);
+  rmSync(`${bin}/hangs-ADD`);
+  for (let adds = -1; adds !== calls("DEL").length; await later(500)) adds = calls("DEL").length;
+  await assertNothingLeft(daemon, before);
+  const { podSandboxId } = await daemon.client.runtime.runPodSandbox({ config });
+  writeFileSync(`${bin}/hangs-DEL`, "");
+  await assert.rejects(patient("stopPodSandbox", { podSandboxId }), /4 DEADLINE_EXCEEDED/);
+  const { items } = await daemon.client.runtime.listPodSandbox({});
+  assert.deepEqual(
+    items.map(({ id }) => id),
+    [podSandboxId],
+    "a pod whose DEL has not ended is still there",
+  );
+  rmSync(`${bin}/hangs-DEL`);
+  const stopping = Date.now();
+  await daemon.client.runtime.stopPodSandbox({ podSandboxId });
+  assert.ok(Date.now() - stopping < 15_000, "the plugin that hangs was ended with its caller");
+  await daemon.client.runtime.removePodSandbox({ podSandboxId });
+  assert.equal(calls("DEL").at(-1)?.id, podSandboxId);
+  await assertNothingLeft(daemon, before);
+});
+
+const later = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+
+/** A call whose caller waits for a second and a half. */
+async function patient(name: "runPodSandbox" | "stopPodSandbox", request: Record<string, unknown>): Promise<void> {
+  const method = cri.RuntimeService.method[name];
+  const client = new Client(`unix:${daemon.socket}`, credentials.createInsecure());
+  const { promise, resolve, reject } = Promise.withResolvers<void>();
+  client.makeUnaryRequest(
+    `/${cri.RuntimeService.typeName}/${method.name}`,
+    (message: MessageShape<DescMessage>) => Buffer.from(toBinary(method.input as DescMessage, message)),
+    (bytes: Buffer) => bytes,
+    create(method.input as DescMessage, request),
+    { deadline: Date.now() + 1500 },
+    (error) => (error ? reject(error) : resolve()),
+  );
+  await promise.finally(() => client.close());
+}
 
 test("GC at the start: plugins hear which pods there are, and what no pod has is taken off", async () => {
   const pod = await runPod(daemon);

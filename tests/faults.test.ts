@@ -1,8 +1,9 @@
 /** What breaks, and what berthd makes of it: nothing leaked, and an error that says what happened. Needs root. */
 import assert from "node:assert/strict";
 import { readFileSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { once } from "node:events";
 import { connect as connectHttp2 } from "node:http2";
-import { connect } from "node:net";
+import { type AddressInfo, connect, createServer, type Socket } from "node:net";
 import { after, before, describe, test } from "node:test";
 import { create, toBinary } from "@bufbuild/protobuf";
 import { cri } from "@berth/spec";
@@ -23,6 +24,23 @@ import {
 } from "./support/pods.ts";
 
 const SLEEP = "while :; do sleep 1000; done";
+/** Milliseconds after which a client goes away. */
+const TURNS = [0, 1, 3, 8, 20];
+
+async function silentServer(): Promise<AsyncDisposable & { readonly port: number }> {
+  const open = new Set<Socket>();
+  const server = createServer((socket) => void open.add(socket.on("error", () => socket.destroy())));
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  return {
+    port: (server.address() as AddressInfo).port,
+    [Symbol.asyncDispose]: async () => {
+      for (const socket of open) socket.destroy();
+      server.close();
+      await once(server, "close");
+    },
+  };
+}
 const later = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
 /** Of this daemon: processes whose command line has these words. */
@@ -130,6 +148,18 @@ describe("faults", () => {
     const pod = await runPod(daemon);
     const kept = await startContainer(daemon, pod, SLEEP);
     const before = await inventory(daemon);
+    // What can be done once only is done to five.
+    const victims = await Promise.all(
+      Array.from({ length: TURNS.length }, async () => {
+        const own = await runPod(daemon);
+        const [running, idle] = [await startContainer(daemon, own, SLEEP), await startContainer(daemon, own, SLEEP)];
+        return { pod: own.id, running, idle, created: await createContainer(daemon, own, SLEEP) };
+      }),
+    );
+    const victim = (turn: number): (typeof victims)[number] => victims[turn] ?? assert.fail();
+    // A registry that takes connections and says nothing.
+    await using silent = await silentServer();
+    const image = { image: `127.0.0.1:${silent.port}/silent:latest` };
     const requests: Record<string, (turn: number) => Record<string, unknown>> = {
       version: () => ({}),
       status: () => ({ verbose: true }),
@@ -161,24 +191,31 @@ describe("faults", () => {
       streamPodSandboxStats: () => ({}),
       streamPodSandboxMetrics: () => ({}),
       getContainerEvents: () => ({}),
-      startContainer: () => ({ containerId: kept }),
-      stopContainer: () => ({ containerId: "nothing" }),
-      removeContainer: () => ({ containerId: "nothing" }),
-      stopPodSandbox: () => ({ podSandboxId: "nothing" }),
-      removePodSandbox: () => ({ podSandboxId: "nothing" }),
+      startContainer: (turn) => ({ containerId: victim(turn).created }),
+      stopContainer: (turn) => ({ containerId: victim(turn).running, timeout: 1n }),
+      removeContainer: (turn) => ({ containerId: victim(turn).idle }),
+      stopPodSandbox: (turn) => ({ podSandboxId: victim(turn).pod }),
+      removePodSandbox: (turn) => ({ podSandboxId: victim(turn).pod }),
+      listImages: () => ({}),
+      streamImages: () => ({}),
+      imageStatus: () => ({ image: { image: IMAGE }, verbose: true }),
+      imageFsInfo: () => ({}),
+      pullImage: () => ({ image }),
+      removeImage: () => ({ image }),
     };
+    const methods = [...cri.RuntimeService.methods, ...cri.ImageService.methods];
     assert.deepEqual(
-      cri.RuntimeService.methods.map(({ localName }) => localName).filter((name) => !Object.hasOwn(requests, name)),
+      methods.map(({ localName }) => localName).filter((name) => !Object.hasOwn(requests, name)),
       [],
     );
     const vanish = async (name: string, request: Record<string, unknown>, ms: number): Promise<void> => {
-      const method = cri.RuntimeService.methods.find(({ localName }) => localName === name);
+      const method = methods.find(({ localName }) => localName === name);
       assert.ok(method);
       const session = connectHttp2("http://localhost", { createConnection: () => connect(daemon.socket) });
       session.on("error", () => {});
       const call = session.request({
         ":method": "POST",
-        ":path": `/runtime.v1.RuntimeService/${method.name}`,
+        ":path": `/${method.parent.typeName}/${method.name}`,
         "content-type": "application/grpc",
         te: "trailers",
       });
@@ -192,7 +229,7 @@ describe("faults", () => {
       session.destroy();
     };
     for (const [name, request] of Object.entries(requests))
-      await Promise.all([0, 1, 3, 8, 20].map((ms, turn) => vanish(name, request(turn), ms)));
+      await Promise.all(TURNS.map((ms, turn) => vanish(name, request(turn), ms)));
     // What was made whole before its client was gone is the kubelet's to find and remove; it is listed once it is whole.
     const kinds = async (): Promise<number> => {
       const { items } = await daemon.client.runtime.listPodSandbox({});

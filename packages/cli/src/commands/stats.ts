@@ -1,7 +1,5 @@
 import type { Command } from "commander";
-import { CODE, failedWith } from "../call-error.ts";
 import type { Client } from "../client.ts";
-import { Failure } from "../failure.ts";
 import { shownId } from "../ids.ts";
 import { interruptible } from "../interrupt.ts";
 import { type JsonOptions, printJson, wantsJson } from "../json.ts";
@@ -70,21 +68,11 @@ async function sleep(milliseconds: number, signal: AbortSignal): Promise<void> {
 /** Newest answer for the containers that are named, or all; sorted by name. */
 async function look(client: Client, names: readonly string[]): Promise<Sample[]> {
   const ids = names.length === 0 ? undefined : await idsOf(client, names);
-  try {
-    const { stats: all } = await client.runtime.listContainerStats({});
-    return all
-      .map(sampleOf)
-      .filter(({ id }) => !ids || ids.has(id))
-      .toSorted((a, b) => a.name.localeCompare(b.name));
-  } catch (error) {
-    if (failedWith(error, CODE.unimplemented))
-      throw new Failure(
-        "this berthd does not measure containers yet (ListContainerStats is not implemented)",
-        undefined,
-        { cause: error },
-      );
-    throw error;
-  }
+  const { stats: all } = await client.runtime.listContainerStats({});
+  return all
+    .map(sampleOf)
+    .filter(({ id }) => !ids || ids.has(id))
+    .toSorted((a, b) => a.name.localeCompare(b.name));
 }
 
 async function idsOf(client: Client, names: readonly string[]): Promise<ReadonlySet<string>> {

@@ -8,11 +8,11 @@ import { namespaceRemoval, stopMaker } from "./namespaces.ts";
 import { attachmentOf } from "./network.ts";
 import { usernsOf } from "./userns.ts";
 
-export async function releaseSandbox(context: CriContext, sandbox: Sandbox): Promise<void> {
+export async function releaseSandbox(context: CriContext, sandbox: Sandbox, signal?: AbortSignal): Promise<void> {
   const { id, config } = sandbox.record;
   await stopPodInit(context, sandbox);
   if (usernsOf(config)) await stopMaker(context, id);
-  await detachNetwork(context, sandbox);
+  await detachNetwork(context, sandbox, signal);
   try {
     await context.hand.run(namespaceRemoval(context, id));
   } catch (error) {
@@ -23,10 +23,10 @@ export async function releaseSandbox(context: CriContext, sandbox: Sandbox): Pro
 }
 
 /** CNI DEL before the namespace's pin goes, so that plugins still find the interface. */
-async function detachNetwork(context: CriContext, sandbox: Sandbox): Promise<void> {
+async function detachNetwork(context: CriContext, sandbox: Sandbox, signal?: AbortSignal): Promise<void> {
   const { record } = sandbox;
   if (!record.networked || record.netns === undefined) return;
-  await context.cni.del(attachmentOf(record, record.netns));
+  await context.cni.del(attachmentOf(record, record.netns), signal ? { signal } : {});
   record.networked = false;
   context.sandboxes.save(sandbox);
 }

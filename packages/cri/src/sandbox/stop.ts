@@ -13,15 +13,15 @@ export async function stopPodSandbox(
   signal: AbortSignal,
 ): Promise<cri.StopPodSandboxResponse> {
   const sandbox = context.sandboxes.find(request.podSandboxId);
-  if (sandbox) await context.locks.with(sandbox.record.id, signal, () => stopSandbox(context, sandbox));
+  if (sandbox) await context.locks.with(sandbox.record.id, signal, () => stopSandbox(context, sandbox, signal));
   return create(cri.StopPodSandboxResponseSchema, {});
 }
 
-/** With the sandbox's lock held. */
-export async function stopSandbox(context: CriContext, sandbox: Sandbox): Promise<void> {
+/** With the sandbox's lock held. `signal` ends a network plugin that hangs: the next try goes on from there. */
+export async function stopSandbox(context: CriContext, sandbox: Sandbox, signal?: AbortSignal): Promise<void> {
   if (sandbox.record.phase === "notready") return;
   await Promise.all(containersOf(context, sandbox.record.id).map((container) => endContainer(context, container)));
-  await releaseSandbox(context, sandbox);
+  await releaseSandbox(context, sandbox, signal);
   const wasReady = sandbox.record.phase === "ready";
   if (sandbox.record.phase !== "removing") sandbox.record.phase = "notready";
   context.sandboxes.save(sandbox);
