@@ -134,7 +134,8 @@ async function forwarded(program: string, flags: readonly string[]): Promise<voi
 }
 
 test("without a key pair berthd makes a certificate for this machine at each start", async () => {
-  const config = 'version = 2\n[plugins."io.containerd.grpc.v1.cri"]\nenable_tls_streaming = true\n';
+  const config =
+    'version = 2\n[plugins."io.containerd.grpc.v1.cri"]\nenable_tls_streaming = true\nstream_idle_timeout = "1s"\n';
   await using own = await TestDaemon.start({ config });
   const pod = await runPod(own);
   const container = await startContainer(own, pod, SERVE);
@@ -164,6 +165,12 @@ test("without a key pair berthd makes a certificate for this machine at each sta
   const exec = await spdyExec(url, {});
   assert.deepEqual([String(await exec.stdout), String(await exec.stderr)], ["trusted\n", ""]);
   assert.match(await exec.status, /"Success"/);
+  // Nothing is said either way for a second: the stream ends, and its command with it.
+  const cmd = ["sleep", "1234"];
+  const silent = await own.client.runtime.exec({ containerId: container, cmd, stdout: true, stderr: true });
+  const idle = await spdyExec(silent.url, {});
+  await Promise.allSettled([idle.stdout, idle.stderr, idle.status, idle.connection.closed]);
+  while ((await sh(own, container, "ps -o args")).includes("sleep 1234"));
   await own.kill("SIGTERM");
   await own.startAgain();
   assert.notEqual((await certificate()).fingerprint256, first.fingerprint256);
