@@ -154,7 +154,10 @@ const COLLECT_TIMEOUT_MS = 5_000;
 async function collectNetworks({ cni, sandboxes, log }: CriContext): Promise<void> {
   const attached = sandboxes.values().filter(({ record }) => record.networked);
   try {
-    await cni.gc(attached.map(({ record }) => record.id), { timeoutMs: COLLECT_TIMEOUT_MS });
+    await cni.gc(
+      attached.map(({ record }) => record.id),
+      { timeoutMs: COLLECT_TIMEOUT_MS },
+    );
   } catch (error) {
     log.warn({ err: error }, "what pods that are gone have left with the network could not all be freed");
   }
