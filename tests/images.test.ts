@@ -65,6 +65,10 @@ describe("images", () => {
     assert.deepEqual(await prune({ all: true, labels: ["team"], until: before(80) }), []);
     assert.deepEqual(await prune({ all: true, labels: ["team=a", "keep"], until: before(20) }), [old]);
     assert.deepEqual(await prune({ all: true, withoutLabels: ["team"] }), [plain]);
+    const { images: each, containers } = await client.berth.diskUsage({ verbose: true });
+    const sizes = new Map(each.map(({ references, ...image }) => [references[0], image]));
+    assert.deepEqual([sizes.get(IMAGE)?.containers, sizes.get(young)?.containers, containers.length], [1, 0, 1]);
+    assert.ok((sizes.get(young)?.uniqueBytes ?? 0n) > 0n && (containers[0]?.bytes ?? 0n) > 0n);
     const { images, reclaimedBytes } = await client.berth.pruneImages({ all: true });
     assert.deepEqual(
       images.map(({ references }) => references),

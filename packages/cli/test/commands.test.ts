@@ -420,6 +420,22 @@ test("system df has docker's columns; fsck's exit code says whether something is
     size: 5_000_000,
     reclaimable: 4_000_000,
   });
+  await run(daemon, "run", "--name", "one", "box", "exit", "0");
+  const [imageId = ""] = daemon.images.keys();
+  const [id = ""] = daemon.containers.keys();
+  const each = (await run(daemon, "system", "df", "-v")).stdout;
+  assert.match(each, /^Images space usage:\n\nIMAGE +IMAGE ID +CREATED +SIZE +SHARED SIZE +UNIQUE SIZE +CONTAINERS\n/);
+  assert.match(
+    each,
+    new RegExp(`box:latest +${imageId.slice(7, 19)} +About an hour ago +5MB +4MB +1MB +1\n\nContainers`),
+  );
+  assert.match(each, /\nCONTAINER ID +IMAGE +SIZE +CREATED +STATUS +NAMES\n/);
+  assert.match(each, new RegExp(`\n${id.slice(0, 12)} +\\S+ +4.1kB +.* +Exited \\(0\\) .* +one\n$`));
+  const all = JSON.parse((await run(daemon, "system", "df", "-v", "--json")).stdout) as Record<string, object[]>;
+  assert.deepEqual(
+    [all["images"]?.map((image) => "sharedSize" in image && image.sharedSize), all["containers"]?.length],
+    [[4_000_000], 1],
+  );
   assert.deepEqual(await run(daemon, "system", "fsck"), {
     code: 0,
     stdout: "checked 1 blobs and layers: all is well\n",

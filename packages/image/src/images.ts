@@ -24,6 +24,7 @@ import { SnapshotStore } from "./snapshots/store.ts";
 import { Catalog } from "./store/catalog.ts";
 import { Checker, type CheckOptions, type Problem } from "./store/check.ts";
 import { Collector } from "./store/collect.ts";
+import { type ImageSize, sizesOf } from "./store/sizes.ts";
 import { ContentStore } from "./store/content.ts";
 import { type Database, openDatabase } from "./store/database.ts";
 import { dropTemporaryLeases, Lease } from "./store/leases.ts";
@@ -319,6 +320,12 @@ export class Images {
     const blobs = content.usageOf(kept.map(({ manifest }) => manifest.digest));
     const bytes = layers.bytes + blobs.bytes;
     return { bytes, reclaimable: bytes - layers.kept - blobs.kept };
+  }
+
+  /** By id, what each image takes and what of it no other image has. */
+  imageSizes(): Map<string, ImageSize> {
+    const { catalog, content, snapshotter } = this.#parts;
+    return sizesOf(catalog.contents(), (digest) => content.size(digest) ?? 0, snapshotter.list());
   }
 
   /**

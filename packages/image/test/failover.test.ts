@@ -106,22 +106,21 @@ test("a mirror that breaks off again and again: the rest comes from the registry
 });
 
 test("a mirror that refuses connections costs nothing: the next host is asked at once", skip, async (t) => {
-  const { images, mirror, reference } = await setUp(t, DEFAULT_RETRY);
+  const { images, mirror, reference } = await setUp(t, { ...DEFAULT_RETRY, firstDelayMs: 60_000, maxDelayMs: 60_000 });
   await mirror.close();
   const begun = performance.now();
   assert.equal((await images.pull(reference)).id, built.id);
-  const first = performance.now() - begun;
-  assert.ok(first < 2000, `${first} ms, where one pause before each of four requests would be 800 ms at least`);
+  assert.ok(performance.now() - begun < 60_000, "without one pause");
 });
 
-test("a registry that refuses connections is tried three times, within a second or so", skip, async (t) => {
-  const { images, mirror, upstream, reference } = await setUp(t, DEFAULT_RETRY);
+test("a registry that refuses connections is tried three times, not five", skip, async (t) => {
+  const { images, mirror, upstream, reference } = await setUp(t, { ...DEFAULT_RETRY, firstDelayMs: 500 });
   await mirror.close();
   await upstream.close();
   const begun = performance.now();
   await assert.rejects(images.pull(reference), isError("Unavailable", /connection refused.*also tried/));
   const took = performance.now() - begun;
-  assert.ok(took > 500 && took < 2500, `${took} ms; two pauses are 600 to 900 ms`);
+  assert.ok(took > 1400 && took < 7500, `${took} ms; two pauses are 1500 to 2250 ms, four 7500 at least`);
 });
 
 test("a host that was not to be reached is asked after all others for the rest of a pull", async (t) => {

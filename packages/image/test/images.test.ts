@@ -5,7 +5,7 @@ import { join } from "node:path";
 import test from "node:test";
 import { zstdCompressSync } from "node:zlib";
 import { image } from "@berth/spec";
-import type { Progress } from "../src/types.ts";
+import type { ImageRecord, Progress } from "../src/types.ts";
 import { app, base, isError, layer, registryFor, rigFor, skip } from "./support/fixtures.ts";
 import { build, digest } from "./support/registry.ts";
 import { leftovers, openImages, overlayOf, type Rig } from "./support/store.ts";
@@ -200,6 +200,16 @@ test("usage counts blobs, layers and what containers wrote", skip, async (t) => 
   assert.ok((await images.usage()).usedBytes >= pulled.usedBytes + (1 << 20));
   assert.deepEqual(images.rootfsKeys(), ["c"]);
   await assert.rejects(images.rootfsUsage("none"), isError("NotFound"));
+  type Sizes = { bytes: number; unique: number };
+  const sizeOf = ({ id }: ImageRecord): Sizes => images.imageSizes().get(id) as Sizes;
+  const alone = sizeOf(record);
+  assert.deepEqual(alone, { bytes: pulled.usedBytes, unique: pulled.usedBytes });
+  const second = await images.pull(registry.push("b", "1", app("y")));
+  const [one, two] = [sizeOf(record), sizeOf(second)];
+  assert.equal(one.bytes, alone.bytes);
+  assert.ok(one.unique > 0 && one.unique < one.bytes && two.unique > 0, "they share a layer");
+  const { bytes } = images.imageUsage(new Set());
+  assert.equal(bytes, one.unique + two.unique + (one.bytes - one.unique));
 });
 
 test("two stores side by side", skip, async (t) => {

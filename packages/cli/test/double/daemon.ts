@@ -410,7 +410,18 @@ export class FakeDaemon implements AsyncDisposable {
           yield { chunk: Buffer.from(`${image}\n`) };
         }
       },
-      diskUsage: () => ({
+      diskUsage: ({ verbose }) => ({
+        images: verbose
+          ? [...this.images.values()].map(({ id, tags }) => ({
+              id,
+              references: tags,
+              createdAt: now() - 3_600_000_000_000n,
+              bytes: 5_000_000n,
+              uniqueBytes: 1_000_000n,
+              containers: this.containers.size,
+            }))
+          : [],
+        containers: verbose ? [...this.containers.keys()].map((id) => ({ id, bytes: 4096n })) : [],
         kinds: [
           { type: "images", total: 3, active: 1, bytes: 5_000_000n, reclaimable: 4_000_000n },
           { type: "containers", total: 0, active: 0, bytes: 0n, reclaimable: 0n },

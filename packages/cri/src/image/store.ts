@@ -1,5 +1,5 @@
 /** What berth's own command does with the image store: save, disk usage, check (berth/v1/berth.proto). */
-import { create } from "@bufbuild/protobuf";
+import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import type { ImageRecord } from "@berth/image";
 import { berth } from "@berth/spec";
 import type { CriContext } from "../context.ts";
@@ -13,7 +13,7 @@ type Verbs = "save" | "diskUsage" | "pruneImages" | "check";
 export function storeHandlers(context: CriContext): Pick<Handlers<typeof berth.Berth>, Verbs> {
   return {
     save: (request, signal, send) => save(context, request, signal, send),
-    diskUsage: () => diskUsage(context),
+    diskUsage: (request) => diskUsage(context, request),
     pruneImages: (request) => pruneImages(context, request),
     check: (request, signal, send) => check(context, request, signal, send),
   };
@@ -32,7 +32,7 @@ async function save(
   }
 }
 
-async function diskUsage(context: CriContext): Promise<berth.DiskUsageResponse> {
+async function diskUsage(context: CriContext, { verbose }: berth.DiskUsageRequest): Promise<berth.DiskUsageResponse> {
   const { images, containers } = context;
   const all = [...containers.values()];
   const used = imagesInUse(context);
@@ -40,6 +40,7 @@ async function diskUsage(context: CriContext): Promise<berth.DiskUsageResponse> 
   const layers = images.imageUsage(used);
   const sizes = await Promise.all(
     all.map(async ({ record }) => ({
+      id: record.id,
       running: record.phase === "running",
       bytes: images.rootfs(record.id) === undefined ? 0 : (await images.rootfsUsage(record.id)).bytes,
     })),
@@ -64,6 +65,28 @@ async function diskUsage(context: CriContext): Promise<berth.DiskUsageResponse> 
         reclaimable: BigInt(sum(sizes) - sum(running)),
       },
     ],
+    ...(verbose && {
+      images: eachImage(context),
+      containers: sizes.map(({ id, bytes }) => ({ id, bytes: BigInt(bytes) })),
+    }),
+  });
+}
+
+type ImageUsage = MessageInitShape<typeof berth.DiskUsageResponse_ImageSchema>;
+
+function eachImage({ images, containers }: CriContext): ImageUsage[] {
+  const sizes = images.imageSizes();
+  const users = Map.groupBy(containers.values(), ({ record }) => record.imageId);
+  return images.list().map(({ id, tags, digests, created }) => {
+    const { bytes = 0, unique = 0 } = sizes.get(id) ?? {};
+    return {
+      id,
+      references: [...(tags.length > 0 ? tags : digests)],
+      createdAt: BigInt(Date.parse(created ?? "") || 0) * 1_000_000n,
+      bytes: BigInt(bytes),
+      uniqueBytes: BigInt(unique),
+      containers: users.get(id)?.length ?? 0,
+    };
   });
 }
 
