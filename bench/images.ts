@@ -135,11 +135,14 @@ async function measureMany(registry: Registry, peers: readonly Peer[], clients: 
       layers.push(await layerOf(`many${i}-${j}`, (dir) => writeFiles(dir, 100, 20_000, 1000 + 3 * i + j)));
     references.push(await push(registry, `bench/many${i}`, layers));
   }
-  const rows = [["20 images at once", "ms", "idle call, median", "call meanwhile, median", "99 of 100", "longest"]];
+  const rows = [
+    ["20 images at once", "ms", "idle call, median", "call meanwhile, median", "99 of 100", "longest", "peak"],
+  ];
   for (const [i, peer] of peers.entries()) {
     const client = clients[i] as CriClient;
     await coldCaches();
     const idle = await callsDuring(client, delay(500));
+    resetPeak(peer.service.pid);
     const before = performance.now();
     let took = 0;
     const pulls = Promise.all(references.map(async (each) => await pull(client, each)));
@@ -148,7 +151,12 @@ async function measureMany(registry: Registry, peers: readonly Peer[], clients: 
       pulls.then(() => (took = performance.now() - before)),
     );
     const figures = [median(idle), median(times), percentile(times, 99), Math.max(...times)];
-    rows.push([peer.name, took.toFixed(0), ...figures.map((figure) => figure.toFixed(1))]);
+    rows.push([
+      peer.name,
+      took.toFixed(0),
+      ...figures.map((figure) => figure.toFixed(1)),
+      `${Math.round(peak(peer.service.pid) / 1e6)} MB`,
+    ]);
     for (const image of references) await client.image.removeImage({ image: { image } });
   }
   return table(rows);

@@ -6,6 +6,7 @@ import { dirname, join } from "node:path";
 import { Server, ServerCredentials, status } from "@grpc/grpc-js";
 import { berth, cri } from "@berth/spec";
 import { RpcError, serve } from "./grpc.ts";
+import { diskUsage, prune } from "./storage.ts";
 import { FakeProcess, StartError } from "./process.ts";
 import { type Peer, streamServer, type StreamServer } from "./streams.ts";
 
@@ -410,44 +411,16 @@ export class FakeDaemon implements AsyncDisposable {
           yield { chunk: Buffer.from(`${image}\n`) };
         }
       },
-      diskUsage: ({ verbose }) => ({
-        images: verbose
-          ? [...this.images.values()].map(({ id, tags }) => ({
-              id,
-              references: tags,
-              createdAt: now() - 3_600_000_000_000n,
-              bytes: 5_000_000n,
-              uniqueBytes: 1_000_000n,
-              containers: this.containers.size,
-            }))
-          : [],
-        containers: verbose ? [...this.containers.keys()].map((id) => ({ id, bytes: 4096n })) : [],
-        kinds: [
-          { type: "images", total: 3, active: 1, bytes: 5_000_000n, reclaimable: 4_000_000n },
-          { type: "containers", total: 0, active: 0, bytes: 0n, reclaimable: 0n },
-        ],
-      }),
-      pruneImages: (request) => this.#prune(request),
+      diskUsage: ({ verbose }) => diskUsage(this, verbose),
+      pruneImages: (request) => {
+        this.registryRequests.push(request);
+        return prune(this, request.all);
+      },
       check: (request) => this.#check(request),
       plan: () => ({
         orders: [{ where: "stage", order: "clone", words: "make a process", because: "linux.namespaces" }],
       }),
     });
-  }
-
-  /** Those without a tag, or with `all` every one that no container has; filters are only noted. */
-  #prune(request: berth.PruneImagesRequest) {
-    this.#enter("PruneImages");
-    this.registryRequests.push(request);
-    const used = new Set([...this.containers.values()].map(({ config }) => config.image?.image));
-    const gone = [...this.images.values()].filter(
-      ({ id, tags }) => !used.has(id) && !tags.some((tag) => used.has(tag)) && (request.all || tags.length === 0),
-    );
-    for (const { id } of gone) this.images.delete(id);
-    return {
-      images: gone.map(({ id, tags }) => ({ id, references: tags })),
-      reclaimedBytes: BigInt(gone.length) * 4_321_000n,
-    };
   }
 
   async *#check({ repair }: berth.CheckRequest) {
