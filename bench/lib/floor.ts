@@ -5,7 +5,7 @@
  *   node floor.ts LAYER…
  */
 import { createHash } from "node:crypto";
-import { createReadStream } from "node:fs";
+import { createReadStream, readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { createGunzip } from "node:zlib";
 import { run } from "./process.ts";
@@ -17,7 +17,8 @@ const AHEAD = { chunkSize: CHUNK, readableObjectMode: true, readableHighWaterMar
 /** `single`: with all of it on one processor, one after the other; else as parallel as berth does it. */
 export async function floor(layers: readonly string[], single: boolean): Promise<number> {
   const program = [process.execPath, fileURLToPath(import.meta.url), ...layers];
-  return Number(await run(single ? ["taskset", "--cpu-list", "0", ...program] : program));
+  const [, processor = "0"] = /^Cpus_allowed_list:\s+(\d+)/m.exec(readFileSync("/proc/self/status", "utf8")) ?? [];
+  return Number(await run(single ? ["taskset", "--cpu-list", processor, ...program] : program));
 }
 
 async function pass(layer: string): Promise<void> {
