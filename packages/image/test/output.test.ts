@@ -1,7 +1,8 @@
 /** Files written in large pieces: past the page cache where that works, and the same where not. */
 import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { constants, existsSync, mkdirSync, openSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import test from "node:test";
 import { BLOCK_SIZE, giveBlock, takeBlock } from "../src/erofs/blocks.ts";
@@ -25,6 +26,22 @@ for (const direct of [true, false]) {
     }
   }
 }
+
+const needsRoot = process.getuid?.() === 0 ? {} : { skip: "needs root: a file system without O_DIRECT is mounted" };
+
+test("where a file system has no O_DIRECT, the file is written without", needsRoot, async (t) => {
+  const directory = join(scratch(t), "ramfs");
+  mkdirSync(directory);
+  execFileSync("mount", ["-t", "ramfs", "berth-test", directory]);
+  const path = join(directory, "file");
+  assert.throws(() => openSync(join(directory, "probe"), constants.O_DIRECT | constants.O_CREAT), { code: "EINVAL" });
+  const bytes = randomBytes(BLOCK_SIZE + 5);
+  const output = await Output.open(path, { direct: true });
+  await output.write(bytes);
+  await output.end(undefined, true);
+  await output.close();
+  assert.ok(readFileSync(path).equals(bytes));
+});
 
 test("a file that exists is not written over; one that is gone on with is", async (t) => {
   const path = join(scratch(t), "file");
