@@ -6,10 +6,11 @@ import { type AddressInfo, createServer } from "node:net";
 import { join } from "node:path";
 import test, { type TestContext } from "node:test";
 import { parseReference } from "@berth/spec";
+import { ImageError } from "../src/errors.ts";
 import type { Images } from "../src/images.ts";
 import { RegistryClient } from "../src/registry/client.ts";
 import { HttpClient } from "../src/registry/http.ts";
-import { DEFAULT_RETRY, type RetryPolicy } from "../src/registry/retry.ts";
+import { DEFAULT_RETRY, isUnreached, type RetryPolicy } from "../src/registry/retry.ts";
 import { app, isError, registryFor, rigFor, skip } from "./support/fixtures.ts";
 import { digest, type FakeRegistry } from "./support/registry.ts";
 import { leftovers, openImages, QUICK, scratch } from "./support/store.ts";
@@ -145,6 +146,15 @@ test("a host that was not to be reached is asked after all others for the rest o
     other.small({ mediaType: "", digest: digest(Buffer.from("absent")), size: 6 }),
     isError("NotFound", new RegExp(`${mirror.host}.*; .*${upstream.host}.*; .*127.0.0.1:${port}.*refused`)),
   );
+});
+
+test("nobody there: of the host or of the proxy before it; not where a connection breaks", () => {
+  const failed = (code: string): Error => Object.assign(new Error(code), { code });
+  const unavailable = (cause: Error): ImageError => new ImageError("Unavailable", "no answer", { cause });
+  assert.ok(isUnreached(unavailable(failed("ECONNREFUSED"))));
+  assert.ok(isUnreached(unavailable(new Error("the proxy cannot be used", { cause: failed("EHOSTUNREACH") }))));
+  assert.ok(!isUnreached(unavailable(failed("ECONNRESET"))));
+  assert.ok(!isUnreached(new ImageError("Unavailable", "503")));
 });
 
 async function unusedPort(): Promise<number> {

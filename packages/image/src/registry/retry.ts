@@ -31,9 +31,10 @@ const UNREACHED = new Set([
   "EAI_AGAIN",
 ]);
 
-/** Whether a connection could not be made. */
-export function isUnreached({ cause }: ImageError): boolean {
-  return UNREACHED.has(String((cause as { code?: unknown } | undefined)?.code));
+/** Whether a connection could not be made, to the host or to the proxy before it. */
+export function isUnreached({ cause }: Error): boolean {
+  if (!(cause instanceof Error)) return false;
+  return UNREACHED.has((cause as NodeJS.ErrnoException).code ?? "") || isUnreached(cause);
 }
 
 const TRANSIENT = new Set([408, 425, 429, 500, 502, 503, 504]);
