@@ -40,18 +40,17 @@ export async function readPressure(directory: string | undefined): Promise<Cgrou
   }
 }
 
-function parse(text: string): Pressure {
-  const lines = new Map(text.split("\n").map((line) => [line.split(" ", 1)[0], line]));
-  return { some: stall(lines.get("some")), full: stall(lines.get("full")) };
-}
+/** Documentation/accounting/psi.rst: times in per cent, the total in microseconds. */
+const LINE = /^(some|full) avg10=([0-9.]+) avg60=([0-9.]+) avg300=([0-9.]+) total=([0-9]+)$/gm;
 
-function stall(line: string | undefined): Stall {
-  if (line === undefined) return NONE;
-  const field = (name: string): string => new RegExp(`\\b${name}=([0-9.]+)`).exec(line)?.[1] ?? "0";
-  return {
-    totalUs: BigInt(field("total")),
-    avg10: Number(field("avg10")),
-    avg60: Number(field("avg60")),
-    avg300: Number(field("avg300")),
-  };
+function parse(text: string): Pressure {
+  const stalls = { some: NONE, full: NONE };
+  for (const [, kind, avg10, avg60, avg300, total = "0"] of text.matchAll(LINE))
+    stalls[kind as keyof typeof stalls] = {
+      totalUs: BigInt(total),
+      avg10: Number(avg10),
+      avg60: Number(avg60),
+      avg300: Number(avg300),
+    };
+  return stalls;
 }

@@ -64,25 +64,26 @@ export async function readCgroupStats(path: string, host: HostFacts): Promise<Cg
 
 async function v2Usage(directory: string | undefined): Promise<bigint> {
   if (directory === undefined) return 0n;
-  return ((await keyed(join(directory, "cpu.stat"))).get("usage_usec") ?? 0n) * 1000n;
+  const [microseconds] = await values(join(directory, "cpu.stat"), ["usage_usec"]);
+  return microseconds * 1000n;
 }
 
 async function memoryV1(directory: string, swap: boolean): Promise<MemoryStats> {
-  const [usage, stat, limit, total] = await Promise.all([
+  const keys = ["total_inactive_file", "total_rss", "total_pgfault", "total_pgmajfault", "total_swap"] as const;
+  const [usage, [inactive, rss, faults, major, swapped], limit, total] = await Promise.all([
     number(join(directory, "memory.usage_in_bytes")),
-    keyed(join(directory, "memory.stat")),
+    values(join(directory, "memory.stat"), keys),
     number(join(directory, "memory.limit_in_bytes")),
     swap ? number(join(directory, "memory.memsw.limit_in_bytes")) : V1_UNLIMITED,
   ]);
-  const keys = {
-    inactive: "total_inactive_file",
-    rss: "total_rss",
-    faults: "total_pgfault",
-    major: "total_pgmajfault",
-  };
   return {
-    ...memoryStats(usage, stat, keys, limit >= V1_UNLIMITED ? undefined : limit),
-    swapBytes: stat.get("total_swap") ?? 0n,
+    memoryBytes: usage,
+    workingSetBytes: usage > inactive ? usage - inactive : 0n,
+    rssBytes: rss,
+    pageFaults: faults,
+    majorPageFaults: major,
+    memoryLimitBytes: limit >= V1_UNLIMITED ? undefined : limit,
+    swapBytes: swapped,
     // v1 limits memory and swap together.
     swapLimitBytes: total >= V1_UNLIMITED || limit >= V1_UNLIMITED ? undefined : total - limit,
   };
@@ -90,38 +91,23 @@ async function memoryV1(directory: string, swap: boolean): Promise<MemoryStats> 
 
 async function memoryV2(directory: string | undefined): Promise<MemoryStats> {
   if (directory === undefined) return NO_MEMORY;
-  const [usage, stat, limit, swap, swapLimit] = await Promise.all([
+  const keys = ["inactive_file", "anon", "pgfault", "pgmajfault"] as const;
+  const [usage, [inactive, rss, faults, major], limit, swap, swapLimit] = await Promise.all([
     number(join(directory, "memory.current")),
-    keyed(join(directory, "memory.stat")),
+    values(join(directory, "memory.stat"), keys),
     limitIn(join(directory, "memory.max")),
     number(join(directory, "memory.swap.current")).catch(absentAs(0n)),
     limitIn(join(directory, "memory.swap.max")).catch(absentAs(undefined)),
   ]);
-  const keys = { inactive: "inactive_file", rss: "anon", faults: "pgfault", major: "pgmajfault" };
-  return { ...memoryStats(usage, stat, keys, limit), swapBytes: swap, swapLimitBytes: swapLimit };
-}
-
-interface StatKeys {
-  readonly inactive: string;
-  readonly rss: string;
-  readonly faults: string;
-  readonly major: string;
-}
-
-function memoryStats(
-  usage: bigint,
-  stat: ReadonlyMap<string, bigint>,
-  keys: StatKeys,
-  limit: bigint | undefined,
-): Omit<MemoryStats, "swapBytes" | "swapLimitBytes"> {
-  const inactive = stat.get(keys.inactive) ?? 0n;
   return {
     memoryBytes: usage,
     workingSetBytes: usage > inactive ? usage - inactive : 0n,
-    rssBytes: stat.get(keys.rss) ?? 0n,
-    pageFaults: stat.get(keys.faults) ?? 0n,
-    majorPageFaults: stat.get(keys.major) ?? 0n,
+    rssBytes: rss,
+    pageFaults: faults,
+    majorPageFaults: major,
     memoryLimitBytes: limit,
+    swapBytes: swap,
+    swapLimitBytes: swapLimit,
   };
 }
 
@@ -142,6 +128,22 @@ export const absentAs =
     if (error.code === "ENOENT" || error.code === "EOPNOTSUPP") return value;
     throw error;
   };
+
+/** Of "key value" lines those of the keys, in their order; 0 for one that is not there. A twentieth of what `keyed` takes of memory.stat. */
+async function values<const K extends readonly string[]>(
+  file: string,
+  keys: K,
+): Promise<{ readonly [I in keyof K]: bigint }> {
+  const text = `\n${await readCgroupFile(file)}`;
+  return keys.map((key) => {
+    const before = `\n${key} `;
+    const at = text.indexOf(before);
+    if (at < 0) return 0n;
+    const from = at + before.length;
+    const end = text.indexOf("\n", from);
+    return BigInt(text.slice(from, end < 0 ? undefined : end));
+  }) as { readonly [I in keyof K]: bigint };
+}
 
 /** "key value" lines. */
 export async function keyed(file: string): Promise<Map<string, bigint>> {
