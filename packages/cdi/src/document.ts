@@ -103,6 +103,15 @@ export class Value {
     return this.#node === undefined || (isScalar(this.#node) && this.#node.value === null);
   }
 
+  get isList(): boolean {
+    return isSeq(this.#node);
+  }
+
+  /** undefined: there is no such field. Throws CdiError for what is no map. */
+  field(name: string): Value | undefined {
+    return new Map(this.#entries()).get(name);
+  }
+
   fail(what: string): CdiError {
     return this.#text.fail(this.path, what);
   }

@@ -1,60 +1,52 @@
 /** The `berth-device-plugin` command. */
-import { readFileSync } from "node:fs";
-import { Command, Option } from "commander";
 import { pino } from "pino";
-import { parseConfig } from "./plugin/config.ts";
-import { DevicePlugin, type PluginOptions } from "./plugin/plugin.ts";
+import { type Chosen, choose, type CommandOptions, parseCommand } from "./plugin/command.ts";
+import { NvidiaPlugin } from "./plugin/nvidia/plugin.ts";
+import { xidRules } from "./plugin/nvidia/xids.ts";
+import { DevicePlugin } from "./plugin/plugin.ts";
 
-interface Flags {
-  readonly configFile: string;
-  readonly cdiSpecDirs: readonly string[];
-  readonly kubeletSocket: string;
-  readonly logLevel: string;
+const options = parseCommand(process.argv.slice(2));
+const log = pino({ level: options.logLevel, timestamp: pino.stdTimeFunctions.isoTime, base: null });
+const RETRY_MS = 30_000;
+
+interface Running {
+  close(): Promise<void>;
 }
 
-const LEVELS = ["debug", "info", "warn", "error"];
-const split = (text: string): string[] => text.split(",");
-const { configFile, cdiSpecDirs, kubeletSocket, logLevel } = new Command("berth-device-plugin")
-  .description("Makes devices of any CDI kind a resource of this Kubernetes node, as its configuration file says.")
-  .addOption(new Option("--config-file <file>", "the resources, as YAML").env("CONFIG_FILE").makeOptionMandatory())
-  .addOption(
-    new Option("--cdi-spec-dirs <dirs>", "where CDI specifications are, comma-separated")
-      .env("CDI_SPEC_DIRS")
-      .argParser(split)
-      .default(["/etc/cdi", "/var/run/cdi"], "/etc/cdi,/var/run/cdi"),
-  )
-  .addOption(
-    new Option("--kubelet-socket <file>", "the kubelet's registration socket; the plugin's own are made beside it")
-      .env("KUBELET_SOCKET")
-      .default("/var/lib/kubelet/device-plugins/kubelet.sock"),
-  )
-  .addOption(new Option("--log-level <level>", "how much is logged").choices(LEVELS).default("info").env("LOG_LEVEL"))
-  .allowExcessArguments(false)
-  .parse()
-  .opts<Flags>();
-const log = pino({ level: logLevel, timestamp: pino.stdTimeFunctions.isoTime, base: null });
+async function start(chosen: Chosen, { cdiSpecDirs, kubeletSocket }: CommandOptions): Promise<Running> {
+  if (chosen.kind === "cdi")
+    return await DevicePlugin.start({ config: chosen.config, cdiSpecDirs, kubeletSocket, log });
+  const { DP_DISABLE_HEALTHCHECKS: disabled, DP_ENABLE_HEALTHCHECKS: enabled } = process.env;
+  const rules = xidRules(disabled, enabled, (text) => log.warn(text));
+  const cdiDir = cdiSpecDirs.at(-1) ?? "/var/run/cdi";
+  return await NvidiaPlugin.start({ settings: chosen.settings, rules, kubeletSocket, cdiDir, log });
+}
 
-const options = (): PluginOptions => ({
-  config: parseConfig(readFileSync(configFile, "utf8"), configFile),
-  cdiSpecDirs,
-  kubeletSocket,
-  log,
-});
 // One thing at a time: a SIGHUP during a start waits for it.
-let turn: Promise<DevicePlugin | undefined> = Promise.resolve(undefined);
+let turn: Promise<Running | undefined> = Promise.resolve(undefined);
+let begun = false;
 
 function restart(): void {
   turn = turn.then(async (running) => {
-    let next: PluginOptions;
+    let next: Chosen;
     try {
-      next = options();
+      next = choose(options);
     } catch (error) {
       log.error({ err: error }, `${running ? "the configuration stays as it was: " : ""}${(error as Error).message}`);
       if (!running) process.exitCode = 1;
       return running;
     }
     await running?.close();
-    return await DevicePlugin.start(next);
+    try {
+      const started = await start(next, options);
+      begun = true;
+      return started;
+    } catch (error) {
+      log.error({ err: error }, `failed to start: ${(error as Error).message}`);
+      if (begun) setTimeout(restart, RETRY_MS);
+      else process.exitCode = 1;
+      return undefined;
+    }
   });
 }
 

@@ -34,6 +34,55 @@ koffi.struct("berth_nvml_pci", {
   busId: koffi.array("char", 32, "String"),
 });
 
+export interface XidWatch extends Disposable {
+  /** Blocks this thread; undefined: none came in time. Throws NvmlError. */
+  next(timeoutMs: number): XidEvent | undefined;
+}
+
+koffi.struct("berth_nvml_memory", { total: "uint64_t", free: "uint64_t", used: "uint64_t" });
+koffi.struct("berth_nvml_attributes", {
+  multiprocessors: "uint32_t",
+  copyEngines: "uint32_t",
+  decoders: "uint32_t",
+  encoders: "uint32_t",
+  jpegs: "uint32_t",
+  opticalFlows: "uint32_t",
+  gpuSlices: "uint32_t",
+  computeSlices: "uint32_t",
+  memoryMib: "uint64_t",
+});
+koffi.struct("berth_nvml_event", {
+  device: "void *",
+  type: "uint64_t",
+  data: "uint64_t",
+  gpuInstance: "uint32_t",
+  computeInstance: "uint32_t",
+});
+
+/** nvmlEventTypeXidCriticalError. */
+const XID_EVENT = 8n;
+const TIMEOUT = 10;
+const MAX_LINKS = 18;
+/** Of an event that is about the whole GPU. */
+const NO_INSTANCE = 0xffffffff;
+
+/** Of a MIG device, as its profile is named by. */
+export interface MigAttributes {
+  readonly gpuSlices: number;
+  readonly computeSlices: number;
+  readonly memoryMib: number;
+}
+
+export interface XidEvent {
+  readonly uuid: string;
+  readonly xid: number;
+  /** Absent: it is about the whole GPU. */
+  readonly instances: { readonly gpu: number; readonly compute: number } | undefined;
+}
+
+/** How two GPUs reach each other (nvmlGpuTopologyLevel_t). */
+export const TOPOLOGY = { board: 0, switch: 10, switches: 20, hostBridge: 30, node: 40, system: 50 } as const;
+
 export class Nvml implements Disposable {
   readonly #library: ReturnType<typeof koffi.load>;
   readonly #functions = new Map<string, Call | undefined>();
@@ -141,6 +190,81 @@ export class Nvml implements Disposable {
 
   computeInstanceId(mig: Handle): number {
     return this.#number(["nvmlDeviceGetComputeInstanceId"], "void *device, _Out_ uint32_t *out", [mig]);
+  }
+
+  /** Bytes. */
+  totalMemory(device: Handle): number {
+    const out = {} as { total?: number | bigint };
+    this.#call(["nvmlDeviceGetMemoryInfo"], "void *device, _Out_ berth_nvml_memory *out", [device, out]);
+    return Number(out.total ?? 0);
+  }
+
+  migAttributes(mig: Handle): MigAttributes {
+    const out = {} as { gpuSlices?: number; computeSlices?: number; memoryMib?: number | bigint };
+    this.#call(["nvmlDeviceGetAttributes_v2"], "void *device, _Out_ berth_nvml_attributes *out", [mig, out]);
+    const { gpuSlices = 0, computeSlices = 0, memoryMib = 0 } = out;
+    return { gpuSlices, computeSlices, memoryMib: Number(memoryMib) };
+  }
+
+  /** One of TOPOLOGY; undefined: NVML cannot tell. */
+  topology(one: Handle, other: Handle): number | undefined {
+    const out = [0];
+    const name = "nvmlDeviceGetTopologyCommonAncestor";
+    const code = this.#code([name], "void *one, void *other, _Out_ int32_t *out", [one, other, out]);
+    return code === 0 ? (out[0] ?? 0) : undefined;
+  }
+
+  /** Addresses of what the active NVLinks of a GPU lead to, one for each link. */
+  linkedTo(device: Handle): string[] {
+    return Array.from({ length: MAX_LINKS }, (_, link) => link).flatMap((link) => {
+      const active = [0];
+      const state = "nvmlDeviceGetNvLinkState";
+      const code = this.#code([state], "void *device, uint32_t link, _Out_ int32_t *out", [device, link, active]);
+      if (code !== 0 || active[0] !== 1) return [];
+      const out = {} as { busId?: string };
+      this.#call(
+        ["nvmlDeviceGetNvLinkRemotePciInfo_v2", "nvmlDeviceGetNvLinkRemotePciInfo"],
+        "void *device, uint32_t link, _Out_ berth_nvml_pci *out",
+        [device, link, out],
+      );
+      return [(out.busId ?? "").toLowerCase().replace(/^0000(?=[0-9a-f]{4}:)/, "")];
+    });
+  }
+
+  /** Critical errors of these GPUs from now on. GPUs too old to tell of them are left out. */
+  watchXids(devices: readonly Handle[]): XidWatch {
+    const set = this.#handle(["nvmlEventSetCreate"], "_Out_ void **out", []);
+    for (const device of devices) {
+      const name = "nvmlDeviceRegisterEvents";
+      const code = this.#code([name], "void *device, uint64_t types, void *set", [device, XID_EVENT, set]);
+      if (code !== NOT_SUPPORTED) this.#check(name, code);
+    }
+    return {
+      next: (timeoutMs) => this.#nextXid(set, timeoutMs),
+      [Symbol.dispose]: () => this.#call(["nvmlEventSetFree"], "void *set", [set]),
+    };
+  }
+
+  #nextXid(set: Handle, timeoutMs: number): XidEvent | undefined {
+    const out = {} as {
+      device?: Handle;
+      type?: bigint | number;
+      data?: bigint | number;
+      gpuInstance?: number;
+      computeInstance?: number;
+    };
+    const names = ["nvmlEventSetWait_v2", "nvmlEventSetWait"];
+    const code = this.#code(names, "void *set, _Out_ berth_nvml_event *out, uint32_t timeout", [set, out, timeoutMs]);
+    if (code === TIMEOUT) return undefined;
+    this.#check("nvmlEventSetWait", code);
+    if (BigInt(out.type ?? 0) !== XID_EVENT) return undefined;
+    const { gpuInstance = NO_INSTANCE, computeInstance = NO_INSTANCE } = out;
+    const whole = gpuInstance === NO_INSTANCE || computeInstance === NO_INSTANCE;
+    return {
+      uuid: this.uuid(out.device ?? {}),
+      xid: Number(out.data ?? 0),
+      instances: whole ? undefined : { gpu: gpuInstance, compute: computeInstance },
+    };
   }
 
   #number(names: readonly string[], parameters: string, values: readonly unknown[]): number {

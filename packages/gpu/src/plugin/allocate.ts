@@ -1,21 +1,20 @@
 /** What the kubelet asks about devices, answered without looking at anything: the same devices give the same answers. */
 import { randomUUID } from "node:crypto";
 import { annotationKey, annotationValue } from "@berth/cdi";
-import type { ResourceConfig } from "./config.ts";
+import type { AllocationPolicy, ResourceConfig } from "./config.ts";
 import { deviceOfId, type PluginDevice } from "./devices.ts";
+import { type Allocation, AllocationError, type Offer, type Preference } from "./offer.ts";
 
-/** Said to the kubelet as InvalidArgument. */
-export class AllocationError extends Error {
-  override readonly name = "AllocationError";
-}
-
-export interface Allocation {
-  readonly annotations: Record<string, string>;
-  readonly cdiDevices: { readonly name: string }[];
-}
+/** Devices of a CDI kind. */
+export const offerOf = (config: ResourceConfig): Offer<PluginDevice> => ({
+  name: config.name,
+  socketName: `berth-${config.name.replaceAll("/", "_")}.sock`,
+  allocate: (devices, ids) => allocate(config, devices, ids),
+  preferred: (devices, request) => preferred(config, devices, request),
+});
 
 /** Throws AllocationError for an id that is not, or not any more, a device. */
-export function allocate(config: ResourceConfig, devices: readonly PluginDevice[], ids: readonly string[]): Allocation {
+function allocate(config: ResourceConfig, devices: readonly PluginDevice[], ids: readonly string[]): Allocation {
   const known = new Map(devices.map((device) => [device.id, device]));
   const wanted = ids.map((id) => {
     const device = known.get(id);
@@ -41,11 +40,7 @@ export function allocate(config: ResourceConfig, devices: readonly PluginDevice[
  * `size` of `available`, among them all of `must`. Devices of one NUMA node are kept together where they are enough; of shared
  * ones the policy says which device's share is next. Throws AllocationError when there are not so many.
  */
-export function preferred(
-  config: ResourceConfig,
-  devices: readonly PluginDevice[],
-  request: { readonly available: readonly string[]; readonly must: readonly string[]; readonly size: number },
-): string[] {
+function preferred(config: ResourceConfig, devices: readonly PluginDevice[], request: Preference): string[] {
   const { available, must, size } = request;
   const order = new Map(devices.map((device, index) => [device.id, { device, index }]));
   const unknown = [...available, ...must].find((id) => !order.has(id));
@@ -59,7 +54,7 @@ export function preferred(
   while (chosen.length < size) {
     const next =
       config.replicas > 1
-        ? nextShare(config, left, chosen)
+        ? nextShare(config.allocationPolicy, left, chosen)
         : nextNear(left, chosen, size, (id) => order.get(id)?.device);
     left.splice(left.indexOf(next), 1);
     chosen.push(next);
@@ -68,10 +63,10 @@ export function preferred(
 }
 
 /** A share of the device with the most shares left (distributed) or the fewest (packed); one not used for this container first. */
-function nextShare(config: ResourceConfig, left: readonly string[], chosen: readonly string[]): string {
+export function nextShare(policy: AllocationPolicy, left: readonly string[], chosen: readonly string[]): string {
   const count = (ids: readonly string[], of: string): number =>
     ids.filter((id) => deviceOfId(id) === deviceOfId(of)).length;
-  const sign = config.allocationPolicy === "distributed" ? -1 : 1;
+  const sign = policy === "distributed" ? -1 : 1;
   const [best = ""] = left.toSorted(
     (a, b) => count(chosen, a) - count(chosen, b) || sign * (count(left, a) - count(left, b)),
   );

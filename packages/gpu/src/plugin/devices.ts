@@ -3,17 +3,18 @@ import { lstat, readFile, stat } from "node:fs/promises";
 import { dirname } from "node:path";
 import type { ContainerEdits, LoadedDevice, Registry } from "@berth/cdi";
 import type { ResourceConfig } from "./config.ts";
+import type { ListedDevice } from "./offer.ts";
 
-export interface PluginDevice {
-  /** The CDI device's name, and for a share "::" and its number. */
-  readonly id: string;
+/** Its id is the CDI device's name, and for a share "::" and its number. */
+export interface PluginDevice extends ListedDevice {
   readonly qualifiedName: string;
-  /** What keeps it from being given to a container; undefined: it is healthy. */
-  readonly problem: string | undefined;
-  readonly numaNodes: readonly number[];
 }
 
 const SHARE = "::";
+
+/** Of a device that so many containers may share; 1: itself. */
+export const sharesOf = (id: string, replicas: number): string[] =>
+  replicas === 1 ? [id] : Array.from({ length: replicas }, (_, index) => `${id}${SHARE}${index}`);
 
 export const deviceOfId = (id: string): string => id.split(SHARE, 1)[0] ?? "";
 
@@ -39,9 +40,7 @@ async function examined(loaded: LoadedDevice, replicas: number): Promise<PluginD
   const { qualifiedName, device } = loaded;
   const [problem, numaNodes] = await Promise.all([problemOf(loaded), numaNodesOf(device.containerEdits)]);
   // Every share of a device is as healthy as the device.
-  const ids =
-    replicas === 1 ? [device.name] : Array.from({ length: replicas }, (_, index) => `${device.name}${SHARE}${index}`);
-  return ids.map((id) => ({ id, qualifiedName, problem, numaNodes }));
+  return sharesOf(device.name, replicas).map((id) => ({ id, qualifiedName, problem, numaNodes }));
 }
 
 interface NeededPath {

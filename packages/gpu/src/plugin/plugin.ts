@@ -1,16 +1,10 @@
 /** The device plugin: every resource's server, kept in step with CDI's directories, the devices' health and the kubelet's restarts. */
-import { stat } from "node:fs/promises";
 import { dirname } from "node:path";
 import { type DirWatch, Registry, watchDirs } from "@berth/cdi";
 import type { PluginConfig } from "./config.ts";
+import { offerOf } from "./allocate.ts";
 import { devicesOf, directoriesOf, type PluginDevice } from "./devices.ts";
-import { PluginServer } from "./server.ts";
-
-export interface Log {
-  info(fields: object, message: string): void;
-  warn(fields: object, message: string): void;
-  error(fields: object, message: string): void;
-}
+import { type Log, Registrations } from "./registrations.ts";
 
 export interface PluginOptions {
   readonly config: PluginConfig;
@@ -23,7 +17,6 @@ export interface PluginOptions {
   readonly examineMs?: number;
 }
 
-const RETRY_MS = 30_000;
 const EXAMINE_MS = 30_000;
 /** ms. Several events of one change are one. */
 const SETTLE_MS = 20;
@@ -31,16 +24,15 @@ const SETTLE_MS = 20;
 export class DevicePlugin {
   readonly #options: PluginOptions;
   readonly #stack = new AsyncDisposableStack();
-  readonly #servers = new Map<string, PluginServer>();
+  readonly #registrations: Registrations<PluginDevice>;
   #registry: Registry | undefined;
-  #kubelet: string | undefined;
   #watched: { readonly dirs: string; readonly watch: DirWatch } | undefined;
   #work: Promise<void> = Promise.resolve();
   #settle: NodeJS.Timeout | undefined;
-  #retry: NodeJS.Timeout | undefined;
 
   private constructor(options: PluginOptions) {
     this.#options = options;
+    this.#registrations = new Registrations(options, () => void this.examine());
   }
 
   /** Resolves when every resource has been offered to the kubelet once, whether it was there or not. */
@@ -70,12 +62,10 @@ export class DevicePlugin {
 
   async close(): Promise<void> {
     clearTimeout(this.#settle);
-    clearTimeout(this.#retry);
     await this.#stack.disposeAsync();
     await this.#work;
     this.#watched?.watch.close();
-    for (const server of this.#servers.values()) await server.close();
-    this.#servers.clear();
+    await this.#registrations.close();
   }
 
   #changed(): void {
@@ -89,7 +79,7 @@ export class DevicePlugin {
   async #examine(): Promise<void> {
     const registry = this.#registry;
     if (this.#stack.disposed || !registry) return;
-    await this.#dropLost();
+    await this.#registrations.dropLost();
     // Watches first, contents after; contents that want other watches are looked at once more.
     for (let again = true; again;) {
       await this.#watched?.watch.rearm();
@@ -103,55 +93,9 @@ export class DevicePlugin {
     for (const config of this.#options.config.resources) {
       const devices = await devicesOf(config, registry);
       all.push(...devices);
-      const server = this.#servers.get(config.name);
-      this.#tell(config.name, server?.devices ?? [], devices);
-      if (server) server.update(devices);
-      else await this.#register(new PluginServer(config, devices, this.#options.kubeletSocket));
+      await this.#registrations.offer(offerOf(config), devices);
     }
     return all;
-  }
-
-  /** A kubelet that starts removes every socket of its directory and knows of nobody. */
-  async #dropLost(): Promise<void> {
-    const kubelet = await identity(this.#options.kubeletSocket);
-    for (const [name, server] of this.#servers) {
-      if (kubelet === this.#kubelet && (await identity(server.socket)) !== undefined) continue;
-      this.#options.log.info({ resource: name }, "the kubelet has started anew: registering again");
-      this.#servers.delete(name);
-      await server.close();
-    }
-    this.#kubelet = kubelet;
-  }
-
-  async #register(server: PluginServer): Promise<void> {
-    const { log, retryMs } = this.#options;
-    const { name } = server.config;
-    try {
-      await server.start();
-      this.#servers.set(name, server);
-      log.info(
-        { resource: name, devices: server.devices.length, socket: server.socket },
-        "registered with the kubelet",
-      );
-    } catch (error) {
-      log.warn({ resource: name, err: error }, `cannot register with the kubelet yet: ${(error as Error).message}`);
-      this.#retry ??= setTimeout(() => {
-        this.#retry = undefined;
-        void this.examine();
-      }, retryMs ?? RETRY_MS).unref();
-    }
-  }
-
-  #tell(resource: string, before: readonly PluginDevice[], now: readonly PluginDevice[]): void {
-    const { log } = this.#options;
-    const known = new Map(before.map((device) => [device.id, device]));
-    for (const { id, problem } of now) {
-      const was = known.get(id)?.problem;
-      if (problem !== undefined && was !== problem)
-        log.warn({ resource, device: id }, `device is unhealthy: ${problem}`);
-      else if (problem === undefined && was !== undefined)
-        log.info({ resource, device: id }, "device is healthy again");
-    }
   }
 
   /** Whether these are others than before. */
@@ -161,15 +105,5 @@ export class DevicePlugin {
     this.#watched?.watch.close();
     this.#watched = { dirs: key, watch: watchDirs(dirs, () => this.#changed()) };
     return true;
-  }
-}
-
-/** Another value is another file; undefined: there is none. */
-async function identity(path: string): Promise<string | undefined> {
-  try {
-    const { dev, ino, ctimeNs } = await stat(path, { bigint: true });
-    return `${dev}:${ino}:${ctimeNs}`;
-  } catch {
-    return undefined;
   }
 }

@@ -4,9 +4,7 @@ import { basename, dirname, join } from "node:path";
 import { create, type MessageShape } from "@bufbuild/protobuf";
 import * as api from "@berth/spec/device-plugin";
 import { type sendUnaryData, type ServerUnaryCall, type ServerWritableStream, status } from "@grpc/grpc-js";
-import { allocate, AllocationError, preferred } from "./allocate.ts";
-import type { ResourceConfig } from "./config.ts";
-import type { PluginDevice } from "./devices.ts";
+import { AllocationError, type ListedDevice, type Offer } from "./offer.ts";
 import { call, definitionOf, listen, Server } from "./rpc.ts";
 
 const API_VERSION = "v1beta1";
@@ -14,19 +12,19 @@ const REGISTER_TIMEOUT_MS = 5_000;
 
 type Unary<I, O> = (call: Pick<ServerUnaryCall<I, O>, "request">, callback: sendUnaryData<O>) => void;
 
-export class PluginServer {
-  readonly config: ResourceConfig;
+export class PluginServer<D extends ListedDevice> {
+  readonly offer: Offer<D>;
   readonly socket: string;
   readonly #kubelet: string;
   readonly #server = new Server();
   readonly #watching = new Set<ServerWritableStream<unknown, unknown>>();
-  #devices: readonly PluginDevice[];
+  #devices: readonly D[];
 
-  constructor(config: ResourceConfig, devices: readonly PluginDevice[], kubeletSocket: string) {
-    this.config = config;
+  constructor(offer: Offer<D>, devices: readonly D[], kubeletSocket: string) {
+    this.offer = offer;
     this.#devices = devices;
     this.#kubelet = kubeletSocket;
-    this.socket = join(dirname(kubeletSocket), `berth-${config.name.replaceAll("/", "_")}.sock`);
+    this.socket = join(dirname(kubeletSocket), offer.socketName);
     this.#server.addService(definitionOf(api.DevicePlugin), {
       getDevicePluginOptions: answering(() => options()),
       listAndWatch: (stream: ServerWritableStream<unknown, unknown>) => this.#watch(stream),
@@ -46,7 +44,7 @@ export class PluginServer {
       const request = {
         version: API_VERSION,
         endpoint: basename(this.socket),
-        resourceName: this.config.name,
+        resourceName: this.offer.name,
         options: options(),
       };
       await call(this.#kubelet, api.Registration.method.register, request, REGISTER_TIMEOUT_MS);
@@ -56,12 +54,12 @@ export class PluginServer {
     }
   }
 
-  get devices(): readonly PluginDevice[] {
+  get devices(): readonly D[] {
     return this.#devices;
   }
 
   /** Told to the kubelet when it is different from what was told before. */
-  update(devices: readonly PluginDevice[]): void {
+  update(devices: readonly D[]): void {
     if (JSON.stringify(devices) === JSON.stringify(this.#devices)) return;
     this.#devices = devices;
     for (const stream of this.#watching) stream.write(this.#list());
@@ -91,14 +89,14 @@ export class PluginServer {
 
   #allocate({ containerRequests }: MessageShape<typeof api.AllocateRequestSchema>) {
     return create(api.AllocateResponseSchema, {
-      containerResponses: containerRequests.map(({ devicesIds }) => allocate(this.config, this.#devices, devicesIds)),
+      containerResponses: containerRequests.map(({ devicesIds }) => this.offer.allocate(this.#devices, devicesIds)),
     });
   }
 
   #preferred({ containerRequests }: MessageShape<typeof api.PreferredAllocationRequestSchema>) {
     return create(api.PreferredAllocationResponseSchema, {
       containerResponses: containerRequests.map(({ availableDeviceIDs, mustIncludeDeviceIDs, allocationSize }) => ({
-        deviceIDs: preferred(this.config, this.#devices, {
+        deviceIDs: this.offer.preferred(this.#devices, {
           available: availableDeviceIDs,
           must: mustIncludeDeviceIDs,
           size: allocationSize,

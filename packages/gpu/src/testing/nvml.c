@@ -1,13 +1,14 @@
 /*
  * A libnvidia-ml.so for machines without a GPU: what it says comes from the file that FAKE_NVML names, read at nvmlInit.
  *
- *   driver VERSION            cuda 12000                     fail FUNCTION CODE
+ *   driver VERSION            cuda 12000          links N    fail FUNCTION CODE
  *   gpu UUID MINOR BUS-ID MIG(0|1) NAME...
  *   mig UUID GPU-INSTANCE COMPUTE-INSTANCE                   (of the gpu above)
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { SUCCESS = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, UNKNOWN = 999 };
 #define MAX 16
@@ -17,7 +18,7 @@ struct gpu { struct mig self; unsigned minor, index, mig_mode, count; char bus[3
 struct pci_info { char legacy[16]; unsigned domain, bus, device, id, subsystem; char bus_id[32]; };
 
 static struct gpu gpus[MAX];
-static unsigned count, cuda = 12000;
+static unsigned count, cuda = 12000, links;
 static char driver[80] = "525.147.05", failing[80];
 static int users, failure;
 
@@ -33,7 +34,7 @@ static void read_script(void)
     struct gpu *gpu = &gpus[count];
     unsigned minor, mode, gi, ci;
     char bus[32], name[64];
-    if (sscanf(line, "driver %79s", driver) == 1 || sscanf(line, "cuda %u", &cuda) == 1 || sscanf(line, "fail %79s %d", failing, &failure) == 2)
+    if (sscanf(line, "driver %79s", driver) == 1 || sscanf(line, "cuda %u", &cuda) == 1 || sscanf(line, "links %u", &links) == 1 || sscanf(line, "fail %79s %d", failing, &failure) == 2)
       continue;
     if (count < MAX && sscanf(line, "gpu %79s %u %31s %u %63[^\n]", uuid, &minor, bus, &mode, name) == 5) {
       *gpu = (struct gpu){.self = {.parent = gpu}, .minor = minor, .index = count, .mig_mode = mode};
@@ -145,4 +146,72 @@ int nvmlDeviceGetMemoryInfo(struct mig *d, struct memory *out)
   *out = (struct memory){total, total, 0};
   return SUCCESS;
 }
-int nvmlDeviceGetAttributes_v2(struct mig *d, void *out) { (void)d; (void)out; return NOT_SUPPORTED; }
+struct attributes { unsigned multiprocessors, copy, decoder, encoder, jpeg, ofa, gpu_slices, compute_slices; unsigned long long memory_mib; };
+int nvmlDeviceGetAttributes_v2(struct mig *d, struct attributes *out)
+{
+  CHECK("nvmlDeviceGetAttributes_v2");
+  if (!d->is_mig)
+    return NOT_SUPPORTED;
+  *out = (struct attributes){.gpu_slices = 1, .compute_slices = 1, .memory_mib = 4864};
+  return SUCCESS;
+}
+
+/* GPUs 0 and 1, 2 and 3 … are on one switch, and linked by as many NVLinks as "links N" says. */
+int nvmlDeviceGetTopologyCommonAncestor(struct mig *one, struct mig *other, int *level)
+{
+  CHECK("nvmlDeviceGetTopologyCommonAncestor");
+  *level = one->parent->index / 2 == other->parent->index / 2 ? 10 : 50;
+  return SUCCESS;
+}
+int nvmlDeviceGetNvLinkState(struct mig *d, unsigned link, int *active)
+{
+  CHECK("nvmlDeviceGetNvLinkState");
+  *active = link < links && (d->parent->index ^ 1u) < count;
+  return SUCCESS;
+}
+int nvmlDeviceGetNvLinkRemotePciInfo_v2(struct mig *d, unsigned link, struct pci_info *out)
+{
+  (void)link;
+  return nvmlDeviceGetPciInfo_v3(&gpus[d->parent->index ^ 1u].self, out);
+}
+
+/* Events are lines that are appended to the script: "xid UUID CODE [GPU-INSTANCE COMPUTE-INSTANCE]". */
+struct event { struct mig *device; unsigned long long type, data; unsigned gi, ci; };
+static long seen;
+int nvmlEventSetCreate(void **out) { CHECK("nvmlEventSetCreate"); seen = 0; *out = &seen; return SUCCESS; }
+int nvmlEventSetFree(void *set) { (void)set; return SUCCESS; }
+int nvmlDeviceRegisterEvents(struct mig *d, unsigned long long types, void *set) { (void)d; (void)types; (void)set; CHECK("nvmlDeviceRegisterEvents"); return SUCCESS; }
+static int next_event(struct event *out)
+{
+  char line[512], uuid[80];
+  long number = 0;
+  FILE *file = fopen(getenv("FAKE_NVML") ? getenv("FAKE_NVML") : "", "r");
+  int result = 10;
+  while (file && result != SUCCESS && fgets(line, sizeof line, file)) {
+    unsigned long long xid;
+    unsigned gi = ~0u, ci = ~0u;
+    if (sscanf(line, "xid %79s %llu %u %u", uuid, &xid, &gi, &ci) < 2 || number++ < seen)
+      continue;
+    for (unsigned i = 0; i < count; i++)
+      if (strcmp(gpus[i].self.uuid, uuid) == 0) {
+        *out = (struct event){&gpus[i].self, 8, xid, gi, ci};
+        result = SUCCESS;
+      }
+    seen = number;
+  }
+  if (file)
+    fclose(file);
+  return result;
+}
+int nvmlEventSetWait_v2(void *set, struct event *out, unsigned timeout)
+{
+  (void)set;
+  CHECK("nvmlEventSetWait_v2");
+  for (unsigned waited = 0;; waited += 10) {
+    if (next_event(out) == SUCCESS)
+      return SUCCESS;
+    if (waited >= timeout)
+      return 10;
+    usleep(10000);
+  }
+}

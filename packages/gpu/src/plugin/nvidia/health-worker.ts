@@ -1,0 +1,21 @@
+/** The thread that waits for XID events: waiting blocks it. */
+import { parentPort, workerData } from "node:worker_threads";
+import { Nvml } from "../../nvml/library.ts";
+
+const WAIT_MS = 250;
+const { library } = workerData as { library: string };
+
+/** What is told to the plugin. */
+export type HealthMessage =
+  | { readonly kind: "xid"; readonly event: import("../../nvml/library.ts").XidEvent }
+  | { readonly kind: "watching" };
+
+using nvml = new Nvml(library);
+using watch = nvml.watchXids(nvml.gpus());
+const tell = (message: HealthMessage): void => parentPort?.postMessage(message);
+tell({ kind: "watching" });
+// Ended from outside, between two waits.
+for (;;) {
+  const event = watch.next(WAIT_MS);
+  if (event) tell({ kind: "xid", event });
+}

@@ -1,0 +1,108 @@
+/** Every resource's server, kept registered with a kubelet that comes, goes and starts anew. */
+import { stat } from "node:fs/promises";
+import type { ListedDevice, Offer } from "./offer.ts";
+import { PluginServer } from "./server.ts";
+
+export interface Log {
+  info(fields: object, message: string): void;
+  warn(fields: object, message: string): void;
+  error(fields: object, message: string): void;
+}
+
+export interface RegistrationOptions {
+  readonly kubeletSocket: string;
+  readonly log: Log;
+  /** ms between attempts to reach the kubelet. */
+  readonly retryMs?: number | undefined;
+}
+
+const RETRY_MS = 30_000;
+
+export class Registrations<D extends ListedDevice> {
+  readonly #options: RegistrationOptions;
+  readonly #onRetry: () => void;
+  readonly #servers = new Map<string, PluginServer<D>>();
+  #kubelet: string | undefined;
+  #retry: NodeJS.Timeout | undefined;
+
+  /** `onRetry`: the kubelet could not be reached a while ago; everything is to be offered again. */
+  constructor(options: RegistrationOptions, onRetry: () => void) {
+    this.#options = options;
+    this.#onRetry = onRetry;
+  }
+
+  /** A kubelet that starts removes every socket of its directory and knows of nobody. */
+  async dropLost(): Promise<void> {
+    const kubelet = await identity(this.#options.kubeletSocket);
+    for (const [name, server] of this.#servers) {
+      if (kubelet === this.#kubelet && (await identity(server.socket)) !== undefined) continue;
+      this.#options.log.info({ resource: name }, "the kubelet has started anew: registering again");
+      this.#servers.delete(name);
+      await server.close();
+    }
+    this.#kubelet = kubelet;
+  }
+
+  /** Resolves when the kubelet has been told, or could not be. */
+  async offer(offer: Offer<D>, devices: readonly D[]): Promise<void> {
+    const server = this.#servers.get(offer.name);
+    this.#tell(offer.name, server?.devices ?? [], devices);
+    if (server) server.update(devices);
+    else await this.#register(new PluginServer(offer, devices, this.#options.kubeletSocket));
+  }
+
+  /** Those that are not among `names` any more are taken back. */
+  async keepOnly(names: readonly string[]): Promise<void> {
+    for (const [name, server] of this.#servers) {
+      if (names.includes(name)) continue;
+      this.#servers.delete(name);
+      await server.close();
+    }
+  }
+
+  async close(): Promise<void> {
+    clearTimeout(this.#retry);
+    await this.keepOnly([]);
+  }
+
+  async #register(server: PluginServer<D>): Promise<void> {
+    const { log, retryMs } = this.#options;
+    const { name } = server.offer;
+    try {
+      await server.start();
+      this.#servers.set(name, server);
+      log.info(
+        { resource: name, devices: server.devices.length, socket: server.socket },
+        "registered with the kubelet",
+      );
+    } catch (error) {
+      log.warn({ resource: name, err: error }, `cannot register with the kubelet yet: ${(error as Error).message}`);
+      this.#retry ??= setTimeout(() => {
+        this.#retry = undefined;
+        this.#onRetry();
+      }, retryMs ?? RETRY_MS).unref();
+    }
+  }
+
+  #tell(resource: string, before: readonly D[], now: readonly D[]): void {
+    const { log } = this.#options;
+    const known = new Map(before.map((device) => [device.id, device]));
+    for (const { id, problem } of now) {
+      const was = known.get(id)?.problem;
+      if (problem !== undefined && was !== problem)
+        log.warn({ resource, device: id }, `device is unhealthy: ${problem}`);
+      else if (problem === undefined && was !== undefined)
+        log.info({ resource, device: id }, "device is healthy again");
+    }
+  }
+}
+
+/** Another value is another file; undefined: there is none. */
+async function identity(path: string): Promise<string | undefined> {
+  try {
+    const { dev, ino, ctimeNs } = await stat(path, { bigint: true });
+    return `${dev}:${ino}:${ctimeNs}`;
+  } catch {
+    return undefined;
+  }
+}
