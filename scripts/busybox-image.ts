@@ -32,9 +32,15 @@ async function busyboxImage(reference: string): Promise<Buffer> {
 
 /**
  * An OCI layout of one layer with these files, in a tar file; `run` is the image's own config (image-spec config.md), `more`
- * what is beside that.
+ * what is beside that, `annotations` the manifest's.
  */
-export function imageArchive(reference: string, files: readonly TarEntry[], run: object, more: object = {}): Buffer {
+export function imageArchive(
+  reference: string,
+  files: readonly TarEntry[],
+  run: object,
+  more: object = {},
+  annotations: Readonly<Record<string, string>> = {},
+): Buffer {
   const layer = tar(files);
   const compressed = gzipSync(layer, { level: 1 });
   const config = json({
@@ -56,6 +62,7 @@ export function imageArchive(reference: string, files: readonly TarEntry[], run:
         size: compressed.length,
       },
     ],
+    annotations,
   });
   const index = json({
     schemaVersion: 2,

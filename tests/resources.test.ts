@@ -1,5 +1,6 @@
 /** Limits: given at creation, changed while the container runs, and what no machine can do is refused by name. Needs root. */
 import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { after, before, describe, test } from "node:test";
 import { cgroupDirectories, type HostFacts, probeHost } from "@berth/kernel";
@@ -166,7 +167,8 @@ describe("resources", () => {
       daemon.client.runtime.checkpointContainer({ containerId: id, location: `${daemon.dir}/c.tar`, ...more });
     await assert.rejects(checkpoint({ location: "here.tar" }), /location: "here.tar" is not an absolute path/);
     await assert.rejects(checkpoint({ timeout: -1n }), /timeout: -1 is negative/);
-    await assert.rejects(checkpoint({}), /checkpoint needs criu|checkpoints of containers that berth runs itself/);
+    // Where criu works tests/checkpoint.test.ts shows what comes of it.
+    if (spawnSync("criu", ["check"]).status !== 0) await assert.rejects(checkpoint({}), /checkpoint needs criu/);
     await assert.rejects(checkpoint({ containerId: "nothing" }), { code: codes.NOT_FOUND });
   });
 });

@@ -5,6 +5,8 @@
 import { access, readdir, rm } from "node:fs/promises";
 import { connectMonitor, killCgroup, MonitorLost, readRecord } from "@berth/kernel";
 import type { cri } from "@berth/spec";
+import { join } from "node:path";
+import { checkpointsDir } from "./checkpoint/place.ts";
 import { removeCgroup } from "./cgroups.ts";
 import { containerDir, type CriContext } from "./context.ts";
 import { deleteByBinary } from "./container/binary.ts";
@@ -176,5 +178,15 @@ async function removeOrphans(context: CriContext): Promise<string[]> {
     await rm(containerDir(context, name), { recursive: true, force: true });
     done.push(`removed the directory of unknown container ${name}`);
   }
+  for (const name of await readdir(checkpointsDir(context)).catch(noneThere)) {
+    if (context.containers.find(name)) continue;
+    await rm(join(checkpointsDir(context), name), { recursive: true, force: true });
+    done.push(`removed what was left of checkpoint ${name}`);
+  }
   return done;
+}
+
+function noneThere(error: NodeJS.ErrnoException): string[] {
+  if (error.code === "ENOENT") return [];
+  throw error;
 }

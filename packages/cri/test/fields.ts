@@ -42,7 +42,7 @@ const imageVolume = honoured(`${VOLUMES}: an image as a volume`);
 const statsFilter = honoured(`${STATS}: lists and streams answer the same, filtered`);
 const windows = refused("this node runs Linux", `${REQUESTS}: sandboxes and containers for Windows are refused`);
 const selinux = honoured(`${VOLUMES}: SELinux: relabelling and labels are without effect`);
-const checkpoint = refused("is not an absolute path", `${RESOURCES}: a checkpoint is refused with criu's reason`);
+const checkpoint = honoured("tests/checkpoint.test.ts: an archive in the kubelet's format");
 const verbose = honoured(`${REQUESTS}: what is verbose`);
 const podCidr = honoured("tests/config.test.ts: conf_template: the kubelet's pod CIDR");
 const execs = honoured("tests/streaming.test.ts: outputs apart, and the exit code");
@@ -263,15 +263,9 @@ export const FIELDS: Readonly<Record<string, Row>> = {
   "RuntimeConfig.network_config": podCidr,
   "NetworkConfig.pod_cidr": podCidr,
   "StatusRequest.verbose": verbose,
-  "CheckpointContainerRequest.container_id": refused(
-    "checkpoint needs criu",
-    `${RESOURCES}: a checkpoint is refused with criu's reason`,
-  ),
+  "CheckpointContainerRequest.container_id": checkpoint,
   "CheckpointContainerRequest.location": checkpoint,
-  "CheckpointContainerRequest.timeout": refused(
-    "is negative",
-    `${RESOURCES}: a checkpoint is refused with criu's reason`,
-  ),
+  "CheckpointContainerRequest.timeout": honoured("tests/checkpoint.test.ts: a time-out that is too short"),
   "UpdatePodSandboxResourcesRequest.pod_sandbox_id": honoured(`${RESOURCES}: a pod's resources are recorded`),
   "UpdatePodSandboxResourcesRequest.overhead": honoured(`${RESOURCES}: a pod's resources are recorded`),
   "UpdatePodSandboxResourcesRequest.resources": honoured(`${RESOURCES}: a pod's resources are recorded`),

@@ -254,6 +254,26 @@ export class Images {
     return await this.#parts.snapshotter.usage(key);
   }
 
+  /**
+   * Makes a layer of what a container has changed: `source` is an archive (pax, with all xattrs) of its overlay's upper directory,
+   * `target` the layer, uncompressed. Rejects with ImageError.
+   */
+  async writeChanges(source: string, target: string, signal?: AbortSignal): Promise<void> {
+    await this.#parts.pool.run("changes", { source, target }, { signal });
+  }
+
+  /** Unpacks an archive or layer, compressed or not, into an existing directory, an overlay's upper one for instance. Rejects with ImageError. */
+  async unpackArchive(path: string, directory: string, signal?: AbortSignal): Promise<void> {
+    const { pool, options } = this.#parts;
+    const tree = { module: options.treeModule ?? "@berth/kernel", socket: options.serveSocket };
+    await pool.run("unpack", { path, directory, tree, limits: options.limits }, { signal });
+  }
+
+  /** Of the image's manifest. */
+  annotations(image: string | ImageRecord): Readonly<Record<string, string>> {
+    return this.#parts.catalog.content(this.#required(image).id)?.manifest.annotations ?? {};
+  }
+
   rootfsKeys(): string[] {
     return this.#parts.snapshotter.list().flatMap((info) => (info.key === undefined ? [] : [info.key]));
   }

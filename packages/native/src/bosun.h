@@ -95,6 +95,10 @@ struct run {
   uint64_t filter_flags;
   uint32_t filter_index;
   int aside_fd;            /* to the process that was set aside, or -1 */
+  int criu_fd;             /* to CRIU while a notification of its is not answered, or -1 */
+  pid_t criu, restored;    /* CRIU itself, and what it has restored; 0: not (yet) */
+  uint64_t criu_deadline;  /* monotonic ms; 0: none */
+  const char *criu_status;
   uint32_t listener_index; /* of the seccomp_listener that waits for its filter, or NO_ORDER */
   uint64_t descriptors[2]; /* RLIMIT_NOFILE as it was, to be given back by exec; 0, 0 = the plan has set its own */
   char home[HOME_MAX];     /* for exec's environment; "" = not looked up */

@@ -51,11 +51,12 @@ static void stage(const struct message_launch *m, int sync_fd, const int stdio[3
 
 static int fork_stage(struct launch *l, const struct message_launch *m)
 {
-  static const uint16_t empty_mounts_order[] = {ORDER_ENTER_EMPTY_MOUNTS};
+  static const uint16_t empty_mounts_order[] = {ORDER_ENTER_EMPTY_MOUNTS}, criu_order[] = {ORDER_CRIU};
   int pair[2], stdio[3] = {-1, -1, -1}, empty_mounts = -1;
   struct buffer plan = {.data = (uint8_t *)(uintptr_t)m->plan.data, .size = m->plan.size};
   if (plan_check(m->plan.data, m->plan.size, &l->report) < 0)
     return -1;
+  l->stage_stays = plan_has(&plan, criu_order, 1);
   if (plan_has(&plan, empty_mounts_order, 1) && (empty_mounts = empty_mounts_make(&l->report)) < 0)
     return -1;
   if (!m->terminal && m->stdio == 1 && make_relay(l, stdio) < 0)
@@ -175,7 +176,8 @@ void launch_make(struct launch *l, const struct message_launch *m)
   l->step = fork_stage(l, m) < 0 ? LAUNCH_FAILED : LAUNCH_SETUP;
   while (l->step == LAUNCH_SETUP)
     hear(l);
-  reap_stage(l);
+  if (!l->stage_stays || l->step != LAUNCH_PARKED)
+    reap_stage(l);
   check_made(l);
   if (l->step != LAUNCH_FAILED && *m->pidfd_socket) {
     int pidfd = (int)syscall(SYS_pidfd_open, l->pid, 0);
@@ -200,6 +202,7 @@ void launch_release(struct launch *l)
   }
   while (l->step == LAUNCH_PARKED)
     hear(l);
+  reap_stage(l);
   check_made(l);
   if (l->step == LAUNCH_FAILED)
     launch_abandon(l);

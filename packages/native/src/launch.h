@@ -10,6 +10,7 @@ struct launch {
   enum launch_step step;
   struct report report;   /* LAUNCH_FAILED: why. Parked: the outputs */
   pid_t stage, pid;       /* 0: none, or reaped */
+  bool stage_stays;       /* until it is let go: it is what parks, and not the process that it makes */
   bool dead;              /* `pid` has been reaped, `status` is valid */
   int status;
   int sync_fd;

@@ -208,8 +208,11 @@ int order_hook(struct run *run, const struct order_hook *o)
 
 /* --- the process that is set aside ---------------------------------------------------------------------------------------- */
 
-/* What is asked of it: the number of the order, and which descriptors of the process that asks it is about (-1: none). */
-struct asked { uint32_t index; int32_t fd, other; };
+/*
+ * What is asked of it: the number of the order, which descriptors of the process that asks it is about (-1: none), and which process
+ * (0: the one that asks).
+ */
+struct asked { uint32_t index; int32_t fd, other, about; };
 struct answered { uint32_t err; char detail[sizeof((struct report *)0)->detail]; };
 
 /* Who asks is what the kernel says: its number as this namespace counts. 0: there is nobody any more. */
@@ -230,7 +233,7 @@ static pid_t receive(int fd, struct asked *asked)
     return 0;
   int32_t pid;
   memcpy(&pid, CMSG_DATA(header), sizeof pid);
-  return pid;
+  return asked->about ? asked->about : pid;
 }
 
 static int connect_to(const char *path, struct report *report)
@@ -365,7 +368,7 @@ int order_aside(struct run *run, const struct order_aside *o)
 /* With write(2) and read(2) alone: a seccomp filter that is in force already has to let pass what is used here. */
 static int ask(struct run *run, uint32_t index, int fd, int other)
 {
-  struct asked asked = {.index = index, .fd = fd, .other = other};
+  struct asked asked = {.index = index, .fd = fd, .other = other, .about = run->restored};
   struct answered answer;
   ssize_t size;
   if (run->aside_fd < 0)

@@ -16,6 +16,8 @@
 #define PTMX_INODE 2
 #define PTMX_MAJOR 5
 #define PTMX_MINOR 2
+#define NULL_MAJOR 1
+#define NULL_MINOR 3
 
 static bool is_ptmx(int fd)
 {
@@ -142,4 +144,40 @@ int order_console(struct run *run, const struct order_console *o)
     drop(slave);
   drop(master);
   return result;
+}
+
+static bool is_null(int fd)
+{
+  struct stat st;
+  return fstat(fd, &st) == 0 && S_ISCHR(st.st_mode) && st.st_rdev == makedev(NULL_MAJOR, NULL_MINOR);
+}
+
+/* The root's /dev/null, -1 where it has none: something else there is not opened (CVE-2025-31133). */
+static int open_null(void)
+{
+  int path = open("/dev/null", O_PATH | O_NOFOLLOW | O_CLOEXEC);
+  bool is = path >= 0 && is_null(path);
+  drop(path);
+  int fd = is ? open("/dev/null", O_RDWR | O_NOFOLLOW | O_CLOEXEC) : -1;
+  if (fd >= 0 && is_null(fd))
+    return fd;
+  drop(fd);
+  return -1;
+}
+
+int order_reopen_null(struct run *run, const struct order_reopen_null *o)
+{
+  int null = -1;
+  (void)o;
+  for (int i = 0; i < 3; i++) {
+    int fd = run->stdio[i] >= 0 ? run->stdio[i] : i;
+    if (!is_null(fd))
+      continue;
+    if (null < 0 && (null = open_null()) < 0)
+      return 0;
+    if (dup3(null, fd, fd > 2 ? O_CLOEXEC : 0) < 0)
+      return failed(&run->report, "dup3 /dev/null");
+  }
+  drop(null);
+  return 0;
 }

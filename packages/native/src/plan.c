@@ -14,7 +14,7 @@ void run_init(struct run *run)
   memset(run, 0, sizeof *run);
   memset(run->slots, -1, sizeof run->slots);
   memset(run->stdio, -1, sizeof run->stdio);
-  run->sync_fd = run->empty_mounts = run->aside_fd = -1;
+  run->sync_fd = run->empty_mounts = run->aside_fd = run->criu_fd = -1;
   run->listener_index = NO_ORDER;
   run->report.order = NO_ORDER;
 }

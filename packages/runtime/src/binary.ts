@@ -61,14 +61,7 @@ export function runtimeCommand({ binary, log }: BinaryCall, ...rest: readonly st
  */
 export function planBinaryContainer(call: BinaryContainer): Plan {
   const plan = new PlanBuilder();
-  const userns = call.userns === undefined ? undefined : plan.slot("root.path");
-  if (userns !== undefined && call.userns !== undefined)
-    plan.add("open", { slot: userns, path: call.userns, flags: BigInt(O.RDONLY) }, "root.path");
-  const rootfs = openRootfs(plan, call.rootfs, call.host, userns);
-  if (userns !== undefined) plan.add("close", { slot: userns }, "root.path");
-  plan.add("unshare", { flags: CLONE.NEWNS }, "root.path");
-  plan.add("attach_host", { slot: rootfs, target: `${call.bundle}/rootfs` }, "root.path");
-  plan.add("close", { slot: rootfs }, "root.path");
+  mountRootfs(plan, call);
   const options = [
     "--bundle",
     call.bundle,
@@ -81,6 +74,48 @@ export function planBinaryContainer(call: BinaryContainer): Plan {
   addCommand(plan, call, runtimeCommand(call, "create", ...options, call.id), call);
   plan.add("park", {}, "StartContainer");
   addCommand(plan, call, runtimeCommand(call, "start", call.id));
+  return plan.plan();
+}
+
+/** In the bundle, in a mount namespace of the stage's own. */
+function mountRootfs(
+  plan: PlanBuilder,
+  { rootfs, host, userns: path, bundle }: Pick<BinaryContainer, "rootfs" | "host" | "userns" | "bundle">,
+): void {
+  const userns = path === undefined ? undefined : plan.slot("root.path");
+  if (userns !== undefined && path !== undefined)
+    plan.add("open", { slot: userns, path, flags: BigInt(O.RDONLY) }, "root.path");
+  const slot = openRootfs(plan, rootfs, host, userns);
+  if (userns !== undefined) plan.add("close", { slot: userns }, "root.path");
+  plan.add("unshare", { flags: CLONE.NEWNS }, "root.path");
+  plan.add("attach_host", { slot, target: `${bundle}/rootfs` }, "root.path");
+  plan.add("close", { slot }, "root.path");
+}
+
+export interface BinaryRestore extends Omit<BinaryContainer, "noPivotRoot" | "noNewKeyring"> {
+  /** Directories of CRIU's images, and of its logs. */
+  readonly images: string;
+  readonly work: string;
+}
+
+/** Parked, then `restore`: what it restores runs at once. */
+export function planBinaryRestore(call: BinaryRestore): Plan {
+  const plan = new PlanBuilder();
+  mountRootfs(plan, call);
+  plan.add("park", {}, "StartContainer");
+  const options = [
+    "--detach",
+    "--bundle",
+    call.bundle,
+    "--pid-file",
+    call.pidFile,
+    "--image-path",
+    call.images,
+    "--work-path",
+    call.work,
+    ...(call.consoleSocket === undefined ? [] : ["--console-socket", call.consoleSocket]),
+  ];
+  addCommand(plan, call, runtimeCommand(call, "restore", ...options, call.id), call);
   return plan.plan();
 }
 

@@ -74,7 +74,7 @@ export function planContainer(spec: oci.Spec, context: ContainerContext): Planne
   if (context.bundle !== undefined && (has(spec, "prestart") || has(spec, "createRuntime")))
     plan.add("chdir", { path: context.bundle, tolerate: 1 }, "hooks");
   if (needsAside(spec, context, namespaces)) plan.add("aside", {}, "hooks, seccomp's listener, mapped owners");
-  const { slot: cgroupSlot, late } = cgroup(plan, spec, context, namespaces);
+  const { slot: cgroupSlot, late } = addCgroup(plan, spec, context, namespaces);
   const lateSlot = late === undefined ? undefined : plan.slot(late.because);
   if (late !== undefined && lateSlot !== undefined)
     plan.add("open", { slot: lateSlot, path: late.file, flags: BigInt(O.WRONLY) }, late.because);
@@ -127,6 +127,8 @@ export function planContainer(spec: oci.Spec, context: ContainerContext): Planne
   if (context.terminal) openConsole(plan, process, context, root);
   plan.add(context.noPivot ? "move_root" : "pivot", { root }, "root.path");
   rootPropagation(plan, spec);
+  // A checkpoint could not tell where the host's leads.
+  plan.add("reopen_null", {}, "descriptors of the container's own");
   if (cleanPath(process.cwd) !== "/")
     plan.add("mkdir_in", { root, path: cleanPath(process.cwd), mode: 0o755, uid: 0, gid: 0 }, "process.cwd");
   for (const { slot, because } of readOnlyLater) readOnly(plan, slot, because);
@@ -227,10 +229,11 @@ function checkedProcess(spec: oci.Spec): oci.Process {
   return spec.process;
 }
 
-function cgroup(
+/** The container's cgroup, made and, where it is v1's, joined. On v2 the slot of its directory, to be born in. */
+export function addCgroup(
   plan: PlanBuilder,
   spec: oci.Spec,
-  context: ContainerContext,
+  context: Pick<ContainerContext, "cgroup" | "host">,
   namespaces: Namespaces,
 ): Pick<CgroupCreation, "slot" | "late"> {
   try {
@@ -254,7 +257,12 @@ function cgroup(
  * A container that may write to its own v2 cgroup must own the files that are safe to give away (cgroups(7), "Cgroup
  * delegation"): only with a cgroup namespace of its own and a writable cgroup mount.
  */
-function delegateCgroup(plan: PlanBuilder, spec: oci.Spec, context: ContainerContext, namespaces: Namespaces): void {
+function delegateCgroup(
+  plan: PlanBuilder,
+  spec: oci.Spec,
+  context: Pick<ContainerContext, "cgroup" | "host">,
+  namespaces: Namespaces,
+): void {
   const { mode, unified, delegate = [] } = context.host.cgroups;
   const mount = (spec.mounts ?? []).find(({ type }) => type === "cgroup" || type === "cgroup2");
   if (mode !== "v2" || unified === undefined || !namespaces.own.has("cgroup") || mount === undefined) return;

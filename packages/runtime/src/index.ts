@@ -12,7 +12,14 @@ export { planContainer } from "./container.ts";
 export { intelRdtRemoval } from "./rdt.ts";
 export { planRootfsMount } from "./rootfs.ts";
 export { planExec } from "./exec.ts";
-export { type BinaryCall, planBinaryContainer, planBinaryExec, runtimeCommand, type RuntimeBinary } from "./binary.ts";
+export {
+  type BinaryCall,
+  planBinaryContainer,
+  planBinaryExec,
+  planBinaryRestore,
+  runtimeCommand,
+  type RuntimeBinary,
+} from "./binary.ts";
 export { readBundle, type Bundle } from "./bundle.ts";
 export {
   cgroupRemoval,

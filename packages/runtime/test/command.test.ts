@@ -330,17 +330,6 @@ for (const runtime of runtimes()) {
       assert.equal(lines.at(-1)?.order, "exec");
       assert.equal(shop.run("state", id).status, 1);
     });
-
-    test("checkpoint and restore are refused, and the container goes on", { skip: name === "runc" }, () => {
-      const id = shop.id();
-      assert.equal(shop.quiet("run", "-d", "-b", shop.bundle("exec sleep 60"), id), 0);
-      const { status, stderr } = shop.run("checkpoint", id);
-      assert.equal(status, 1);
-      assert.match(stderr, /criu/i);
-      assert.equal(shop.status(id), "running");
-      assert.equal(shop.run("restore", shop.id()).status, 1);
-      assert.equal(shop.run("delete", "-f", id).status, 0);
-    });
   });
 }
 

@@ -8,6 +8,7 @@ import {
   type BinaryCall,
   planBinaryContainer,
   planBinaryExec,
+  planBinaryRestore,
   type Rootfs,
   runtimeCommand,
   type RuntimeBinary,
@@ -89,6 +90,12 @@ const callOf = (record: ContainerRecord, binary: RuntimeBinary, log: string): Bi
   env: runtimeEnvironment(),
 });
 
+/** The beginning of a command of the container's runtime, with a log of its own. */
+export function callOfContainer(record: ContainerRecord, log: string): BinaryCall {
+  if (!record.binary) throw new Error(`container ${record.id} has no runtime of its own`);
+  return callOf(record, record.binary, log);
+}
+
 export interface BinaryInput {
   readonly record: ContainerRecord;
   readonly binary: RuntimeBinary;
@@ -99,14 +106,18 @@ export interface BinaryInput {
   readonly userns: string | undefined;
 }
 
-/** Writes the bundle; the plan makes the container of it. */
-export async function planByBinary(context: CriContext, input: BinaryInput): Promise<Plan> {
+/** Writes the bundle; the plan makes the container of it, or has it restored from where `checkpoint` says. */
+export async function planByBinary(
+  context: CriContext,
+  input: BinaryInput,
+  checkpoint?: { readonly images: string; readonly work: string },
+): Promise<Plan> {
   const { record, binary, handler, spec, rootfs, userns } = input;
   const bundle = bundleOf(context, record);
   await mkdir(`${bundle}/rootfs`, { recursive: true, mode: 0o711 });
   await mkdir(binary.root, { recursive: true, mode: 0o711 });
   await writeFile(`${bundle}/config.json`, JSON.stringify(spec));
-  return planBinaryContainer({
+  const call = {
     ...callOf(record, binary, `${bundle}/log.json`),
     bundle,
     rootfs,
@@ -114,9 +125,10 @@ export async function planByBinary(context: CriContext, input: BinaryInput): Pro
     host: context.host,
     pidFile: `${bundle}/pid`,
     consoleSocket: consoleSocketOf(context, record.config.tty),
-    noPivotRoot: handler.options.noPivotRoot,
-    noNewKeyring: handler.options.noNewKeyring,
-  });
+  };
+  if (checkpoint) return planBinaryRestore({ ...call, ...checkpoint });
+  const { noPivotRoot, noNewKeyring } = handler.options;
+  return planBinaryContainer({ ...call, noPivotRoot, noNewKeyring });
 }
 
 /** What the machine does not let any runtime give: runc and crun fail where berth's own leaves it out with a warning. */

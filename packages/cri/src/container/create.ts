@@ -7,6 +7,8 @@ import { compileSeccomp, connectMonitor, monitorEnded, oomCounter, parseSignal }
 import { planContainer, type Plan, type Rootfs, type RuntimeBinary } from "@berth/runtime";
 import { cri, type oci } from "@berth/spec";
 import { cgroupOf, cgroupsPathOf, joinScope, removeCgroup } from "../cgroups.ts";
+import { isCheckpoint } from "../checkpoint/detect.ts";
+import { inCriusWords, placesIn } from "../checkpoint/place.ts";
 import { now } from "../clock.ts";
 import { containerDir, type CriContext } from "../context.ts";
 import { invalid, notFound, precondition } from "../errors.ts";
@@ -80,10 +82,13 @@ async function make(
   progress: Progress,
   id: string,
   sandbox: Sandbox,
-  config: cri.ContainerConfig,
+  asked: cri.ContainerConfig,
 ): Promise<void> {
   const { signal } = progress;
-  const image = context.images.find(config.image?.image ?? "");
+  const checkpoints = (await isCheckpoint(context, asked)) ? await import("../checkpoint/restore.ts") : undefined;
+  const checkpoint = await checkpoints?.openCheckpoint(context, progress, id, asked);
+  const config = checkpoint?.config ?? asked;
+  const image = checkpoint?.image ?? context.images.find(config.image?.image ?? "");
   if (!image) throw notFound("image", config.image?.image ?? "");
   const user = resolveUser(
     config.linux?.securityContext,
@@ -129,6 +134,7 @@ async function make(
   await mkdir(dir, { recursive: true, mode: 0o700 });
   if (record.logPath !== "")
     await mkdir(record.logPath.replace(/\/[^/]*$/, "") || "/", { recursive: true, mode: 0o755 });
+  if (checkpoint) await checkpoints?.applyCheckpoint(context, checkpoint, record, rootfs, signal);
   await writeFile(`${dir}/config.json`, JSON.stringify(spec));
   // Where the root is attached, in the container's own mounts, while hooks run that look for it.
   if (spec.hooks && !binary) await mkdir(`${dir}/${spec.root?.path ?? "rootfs"}`);
@@ -140,13 +146,19 @@ async function make(
   });
   if (binary) progress.onFailure("delete it from its runtime", () => deleteByBinary(context, record));
   const plan = binary
-    ? await planByBinary(context, { record, binary, handler, spec, rootfs, userns: usernsPin })
-    : await planInProcess(context, record, spec, rootfs);
+    ? await planByBinary(
+        context,
+        { record, binary, handler, spec, rootfs, userns: usernsPin },
+        checkpoint && placesIn(checkpoint.directory),
+      )
+    : checkpoints && checkpoint
+      ? await checkpoints.planRestored(context, checkpoint, record, spec, rootfs)
+      : await planInProcess(context, record, spec, rootfs);
   const made = context.hand.monitor(
     {
       dir,
       plan,
-      subreaper: binary !== undefined,
+      subreaper: binary !== undefined || checkpoint !== undefined,
       ...(record.logPath !== "" && { logPath: record.logPath }),
       maxLine: context.config.maxLogLine,
       terminal: config.tty ? { rows: 24, columns: 80 } : undefined,
@@ -156,7 +168,13 @@ async function make(
     },
     { signal },
   );
-  record.pid = (await inRuntimesWords(runtimeLog(context, record), made)).pid;
+  const told = checkpoint ? inCriusWords(made, checkpoint.directory) : made;
+  record.pid = (await inRuntimesWords(runtimeLog(context, record), told)).pid;
+  if (checkpoint && !binary) {
+    const { withTimeNamespace } = await import("@berth/runtime/criu");
+    container.spec = withTimeNamespace(spec, record.pid);
+    await writeFile(`${dir}/config.json`, JSON.stringify(container.spec));
+  }
   await unmountImageVolumes(context, id, config);
   progress.step("connect to its monitor");
   progress.onFailure("end the process", async () => {

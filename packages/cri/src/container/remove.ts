@@ -1,6 +1,7 @@
 /** RemoveContainer: ends it if it runs, then removes everything of it but its log. Idempotent, and finishes what an earlier try left. */
 import { create } from "@bufbuild/protobuf";
 import { cri } from "@berth/spec";
+import { restoredDir } from "../checkpoint/place.ts";
 import { containerDir, type CriContext } from "../context.ts";
 import { DELETED, emitContainerEvent } from "../events.ts";
 import type { Container } from "../store/records.ts";
@@ -28,7 +29,12 @@ export async function deleteContainer(context: CriContext, container: Container,
     await releaseImageVolumes(context, record.id, record.config);
     await context.images.removeRootfs(record.id);
     await runHooks(context, container, "poststop", "stopped");
-    await context.hand.run({ orders: [{ order: "remove_tree", args: { path: containerDir(context, record.id) } }] });
+    await context.hand.run({
+      orders: [containerDir(context, record.id), restoredDir(context, record.id)].map((path) => ({
+        order: "remove_tree" as const,
+        args: { path },
+      })),
+    });
     context.containers.delete(container);
     emitContainerEvent(context, DELETED, container);
   });

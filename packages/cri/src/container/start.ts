@@ -52,6 +52,8 @@ async function release(context: CriContext, container: Container, signal: AbortS
   try {
     const state = await inRuntimesWords(runtimeLog(context, record), link.start());
     record.startedAt = state.startedAt;
+    // A runtime that restores tells which process it is only now.
+    record.pid = state.pid;
     if (record.phase === "starting") record.phase = "running";
     context.containers.save(container);
     emitContainerEvent(context, STARTED, container);

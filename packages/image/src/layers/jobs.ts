@@ -79,6 +79,13 @@ export interface Jobs {
   compare: { request: { format: LayerFormatName; one: string; other: string }; result: string | undefined };
   /** The digest of a file's content, by the algorithm of `digest`. */
   digest: { request: { path: string; digest: string }; result: string };
+  /** Makes a layer of `source`, an archive of an overlay's upper directory with its xattrs, by pax. */
+  changes: { request: { source: string; target: string }; result: undefined };
+  /** Unpacks an archive, compressed or not, as a layer into an existing directory. */
+  unpack: {
+    request: { path: string; directory: string; tree: TreeSource; limits?: LayerLimits | undefined };
+    result: undefined;
+  };
   /** Takes an archive apart: every regular file of it becomes a file in `directory`, hashed. The archive comes as chunks. */
   archive: { request: { directory: string; limits?: LayerLimits | undefined }; result: ArchiveMember[] };
   /** Copies a file into `ingest` and verifies it. */

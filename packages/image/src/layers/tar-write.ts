@@ -1,4 +1,5 @@
 /** The few tar entries that an image archive is made of: regular files and directories with short ASCII names (POSIX ustar). */
+import type { PaxRecords } from "./pax.ts";
 import { BLOCK } from "./tar-header.ts";
 
 /** Bytes that ustar's eleven octal digits can say; beyond it GNU's base-256 form is used, as every reader knows it. */
@@ -10,6 +11,20 @@ export function fileHeader(name: string, size: number): Buffer {
 
 export function directoryHeader(name: string): Buffer {
   return header(`${name}/`, "5", 0o755, 0);
+}
+
+/** A pax header with these records, for the entry that follows. */
+export function paxHeader(records: PaxRecords): Buffer {
+  const data = Buffer.concat(records.map(([key, value]) => paxRecord(key, value)));
+  return Buffer.concat([header("PaxHeaders/entry", "x", 0o644, data.length), data, paddingOf(data.length)]);
+}
+
+/** "LENGTH KEY=VALUE\n", where the length counts its own digits. */
+function paxRecord(key: string, value: Uint8Array): Buffer {
+  const rest = Buffer.concat([Buffer.from(` ${key}=`), value, Buffer.from("\n")]);
+  let length = rest.length + 1;
+  while (String(length).length + rest.length !== length) length = String(length).length + rest.length;
+  return Buffer.concat([Buffer.from(String(length)), rest]);
 }
 
 /** What follows a file's content. */

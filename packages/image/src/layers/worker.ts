@@ -7,6 +7,7 @@ import { listReferrers, listTags } from "../registry/referrers.ts";
 import { mergeLayers } from "../snapshots/merge.ts";
 import { fetchSignatures } from "../verify/signature.ts";
 import { takeApart } from "./archive-job.ts";
+import { unpackArchive, writeChanges } from "./changes-job.ts";
 import { compareLayers } from "./compare-job.ts";
 import { completeLayer } from "./complete-job.ts";
 import type { JobName, JobProgress, Jobs, RemoteSource } from "./jobs.ts";
@@ -41,6 +42,8 @@ const JOBS: { readonly [N in JobName]: Job<N> } = {
     await mergeLayers(layers, await openTarget({ kind: "tree", directory }, tree));
     return undefined;
   },
+  changes: writeChanges,
+  unpack: unpackArchive,
   archive: takeApart,
   copy: copyBlob,
   document: async ({ source, digest }, { registry }) => {

@@ -384,6 +384,34 @@ export const ORDERS = {
    * reading; writes "0" to it. What fails after it is said on standard error.
    */
   wait_fifo: { code: 111, fields: { slot: "u32", name: "str" }, words: "wait to be started at {name}" },
+  /** Descriptors 0-2 that are the host's /dev/null become the container's, so that nothing leads out of its mounts. After `pivot`. */
+  reopen_null: { code: 113, fields: {}, words: "reopen /dev/null" },
+
+  // --- CRIU (criu.org) -------------------------------------------------------------------------------------------------
+  /**
+   * Starts `argv` with the number of a socket behind it and speaks CRIU's RPC there: `request` is an encoded criu_req. The paths of
+   * `open` are descriptors 100, 101 … of both processes, by which the request names them. stdio 1: CRIU has the container's, or bosun's
+   * own where there is none, else /dev/null. It ends with CRIU's last answer, or at the notification `until` ("": none), which criu_go_on answers.
+   * A process that it restores is a child of the stage and then of who is the subreaper above, which is told its number, and given
+   * its terminal. `status`: a NUL is written to this file at "status-ready". Past `timeoutMs` (0: none) the next notification is
+   * refused: CRIU then undoes what it has done.
+   */
+  criu: {
+    code: 130,
+    fields: {
+      argv: "strs",
+      env: "strs",
+      request: "bytes",
+      open: "strs",
+      stdio: "u32",
+      until: "str",
+      status: "str",
+      timeoutMs: "u32",
+    },
+    words: "have {argv} work on {open} until {until}",
+  },
+  /** Answers the notification that `criu` was stopped at. */
+  criu_go_on: { code: 131, fields: { until: "str" }, words: "let criu go on until {until}" },
 } as const satisfies Record<string, OrderSpec>;
 
 export type OrderName = keyof typeof ORDERS;

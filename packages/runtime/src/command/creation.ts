@@ -17,23 +17,24 @@ import {
 import type { oci } from "@berth/spec";
 import { readBundle, type Bundle } from "../bundle.ts";
 import { planContainer } from "../container.ts";
+import { withTimeNamespace } from "../criu/time.ts";
 import type { Planned } from "../context.ts";
 import { isFrozen } from "../state/freezer.ts";
-import { processesBelow } from "../state/processes.ts";
+import { awaitEmpty, processesBelow } from "../state/processes.ts";
 import { FIFO, checkId, type ContainerRecord } from "../state/record.ts";
 import type { CommandContext } from "./context.ts";
 import { CommandError } from "./failure.ts";
+import { hookPlan } from "./hooks.ts";
 import { logMade, logPlan, logReleased } from "./milestones.ts";
 import { launchFailure } from "./order-failure.ts";
 import { defaultCgroup, ignoresCgroupErrors, withWritableCgroups } from "./rootless.ts";
 import { seccompFilter } from "./seccomp.ts";
 
-export interface Creation {
+export interface Decided {
   readonly id: string;
   readonly bundle: Bundle;
   readonly host: HostFacts;
   readonly rootless: boolean;
-  readonly planned: Planned;
   readonly cgroup: string;
   /** With --systemd-cgroup: whose cgroup that is. */
   readonly unit: SystemdPlace | undefined;
@@ -41,9 +42,19 @@ export interface Creation {
   readonly pidFile: string | undefined;
 }
 
+export interface Creation extends Decided {
+  readonly planned: Planned;
+  /** From a checkpoint, by CRIU. */
+  readonly restores?: boolean;
+}
+
 /** Reads and decides everything; nothing is touched. */
-export async function decide(context: CommandContext, waits: boolean, detached: boolean): Promise<Creation> {
-  const { args, flags, global, states, log } = context;
+export async function decide(
+  context: CommandContext,
+  detached: boolean,
+  plan: (decided: Decided) => Promise<Planned>,
+): Promise<Creation> {
+  const { args, flags, global, log } = context;
   const id = checkId(args[0] ?? "");
   // Relative to where the caller is, not to the bundle.
   const pidFile = flags.has("pid-file") ? resolve(flags.text("pid-file")) : undefined;
@@ -52,7 +63,7 @@ export async function decide(context: CommandContext, waits: boolean, detached: 
   if (!existsSync(join(directory, "config.json")))
     throw new CommandError("JSON specification file config.json not found");
   const [bundle, machine] = await Promise.all([readBundle(directory), probeHost()]);
-  const { spec, rootfs } = bundle;
+  const { spec } = bundle;
   checkTerminal(context, spec.process?.terminal === true, detached);
   const unit = global.boolean("systemd-cgroup") ? unitOf(spec, id) : undefined;
   const named = unit?.path ?? spec.linux?.cgroupsPath ?? "";
@@ -60,12 +71,23 @@ export async function decide(context: CommandContext, waits: boolean, detached: 
   const rootless = ignoresCgroupErrors(global, machine);
   const host = rootless && named === "" ? withWritableCgroups(machine, cgroup, spec.linux?.resources) : machine;
   if (rootless && !isTraceable(spec, host)) log.warning(UNTRACEABLE);
-  const planned = planContainer(withListenFds(spec), {
+  const decided = { id, bundle, host, rootless, cgroup, unit, detached, pidFile };
+  return { ...decided, planned: await plan(decided) };
+}
+
+/** What `create` (which waits to be started) and `run` make of a bundle. */
+export async function planBundle(
+  { flags, states, log }: CommandContext,
+  { id, bundle, host, cgroup }: Decided,
+  waits: boolean,
+): Promise<Planned> {
+  const { spec, rootfs } = bundle;
+  return planContainer(withListenFds(spec), {
     id,
     rootfs: { kind: "path", path: rootfs },
     cgroup: { path: cgroup },
     host,
-    seccomp: await seccompFilter(spec.linux?.seccomp, context.log),
+    seccomp: await seccompFilter(spec.linux?.seccomp, log),
     terminal: spec.process?.terminal === true,
     preserveFds: flags.number("preserve-fds") + listenFds(),
     checksProgram: true,
@@ -74,7 +96,6 @@ export async function decide(context: CommandContext, waits: boolean, detached: 
     noNewKeyring: flags.boolean("no-new-keyring"),
     waitAt: waits ? { directory: states.path(id), fifo: FIFO, ...containerRoot(spec) } : undefined,
   });
-  return { id, bundle, host, rootless, planned, cgroup, unit, detached, pidFile };
 }
 
 const UNTRACEABLE =
@@ -125,16 +146,21 @@ function containerRoot(spec: oci.Spec): { readonly uid: number; readonly gid: nu
   return { uid: hostId(uidMappings ?? [], 0) ?? 0, gid: hostId(gidMappings ?? [], 0) ?? 0 };
 }
 
-/** The container's process where it belongs, waiting or running. What fails is undone. */
-export async function place(context: CommandContext, creation: Creation, front: Front): Promise<void> {
-  const made = () => release(context, creation, front, make(context, creation, front));
+/** The container's process where it belongs, waiting or running; `prepare` once its state directory is there. What fails is undone. */
+export async function place(
+  context: CommandContext,
+  creation: Creation,
+  front: Front,
+  prepare: () => void = () => undefined,
+): Promise<void> {
+  const made = () => release(context, creation, front, make(context, creation, front, prepare));
   if (creation.unit === undefined) return made();
   const { inUnit } = await import("./systemd.ts");
   await inUnit(creation, creation.unit, front, made);
 }
 
 /** The state directory, the process up to its parking place, state.json. What fails is undone. */
-function make(context: CommandContext, creation: Creation, front: Front): Launched {
+function make(context: CommandContext, creation: Creation, front: Front, prepare: () => void): Launched {
   const { states, flags, log } = context;
   const { id, planned, detached } = creation;
   const terminal = creation.bundle.spec.process?.terminal === true;
@@ -143,6 +169,7 @@ function make(context: CommandContext, creation: Creation, front: Front): Launch
   checkCgroup(creation);
   states.make(id);
   try {
+    prepare();
     const launched = front.launch({
       plan: planned.plan,
       terminal,
@@ -150,7 +177,8 @@ function make(context: CommandContext, creation: Creation, front: Front): Launch
       consoleSocket: flags.text("console-socket") || undefined,
       pidfdSocket: flags.has("pidfd-socket") ? { path: flags.text("pidfd-socket"), name: "standard" } : undefined,
       keep: flags.number("preserve-fds") + listenFds(),
-      subreaper: !detached && !flags.boolean("no-subreaper"),
+      // What CRIU restores becomes this command's child when CRIU's parent ends, and its caller's when this one does.
+      subreaper: creation.restores === true || (!detached && !flags.boolean("no-subreaper")),
     });
     logMade(log, launched.pid);
     states.write(recordOf(context, creation, launched));
@@ -173,21 +201,30 @@ function release(context: CommandContext, creation: Creation, front: Front, laun
   }
 }
 
-function undo({ states }: CommandContext, { id, cgroup, host, unit }: Creation, front: Front): void {
+function undo({ states }: CommandContext, { id, cgroup, host, unit, restores }: Creation, front: Front): void {
   front.abandon();
+  // CRIU has not ended yet: it sees that nobody waits for it, and takes back what it did.
+  if (restores === true) awaitEmpty(Object.values(cgroupPaths(cgroup, host)));
   // A unit's is not empty yet: it goes with the unit.
   if (unit === undefined) front.run(cgroupRemoval(cgroup, host));
   states.remove(id);
 }
 
 /** What is left to do at a container's end, for whoever attends it. */
-export function removal({ states }: CommandContext, { id, cgroup, host }: Creation): Plan {
+function removal({ states }: CommandContext, { id, cgroup, host }: Creation): Plan {
   return {
     orders: [
       ...cgroupRemoval(cgroup, host).orders,
       { order: "remove_tree", args: { path: states.path(id) }, because: "delete" },
     ],
   };
+}
+
+/** bosun stops at the first order that fails: a poststop hook must not keep the rest from being removed, so they come last. */
+export function atTheEnd(context: CommandContext, creation: Creation): Plan {
+  const { orders } = removal(context, creation);
+  const record = context.states.read(creation.id);
+  return { orders: [...orders, ...hookPlan(record, "poststop", creation.bundle.directory).orders] };
 }
 
 export function writePidFile(path: string, pid: number): void {
@@ -255,9 +292,15 @@ function recordOf({ flags }: CommandContext, creation: Creation, { pid, pidStart
         `/proc/${pid}/ns/${NAMESPACE_FILES[type as oci.NamespaceType]}`,
       ]),
     ),
-    external_descriptors: [0, 1, 2].map((fd) => readlinkSync(`/proc/self/fd/${fd}`)),
+    external_descriptors: creation.detached ? [0, 1, 2].map((fd) => readlinkSync(`/proc/self/fd/${fd}`)) : [],
     intel_rdt_path: "",
-    berth: { bundle: directory, cgroup, unit: creation.unit, spec, noNewKeyring: flags.boolean("no-new-keyring") },
+    berth: {
+      bundle: directory,
+      cgroup,
+      unit: creation.unit,
+      spec: creation.restores === true ? withTimeNamespace(spec, pid) : spec,
+      noNewKeyring: flags.boolean("no-new-keyring"),
+    },
   };
 }
 

@@ -3,6 +3,9 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { isMissing, type ContainerRecord } from "./record.ts";
 
+const POLL_MS = 5;
+const EMPTY_DEADLINE_MS = 10_000;
+
 /** In the PID namespace of whoever asks, those of cgroups below it too; zombies are not listed by the kernel. */
 export function processesOf(record: ContainerRecord): number[] {
   const directory = processesDirectory(record);
@@ -28,4 +31,11 @@ export function processesBelow(directory: string): number[] {
     if (isMissing(error) || (error as NodeJS.ErrnoException).code === "ENODEV") return [];
     throw error;
   }
+}
+
+/** Until no process is left in these cgroups, or ten seconds: v1 has no event for it. */
+export function awaitEmpty(directories: readonly string[]): void {
+  const deadline = Date.now() + EMPTY_DEADLINE_MS;
+  while (Date.now() < deadline && directories.some((directory) => processesBelow(directory).length > 0))
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, POLL_MS);
 }

@@ -1,13 +1,93 @@
 /** restore: by CRIU. Where CRIU cannot work on this machine that is said first, and nothing is touched. */
-import type { Command } from "../command/context.ts";
+import { mkdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import type { Command, CommandContext } from "../command/context.ts";
+import { checkCriu, checkVersion, commonFlags, criuFailure, logRequest, pathsOf, type Paths } from "../command/criu.ts";
 import { CommandError } from "../command/failure.ts";
-import { checkCriu } from "../command/criu.ts";
-import { checkId } from "../state/record.ts";
+import { atTheEnd, decide, place, type Decided } from "../command/creation.ts";
+import type { Planned } from "../context.ts";
+import { withoutLinks } from "../criu/dump.ts";
+import { externalMounts } from "../criu/external.ts";
+import { DESCRIPTORS_FILE, type CriuOptions } from "../criu/options.ts";
+import { planMountPoints, planRestore, RESTORE_LOG, type RestoreContext } from "../criu/restore.ts";
+import { checkId, isMissing } from "../state/record.ts";
+import { environment } from "./checkpoint.ts";
+
+/** In the container's state directory. */
+const ROOT_PLACE = "criu-root";
 
 export const command: Command = {
-  run({ args: [id = ""] }) {
-    checkId(id);
+  async run(context) {
+    const { args, flags, log, states } = context;
+    const id = checkId(args[0] ?? "");
+    if (process.geteuid?.() !== 0) log.warning("berth-runc restore is untested with rootless containers");
+    const detached = flags.boolean("detach");
+    const options = commonFlags(flags);
+    const paths = pathsOf(flags);
     checkCriu();
-    throw new CommandError("restore: this version of berth-runc does not drive CRIU yet");
+    for (const flag of ["lsm-profile", "lsm-mount-context"])
+      if (flags.text(flag) !== "") checkVersion("3.16", `--${flag}`);
+    const descriptors = descriptorsOf(paths);
+    const restoration: { context?: RestoreContext } = {};
+    const creation = await decide(context, detached, async (decided) => {
+      const { spec } = decided.bundle;
+      restoration.context = await restoreContext(context, decided, paths, options, descriptors);
+      return planRestore(spec, restoration.context) satisfies Planned;
+    });
+    logRequest(creation.planned.plan, log);
+    const front = await context.front();
+    if (paths.work !== undefined) mkdirSync(paths.work, { recursive: true, mode: 0o700 });
+    try {
+      await place(context, { ...creation, restores: true }, front, () => {
+        mkdirSync(join(states.path(id), ROOT_PLACE), { mode: 0o700 });
+        if (restoration.context !== undefined) front.run(planMountPoints(creation.bundle.spec, restoration.context));
+      });
+    } catch (error) {
+      throw criuFailure(error, paths, RESTORE_LOG, log);
+    }
+    if (!detached) front.attend(atTheEnd(context, creation));
+    return undefined;
   },
 };
+
+function descriptorsOf({ images }: Paths): string[] {
+  const file = join(images, DESCRIPTORS_FILE);
+  try {
+    const found: unknown = JSON.parse(readFileSync(file, "utf8"));
+    if (Array.isArray(found) && found.every((one) => typeof one === "string")) return found;
+  } catch (error) {
+    if (isMissing(error)) throw new CommandError(`open ${file}: no such file or directory`, { cause: error });
+    if (!(error instanceof SyntaxError)) throw error;
+  }
+  throw new CommandError(`${file} is not a list of descriptors`);
+}
+
+async function restoreContext(
+  { flags, states }: CommandContext,
+  { id, bundle, host, cgroup }: Decided,
+  paths: Paths,
+  options: CriuOptions,
+  descriptors: readonly string[],
+): Promise<RestoreContext> {
+  const { spec, rootfs, directory } = bundle;
+  const resolved = new Map<string, string>();
+  for (const { destination } of externalMounts(spec, host, cgroup))
+    resolved.set(destination, await withoutLinks(rootfs, destination));
+  return {
+    id,
+    bundle: directory,
+    rootfs: { kind: "path", path: rootfs },
+    rootPlace: join(states.path(id), ROOT_PLACE),
+    cgroup: { path: cgroup },
+    host,
+    place: paths,
+    descriptors,
+    resolved,
+    options: {
+      ...options,
+      lsmProfile: flags.text("lsm-profile"),
+      lsmMountContext: flags.text("lsm-mount-context"),
+    },
+    env: environment(),
+  };
+}

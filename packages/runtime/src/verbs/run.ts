@@ -1,14 +1,13 @@
 /** run: create and start in one, then its foreground unless detached. */
-import type { Plan } from "@berth/kernel";
-import type { Command, CommandContext } from "../command/context.ts";
-import { hookPlan, runPoststart } from "../command/hooks.ts";
-import { decide, place, removal, type Creation } from "../command/creation.ts";
+import type { Command } from "../command/context.ts";
+import { runPoststart } from "../command/hooks.ts";
+import { atTheEnd, decide, place, planBundle } from "../command/creation.ts";
 
 export const command: Command = {
   async run(context) {
     const { flags, states } = context;
     const detached = flags.boolean("detach");
-    const creation = await decide(context, false, detached);
+    const creation = await decide(context, detached, (decided) => planBundle(context, decided, false));
     if (flags.boolean("plan")) {
       const { printPlan } = await import("../command/plan.ts");
       return printPlan(context, creation.planned);
@@ -23,10 +22,3 @@ export const command: Command = {
 };
 
 const has = (hooks: readonly unknown[] | undefined) => hooks !== undefined && hooks.length > 0;
-
-/** bosun stops at the first order that fails: a poststop hook must not keep the rest from being removed, so they come last. */
-function atTheEnd(context: CommandContext, creation: Creation): Plan {
-  const { orders } = removal(context, creation);
-  const record = context.states.read(creation.id);
-  return { orders: [...orders, ...hookPlan(record, "poststop", creation.bundle.directory).orders] };
-}

@@ -8,7 +8,9 @@ import type { oci } from "@berth/spec";
 export const BERTH_RUNC = new URL("../../../../bin/berth-runc", import.meta.url).pathname;
 const RUNC = "/usr/sbin/runc";
 const BUSYBOX = "/bin/busybox";
-const APPLETS = "sh cat id ls true false sleep stat env echo ps kill pwd tty test readlink trap touch stty".split(" ");
+const APPLETS = "nc sh cat id ls true false sleep stat env echo ps kill pwd tty test readlink trap touch stty".split(
+  " ",
+);
 const LIMIT_MS = 60_000;
 
 export interface Output {

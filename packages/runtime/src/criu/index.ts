@@ -1,0 +1,5 @@
+/** Checkpoint and restore by CRIU, for who has containers in process. */
+export { DUMP_LOG, planDump, type DumpOptions, type DumpTarget } from "./dump.ts";
+export { DESCRIPTORS_FILE, type CriuPlace } from "./options.ts";
+export { planMountPoints, planRestore, RESTORE_LOG, type RestoreContext } from "./restore.ts";
+export { withTimeNamespace } from "./time.ts";
