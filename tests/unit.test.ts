@@ -40,7 +40,7 @@ const journal = (): Promise<string> => run(["journalctl", "--unit", UNIT, "--no-
 const DROP_IN = `[Service]
 ExecStart=
 ExecStart=${checkout}/bin/berthd
-WatchdogSec=30
+WatchdogSec=60
 OOMScoreAdjust=-999
 LimitNOFILE=infinity
 `;
