@@ -153,6 +153,7 @@ describe("checkpoint and restore", skip === undefined ? {} : { skip }, () => {
   test("a TCP connection with somebody outside", async () => {
     const netns = `berth-criu-${process.pid}`;
     const inside = ["netns", "exec", netns];
+    const peers: Attended[] = [];
     assert.equal(spawnSync("ip", ["netns", "add", netns]).status, 0);
     try {
       spawnSync("ip", [...inside, "ip", "link", "set", "lo", "up"]);
@@ -173,15 +174,16 @@ describe("checkpoint and restore", skip === undefined ? {} : { skip }, () => {
         /1E61/.test(spawnSync("ip", [...inside, "cat", "/proc/net/tcp", "/proc/net/tcp6"]).stdout.toString()),
       );
       const peer = attended(false, ["ip", ...inside, "busybox", "nc", "127.0.0.1", "7777"]);
+      peers.push(peer);
       await peer.answer("before\n", "before");
       const dumped = shop.run("checkpoint", "--tcp-established", "--image-path", images, id);
       assert.equal(dumped.status, 0, dumped.stderr);
       assert.equal(shop.quiet("restore", "-d", "--tcp-established", "-b", bundle, "--image-path", images, id), 0);
       await peer.answer("behind\n", "behind");
-      peer.child.kill("SIGKILL");
       assert.equal(shop.run("delete", "-f", id).status, 0);
       nothingLeft(id);
     } finally {
+      for (const { child } of peers) child.kill("SIGKILL");
       spawnSync("ip", ["netns", "del", netns]);
     }
   });
