@@ -5,7 +5,7 @@
 import { fileSystemData, idMapText, MOUNT_ATTR, MS, NO_SLOT, type HostFacts, type MountOptions } from "@berth/kernel";
 import type { oci } from "@berth/spec";
 import type { PlanBuilder } from "./builder.ts";
-import { PlanError } from "./context.ts";
+import { PlanError, type ContainerContext } from "./context.ts";
 import type { Namespaces } from "./namespaces.ts";
 import { cleanPath, CREATE, isBelow } from "./paths.ts";
 
@@ -17,7 +17,7 @@ interface Mappings {
 export interface MountContext {
   readonly host: HostFacts;
   readonly namespaces: Namespaces;
-  readonly cgroupPath: string;
+  readonly cgroup: ContainerContext["cgroup"];
   /** Of the user namespace that is joined, for id-mapped mounts. */
   readonly usernsSlot: number | undefined;
   /** Of the one that is made. */

@@ -2,6 +2,7 @@
 import { basename, join } from "node:path";
 import { cgroupDirectories, MOUNT_ATTR, MS, NO_SLOT, type HostFacts, type MountOptions } from "@berth/kernel";
 import type { PlanBuilder } from "./builder.ts";
+import type { ContainerContext } from "./context.ts";
 import { CREATE } from "./paths.ts";
 
 /** The container's own directory of one hierarchy, bound: a fifth of what mounting the hierarchy anew costs. */
@@ -11,7 +12,7 @@ interface PreparedHierarchy {
   readonly slot: number;
 }
 
-/** Empty on v2, where the one hierarchy is mounted inside. */
+/** "v2": the one hierarchy is mounted inside. */
 export type PreparedCgroups = readonly PreparedHierarchy[] | "v2";
 
 /**
@@ -23,10 +24,12 @@ export function prepareCgroups(
   options: MountOptions,
   because: string,
   host: HostFacts,
-  cgroupPath: string,
+  cgroup: ContainerContext["cgroup"],
 ): PreparedCgroups {
   if (host.cgroups.mode === "v2") return "v2";
-  const { v1, unified } = cgroupDirectories(cgroupPath, host.cgroups);
+  const own = cgroupDirectories(cgroup.path, host.cgroups);
+  const v1 = [...own.v1, ...(cgroup.shown?.v1 ?? [])];
+  const unified = own.unified ?? cgroup.shown?.unified;
   const directories = v1.map(({ hierarchy, directory }) => ({
     name: basename(hierarchy.mountpoint),
     controllers: hierarchy.controllers,

@@ -154,7 +154,7 @@ function stageMounts(plan: PlanBuilder, spec: oci.Spec, context: ContainerContex
   const mounts = prepareMounts(plan, spec, {
     host,
     namespaces,
-    cgroupPath: context.cgroup.path,
+    cgroup: context.cgroup,
     usernsSlot: slots.get("user"),
     mappings: namespaces.own.has("user") ? ownMappings(spec) : undefined,
     isLocked,

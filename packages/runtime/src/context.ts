@@ -1,5 +1,5 @@
 /** What a plan is made from besides the OCI configuration. */
-import type { HostFacts, Plan } from "@berth/kernel";
+import type { CgroupDirectories, HostFacts, Plan } from "@berth/kernel";
 import type { oci } from "@berth/spec";
 
 /** A seccomp filter as the kernel loads it: SECCOMP_FILTER_FLAG_* and an array of struct sock_filter. */
@@ -32,7 +32,11 @@ export interface ContainerContext {
   readonly id: string;
   readonly rootfs: Rootfs;
   /** Absolute, from the hierarchies' roots, as in "/kubepods/pod1/ctr1". */
-  readonly cgroup: { readonly path: string };
+  readonly cgroup: {
+    readonly path: string;
+    /** v1 directories, and the cgroup2 one, that a cgroup mount shows where the container has no cgroup of its own: those it is in. */
+    readonly shown?: CgroupDirectories | undefined;
+  };
   readonly host: HostFacts;
   /** Already compiled (compileSeccomp); absent: none is loaded, whatever the specification says. */
   readonly seccomp?: CompiledFilter | undefined;

@@ -66,7 +66,7 @@ function prepareMount(
     return {
       ...common,
       kind: "cgroup",
-      cgroups: prepareCgroups(plan, options, because, context.host, context.cgroupPath),
+      cgroups: prepareCgroups(plan, options, because, context.host, context.cgroup),
     };
   // The network namespace's owner alone may mount a sysfs of it: with the host's, in a user namespace, its own is shown.
   if (mount.type === "sysfs" && context.namespaces.all.has("user") && !context.namespaces.all.has("network")) {

@@ -169,6 +169,24 @@ describe("an ordinary user", skip === undefined ? {} : { skip }, () => {
     );
   });
 
+  test("a cgroup mount shows the caller's cgroups where the container has none of its own", (t) => {
+    const v1 = readFileSync("/proc/self/mounts", "utf8")
+      .split("\n")
+      .some((line) => line.includes(" /sys/fs/cgroup/pids cgroup "));
+    if (!v1) return t.skip("no v1 pids hierarchy");
+    const mount = { destination: "/sys/fs/cgroup", type: "cgroup", source: "cgroup", options: ["ro", "nosuid"] };
+    const lines = output(
+      "cat /sys/fs/cgroup/pids/tasks | grep -c .; grep -c ' /sys/fs/cgroup/pids cgroup ro' /proc/self/mounts",
+      (spec) => ({
+        ...spec,
+        mounts: [...(spec.mounts ?? []).filter(({ destination }) => destination !== "/sys/fs/cgroup"), mount],
+      }),
+    );
+    const [processes, mounted] = lines.split("\n").map(Number);
+    assert.ok((processes ?? 0) > 0);
+    assert.equal(mounted, 1);
+  });
+
   test("in a cgroup that was given to the user the container has one of its own, with limits", (t) => {
     const mounts = readFileSync("/proc/self/mounts", "utf8")
       .split("\n")

@@ -3,6 +3,7 @@ import { existsSync, readlinkSync, renameSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import {
   cgroupDirectories,
+  type CgroupDirectories,
   cgroupRemoval,
   hostId,
   NAMESPACE_FILES,
@@ -27,13 +28,14 @@ import { CommandError } from "./failure.ts";
 import { hookPlan } from "./hooks.ts";
 import { logMade, logPlan, logReleased } from "./milestones.ts";
 import { launchFailure } from "./order-failure.ts";
-import { defaultCgroup, ignoresCgroupErrors, withWritableCgroups } from "./rootless.ts";
+import { callersCgroups, defaultCgroup, ignoresCgroupErrors, withWritableCgroups } from "./rootless.ts";
 import { seccompFilter } from "./seccomp.ts";
 
 export interface Decided {
   readonly id: string;
   readonly bundle: Bundle;
   readonly host: HostFacts;
+  readonly shown: CgroupDirectories | undefined;
   readonly rootless: boolean;
   readonly cgroup: string;
   /** With --systemd-cgroup: whose cgroup that is. */
@@ -71,21 +73,23 @@ export async function decide(
   const rootless = ignoresCgroupErrors(global, machine);
   const host = rootless && named === "" ? withWritableCgroups(machine, cgroup, spec.linux?.resources) : machine;
   if (rootless && !isTraceable(spec, host)) log.warning(UNTRACEABLE);
-  const decided = { id, bundle, host, rootless, cgroup, unit, detached, pidFile };
+  // Without a cgroup of its own the container is in its caller's.
+  const shown = host === machine ? undefined : callersCgroups(machine, host);
+  const decided = { id, bundle, host, shown, rootless, cgroup, unit, detached, pidFile };
   return { ...decided, planned: await plan(decided) };
 }
 
 /** What `create` (which waits to be started) and `run` make of a bundle. */
 export async function planBundle(
   { flags, states, log }: CommandContext,
-  { id, bundle, host, cgroup }: Decided,
+  { id, bundle, host, cgroup, shown }: Decided,
   waits: boolean,
 ): Promise<Planned> {
   const { spec, rootfs } = bundle;
   return planContainer(withListenFds(spec), {
     id,
     rootfs: { kind: "path", path: rootfs },
-    cgroup: { path: cgroup },
+    cgroup: { path: cgroup, shown },
     host,
     seccomp: await seccompFilter(spec.linux?.seccomp, log),
     terminal: spec.process?.terminal === true,

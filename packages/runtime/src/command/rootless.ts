@@ -1,7 +1,13 @@
 /** What of the command line's world changes for who is not the machine's root: which cgroups, and where the state is. */
 import { accessSync, constants, existsSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { cgroupDirectories, type CgroupHierarchies, type HostFacts, type V1Hierarchy } from "@berth/kernel";
+import {
+  cgroupDirectories,
+  type CgroupDirectories,
+  type CgroupHierarchies,
+  type HostFacts,
+  type V1Hierarchy,
+} from "@berth/kernel";
 import type { oci } from "@berth/spec";
 import type { ContainerRecord } from "../state/record.ts";
 import { CommandError } from "./failure.ts";
@@ -41,6 +47,33 @@ export function checkLimits(machine: HostFacts, left: HostFacts, resources: oci.
       : (left.cgroups.unified === undefined) === (machine.cgroups.unified === undefined);
     if (!isThere) throw new CommandError(`cannot set ${controller} limit: container could not join or create cgroup`);
   }
+}
+
+/** Where this process, and with it the container, is in the hierarchies that are left out. */
+export function callersCgroups(machine: HostFacts, left: HostFacts): CgroupDirectories {
+  const own = ownCgroups();
+  const v1 = machine.cgroups.v1
+    .filter((hierarchy) => !left.cgroups.v1.includes(hierarchy))
+    .flatMap((hierarchy) => {
+      const path = own.find(({ controllers }) =>
+        hierarchy.controllers.some((name) => controllers.includes(name)),
+      )?.path;
+      return path === undefined ? [] : [{ hierarchy, directory: join(hierarchy.mountpoint, path) }];
+    });
+  const { unified } = machine.cgroups;
+  const path = own.find(({ number }) => number === "0")?.path;
+  return unified === undefined || left.cgroups.unified !== undefined || path === undefined
+    ? { v1 }
+    : { v1, unified: join(unified.mountpoint, path) };
+}
+
+/** /proc/self/cgroup (cgroups(7)); cgroup v2 is number "0". */
+function ownCgroups(): { number: string; controllers: readonly string[]; path: string }[] {
+  const lines = readFileSync("/proc/self/cgroup", "utf8").trimEnd().split("\n");
+  return lines.map((line) => {
+    const [number = "", controllers = "", ...path] = line.split(":");
+    return { number, controllers: controllers.split(","), path: path.join(":") };
+  });
 }
 
 /** The machine with the hierarchies that this container has a cgroup in. */
@@ -89,8 +122,7 @@ function limited({ cpu, memory, pids, blockIO, hugepageLimits, network, rdma }: 
  * processes cannot pass its controllers on.
  */
 export function defaultCgroup(id: string, { mode }: CgroupHierarchies): string {
-  const lines = readFileSync("/proc/self/cgroup", "utf8").trimEnd().split("\n");
-  const paths = lines.map((line) => line.split(":")).map(([number, , ...path]) => ({ number, path: path.join(":") }));
+  const paths = ownCgroups();
   if (mode === "v2") return join(dirname(paths.find(({ number }) => number === "0")?.path ?? "/"), id);
   const own = new Set(paths.filter(({ number }) => number !== "0").map(({ path }) => path));
   const [first = "/"] = own;
