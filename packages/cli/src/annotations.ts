@@ -13,6 +13,8 @@ export const ANNOTATION = {
   stdin: "dev.berth.stdin",
   /** On the pod: berthd removes it when its container has ended. */
   autoRemove: "dev.berth.auto-remove",
+  /** On the container: bytes that its writable layer may take. */
+  storageSize: "dev.berth.storage-opt.size",
 } as const;
 
 type Annotations = Readonly<Record<string, string>>;

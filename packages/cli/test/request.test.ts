@@ -238,6 +238,9 @@ test("limits", () => {
   assert.deepEqual(resourcesOf("--pids-limit", "100").unified, { "pids.max": "100" });
   assert.deepEqual(resourcesOf("--pids-limit=-1").unified, { "pids.max": "max" });
   assert.equal(resourcesOf("--oom-score-adj=-5").oomScoreAdj, -5n);
+  const { container, pod } = configs("--storage-opt", "size=10G", "image");
+  assert.equal(container.annotations["dev.berth.storage-opt.size"], String(10 * 2 ** 30));
+  assert.equal(pod.annotations["dev.berth.storage-opt.size"], undefined);
   for (const argv of [
     ["-m", "lots"],
     ["--cpus", "0"],
@@ -247,6 +250,8 @@ test("limits", () => {
     ["--cpuset-cpus", "a"],
     ["--pids-limit", "x"],
     ["--oom-score-adj", "2000"],
+    ["--storage-opt", "size=much"],
+    ["--storage-opt", "overlay.size=1g"],
     ["--cpus", "1", "--cpu-quota", "5"],
   ]) {
     fails(/^--?[a-z-]+/, ...argv, "image");

@@ -61,6 +61,8 @@ export async function assemble({ settings, version, log, onStep }: AssembleOptio
     authFile: settings.authFile,
     maxConcurrentDownloads: settings.maxConcurrentDownloads,
     snapshotter: settings.snapshotter,
+    verity: settings.verity,
+    writableLayerSize: settings.writableLayerSize,
     pinned: settings.pinned,
     database,
     log: (level, message) => log[level]({}, message),

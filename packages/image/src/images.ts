@@ -18,7 +18,9 @@ import { Remote } from "./remote.ts";
 import { nodeCredentials } from "./registry/node-credentials.ts";
 import type { RegistrySettings } from "./registry/settings.ts";
 import type { RetryPolicy } from "./registry/retry.ts";
-import { chooseSnapshotter, type SnapshotterName } from "./snapshots/choose.ts";
+import { chooseSealed, type SnapshotterName } from "./snapshots/choose.ts";
+import { tryLimit } from "./snapshots/quota.ts";
+import type { Verity } from "./snapshots/seal.ts";
 import type { Snapshotter } from "./snapshots/snapshotter.ts";
 import { SnapshotStore } from "./snapshots/store.ts";
 import { Catalog } from "./store/catalog.ts";
@@ -50,6 +52,10 @@ export interface ImagesOptions {
   readonly maxConcurrentDownloads?: number | undefined;
   /** Default: the first of erofs, overlayfs and native that works on `root`. */
   readonly snapshotter?: SnapshotterName | undefined;
+  /** Seals each layer's image, and holds it against its seal when it is mounted and read. Default: no. Needs the erofs snapshotter. */
+  readonly verity?: Verity | undefined;
+  /** Bytes that a writable layer may take, where `prepareRootfs` is not told. Default: as many as there are. Needs project quotas. */
+  readonly writableLayerSize?: number | undefined;
   readonly retry?: RetryPolicy;
   /** A config.json of docker's, for what is pulled and pushed without credentials of the caller's. Default: none. */
   readonly authFile?: string | undefined;
@@ -104,7 +110,8 @@ export class Images {
     const pool = new WorkerPool();
     const tree = { module: options.treeModule ?? "@berth/kernel", socket: options.serveSocket };
     const { root, hand } = options;
-    const choice = await chooseSnapshotter(root, hand, options.snapshotter);
+    const choice = await chooseSealed(root, hand, options.snapshotter, options.verity, pool);
+    if (options.writableLayerSize !== undefined) await tryLimit(root, hand);
     const snapshotter = await SnapshotStore.open({ root, hand, database, pool, tree, choice });
     const warn = (message: string): void => options.log?.("warn", message);
     const unpacker = new Unpacker({ warn, content, snapshotter, pool, tree, limits: options.limits, parallel });
@@ -231,9 +238,14 @@ export class Images {
     await collector.collect();
   }
 
-  /** A writable layer on the image, by a key of the caller's (a container's id). Rejects with ImageError NotFound, InUse or NoSpace. */
-  async prepareRootfs(key: string, image: string | ImageRecord): Promise<Rootfs> {
-    return await this.#parts.snapshotter.prepare(key, this.#required(image).chainId);
+  /**
+   * A writable layer on the image, by a key of the caller's (a container's id), of at most `size` bytes (0: without a limit). Rejects
+   * with ImageError NotFound, InUse, NoSpace, or Unsupported where the file system has no project quotas.
+   */
+  async prepareRootfs(key: string, image: string | ImageRecord, size?: number): Promise<Rootfs> {
+    const { snapshotter, options } = this.#parts;
+    const limit = size ?? options.writableLayerSize ?? 0;
+    return await snapshotter.prepare(key, this.#required(image).chainId, limit > 0 ? limit : undefined);
   }
 
   /** What prepareRootfs answered, also after a restart. */

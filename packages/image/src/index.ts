@@ -24,4 +24,6 @@ export type { CheckOptions, Problem } from "./store/check.ts";
 export type { RetryPolicy } from "./registry/retry.ts";
 export type { RegistryHostSettings, RegistrySettings } from "./registry/settings.ts";
 export type { LayerLimits } from "./layers/apply.ts";
+export { parseSize } from "./size.ts";
+export type { Verity } from "./snapshots/seal.ts";
 export { SNAPSHOTTERS, type SnapshotterName } from "./snapshots/choose.ts";

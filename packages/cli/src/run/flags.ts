@@ -14,6 +14,7 @@ export interface CreateFlags extends LimitFlags, SecurityFlags {
   readonly envFile: readonly string[];
   readonly volume: readonly string[];
   readonly device: readonly string[];
+  readonly storageOpt: readonly string[];
   readonly workdir?: string;
   readonly hostname?: string;
   readonly entrypoint?: string;
@@ -106,6 +107,7 @@ function storage(command: Command): void {
   );
   command.addOption(many("--device <device>", "device node of the host, or CDI device; may be repeated"));
   command.option("--read-only", "make the root file system read-only");
+  command.addOption(many("--storage-opt <option>", "size=SIZE: most that the container may write, as in size=10G"));
 }
 
 function networking(command: Command): void {

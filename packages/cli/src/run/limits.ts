@@ -65,3 +65,15 @@ function cpuList(text: string, option: string): string {
 /** The CRI has no field for it, but passes settings of cgroup v2 through by their files' names; berthd refuses them on v1 and hybrid machines. */
 const pidsMax = (text: string): string =>
   text === "-1" || text === "0" ? "max" : integer(text, "--pids-limit", 1).toString();
+
+/** Bytes that the container may write, of docker's `--storage-opt size=`; undefined: as berthd is configured. */
+export function storageSize(options: readonly string[]): bigint | undefined {
+  let size: bigint | undefined;
+  for (const option of options) {
+    const [key, value, ...more] = option.split("=");
+    if (key !== "size" || value === undefined || more.length > 0)
+      throw new Failure(`--storage-opt: "${option}" is not size=SIZE, the one option there is`);
+    size = parseBytes(value, "--storage-opt size");
+  }
+  return size;
+}

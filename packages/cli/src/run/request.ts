@@ -7,7 +7,7 @@ import type { Shell } from "../shell.ts";
 import { parseDevice } from "./devices.ts";
 import { environment, keyValues } from "./environment.ts";
 import type { CreateFlags } from "./flags.ts";
-import { limits } from "./limits.ts";
+import { limits, storageSize } from "./limits.ts";
 import { checkName, randomName } from "./name.ts";
 import { formatPort, parsePorts } from "./ports.ts";
 import { containerSecurity, podSecurity } from "./security.ts";
@@ -61,6 +61,7 @@ export function runRequest(
   if (network === "host" && ports.length > 0)
     throw new Failure("-p makes no sense with --network host: the container's ports are the host's");
   const stopSignal = flags.stopSignal === undefined ? undefined : parseStopSignal(flags.stopSignal);
+  const size = storageSize(flags.storageOpt);
   const stdin = flags.interactive === true;
   const tty = flags.tty === true;
   return {
@@ -90,7 +91,11 @@ export function runRequest(
       devices: devices.flatMap((device) => ("node" in device ? [device.node] : [])),
       CDIDevices: devices.flatMap((device) => ("cdi" in device ? [{ name: device.cdi }] : [])),
       labels,
-      annotations: { ...annotations, [ANNOTATION.command]: JSON.stringify(commandLine(command, from)) },
+      annotations: {
+        ...annotations,
+        [ANNOTATION.command]: JSON.stringify(commandLine(command, from)),
+        ...(size !== undefined && { [ANNOTATION.storageSize]: String(size) }),
+      },
       logPath: LOG_PATH,
       stdin,
       // A pipe's end ends the container's input; a terminal, or nobody yet, may come back.

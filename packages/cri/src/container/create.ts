@@ -26,7 +26,7 @@ import { endContainer } from "./end.ts";
 import { watchExit } from "./exit.ts";
 import { mountImageVolumes, recordImageRefs, unmountImageVolumes } from "./image-volumes.ts";
 import { sharesPodPid } from "./namespaces.ts";
-import { prepareRootfs } from "./rootfs.ts";
+import { prepareRootfs, writableSize } from "./rootfs.ts";
 import { refuseRelabel, refuseSelinux } from "./selinux.ts";
 import { signalName } from "./signals.ts";
 import { ociSpec } from "./spec.ts";
@@ -125,7 +125,8 @@ async function make(
   const spec = binary ? withinHost(injected, context.host, userns) : injected;
   progress.step("prepare the root file system");
   progress.onFailure("remove the root file system", () => context.images.removeRootfs(id));
-  const rootfs = await prepareRootfs(context, id, image, userns);
+  const size = writableSize(config.annotations, sandbox.record.config.annotations);
+  const rootfs = await prepareRootfs(context, id, image, userns, size);
   container.spec = spec;
   container.rootfs = rootfs;
 

@@ -44,7 +44,7 @@ export async function mountImageVolumes(
     );
     progress.onFailure(`release the image of ${field}`, () => releaseImageVolumes(context, id, config));
     await mkdir(target, { recursive: true, mode: 0o700 });
-    const rootfs = await context.images.prepareRootfs(keyOf(id, index), image);
+    const rootfs = await context.images.prepareRootfs(keyOf(id, index), image, 0);
     const idmap = userns !== undefined;
     const readOnly = rootfs.kind === "overlay" ? { ...rootfs, upper: undefined, idmap } : { ...rootfs, idmap };
     await context.hand.run(planRootfsMount(readOnly, target, context.host, userns), { signal: progress.signal });

@@ -1,12 +1,27 @@
 /** A container's root file system, as the plans take it. */
 import { chown } from "node:fs/promises";
-import type { ImageRecord } from "@berth/image";
+import { type ImageRecord, parseSize } from "@berth/image";
 import type { Rootfs } from "@berth/runtime";
 import type { CriContext } from "../context.ts";
-import { precondition } from "../errors.ts";
+import { invalid, precondition } from "../errors.ts";
 import { podNamespaces } from "../sandbox/namespaces.ts";
 import { rootOnHost, type UsernsMaps } from "../sandbox/userns.ts";
 import type { Container } from "../store/records.ts";
+
+/**
+ * Annotation of a container, or of a pod for all of its containers: most that the writable layer may take, as docker's
+ * `--storage-opt size=`. 0: no limit, whatever default_size says.
+ */
+export const STORAGE_SIZE = "dev.berth.storage-opt.size";
+
+/** Bytes; undefined: what the configuration says. Throws InvalidArgument. */
+export function writableSize(...annotations: readonly Readonly<Record<string, string>>[]): number | undefined {
+  const text = annotations.map((each) => each[STORAGE_SIZE]).find((value) => value !== undefined);
+  if (text === undefined) return undefined;
+  const size = parseSize(text);
+  if (size === undefined) throw invalid(`annotation "${STORAGE_SIZE}": "${text}" is not a size, as in 512m or 10G`);
+  return size;
+}
 
 /** In a user namespace the layers are mapped, and what the container adds belongs to its ids as they are on the host. */
 export async function prepareRootfs(
@@ -14,8 +29,9 @@ export async function prepareRootfs(
   id: string,
   image: ImageRecord,
   userns: UsernsMaps | undefined,
+  size: number | undefined,
 ): Promise<Rootfs> {
-  const rootfs = await context.images.prepareRootfs(id, image);
+  const rootfs = await context.images.prepareRootfs(id, image, size);
   const { uid, gid } = rootOnHost(userns);
   if (userns && rootfs.kind === "overlay") await chown(rootfs.upper, uid, gid);
   return mapped(rootfs, userns);

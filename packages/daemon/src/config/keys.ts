@@ -43,6 +43,8 @@ const refusedUnless = (harmless: readonly Value[], why: string): KeyOptions => (
 
 export const RUNTIME = "io.containerd.cri.v1.runtime";
 export const IMAGES = "io.containerd.cri.v1.images";
+export const EROFS = "io.containerd.snapshotter.v1.erofs";
+export const EROFS_DIFFER = "io.containerd.differ.v1.erofs";
 export const STREAMING = "io.containerd.grpc.v1.cri";
 export const OTLP = "io.containerd.tracing.processor.v1.otlp";
 export const TRACING = "io.containerd.internal.v1.tracing";
@@ -255,6 +257,27 @@ const STREAM_KEYS: readonly Row[] = [
   ["x509_key_pair_streaming.tls_key_file", "string", works("")],
 ];
 
+const EROFS_KEYS: readonly Row[] = [
+  ["root_path", "string", refusedUnless([""], "layers are kept below root, with what they are unpacked from")],
+  ["ovl_mount_options", "strings", refusedUnless([[]], "a container's overlay is mounted as its plan says")],
+  ["enable_fsverity", "bool", works()],
+  [
+    "set_immutable",
+    "bool",
+    refusedUnless([false], "enable_fsverity keeps images from being changed, and notices when they were"),
+  ],
+  ["dmverity_mode", "string", works()],
+  ["default_size", "string", works()],
+  ["default_size_mb", "int", works()],
+  ["enable_fsmerge", "bool", none(undefined, "each layer is mounted once, for all containers")],
+  ["max_unmerged_layers", "int", none(undefined, "each layer is mounted once, for all containers")],
+];
+const EROFS_DIFFER_KEYS: readonly Row[] = [
+  ["mkfs_options", "strings", none(undefined, "berth writes images itself, without mkfs.erofs")],
+  ["enable_tar_index", "bool", refusedUnless([false], "layers become whole images")],
+  ["enable_dmverity", "bool", works()],
+];
+
 const NO_TCP = "berthd serves no TCP; the socket is root's alone";
 const OTHER_PLUGINS: readonly (readonly [string, readonly Row[]])[] = [
   [
@@ -304,6 +327,8 @@ const OTHER_PLUGINS: readonly (readonly [string, readonly Row[]])[] = [
       ["verify_on_run", "bool", refusedUnless([false], "images are verified when they are pulled")],
     ],
   ],
+  [EROFS, EROFS_KEYS],
+  [EROFS_DIFFER, EROFS_DIFFER_KEYS],
   ["io.containerd.server.v1.metrics", [["address", "string", works("")]]],
   // containerd 2 reads these of the environment alone; 1.x had them here.
   [
@@ -345,7 +370,6 @@ const OTHER_PLUGINS: readonly (readonly [string, readonly Row[]])[] = [
 /** Plugins of containerd whose settings say nothing about what a pod sees; a default file is full of them. */
 export const QUIET_PLUGINS: ReadonlySet<string> = new Set([
   "io.containerd.content.v1.content",
-  "io.containerd.differ.v1.erofs",
   "io.containerd.diff-service.v1.diff-service",
   "io.containerd.gc.v1.scheduler",
   "io.containerd.grpc.v1.healthcheck",
@@ -369,7 +393,6 @@ export const QUIET_PLUGINS: ReadonlySet<string> = new Set([
   "io.containerd.snapshotter.v1.blockfile",
   "io.containerd.snapshotter.v1.btrfs",
   "io.containerd.snapshotter.v1.devmapper",
-  "io.containerd.snapshotter.v1.erofs",
   "io.containerd.snapshotter.v1.native",
   "io.containerd.snapshotter.v1.overlayfs",
   "io.containerd.snapshotter.v1.zfs",

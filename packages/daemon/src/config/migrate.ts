@@ -19,7 +19,7 @@ const SHORT_NAMES: Readonly<Record<string, string>> = {
   otlp: "io.containerd.tracing.processor.v1.otlp",
   "diff-service": "io.containerd.service.v1.diff-service",
   ...Object.fromEntries(
-    ["aufs", "btrfs", "devmapper", "native", "overlayfs", "zfs"].map((name) => [
+    ["aufs", "btrfs", "devmapper", "erofs", "native", "overlayfs", "zfs"].map((name) => [
       name,
       `io.containerd.snapshotter.v1.${name}`,
     ]),

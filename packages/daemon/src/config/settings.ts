@@ -7,11 +7,12 @@ import { ConfigError, type Document } from "./document.ts";
 import { at, handlersOf, type HandlerSettings } from "./handlers.ts";
 import { collectionOf, fileOf, proxyOf, snapshotterOf } from "./images.ts";
 import { IMAGES, RUNTIME, STREAMING } from "./keys.ts";
+import { layersOf, type LayerSettings } from "./layers.ts";
 import { Reader } from "./reader.ts";
 import { registryOf } from "./registry.ts";
 import { tracingOf, type TracingSettings } from "./tracing.ts";
 
-export interface Settings {
+export interface Settings extends LayerSettings {
   readonly root: string;
   readonly state: string;
   /** The sockets that are served: berth's own, and the one that the file names. */
@@ -92,6 +93,7 @@ export function settingsOf(
     maxConcurrentDownloads: images.int("max_concurrent_downloads") || 3,
     snapshotter: flags.snapshotter ?? snapshotterOf(file, images),
     collection: collectionOf(file),
+    ...layersOf(file),
     pinned: pinnedOf(images.below("pinned_images")),
     logLevel: flags.logLevel ?? levelOf(file),
     oomScore: file.int("oom_score") ?? 0,

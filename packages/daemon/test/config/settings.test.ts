@@ -128,8 +128,35 @@ test("registries of containerd 1.x: mirrors, credentials and certificates", asyn
   });
 });
 
+const EROFS = "[plugins.'io.containerd.snapshotter.v1.erofs']";
+const DIFFER = "[plugins.'io.containerd.differ.v1.erofs']";
+
+test("how layers are sealed and limited, by containerd's keys of its EROFS snapshotter", async (t) => {
+  const layers = async (text: string): Promise<unknown[]> => {
+    const { verity, writableLayerSize } = await settingsFrom(t, `version = 3\n${text}`);
+    return [verity, writableLayerSize];
+  };
+  assert.deepEqual(await layers(""), [undefined, undefined]);
+  assert.deepEqual(await layers(`${EROFS}\nenable_fsverity = true\n`), ["fsverity", undefined]);
+  assert.deepEqual(await layers(`${EROFS}\ndmverity_mode = "on"\n`), ["dmverity", undefined]);
+  assert.deepEqual(await layers(`${DIFFER}\nenable_dmverity = true\n`), ["dmverity", undefined]);
+  assert.deepEqual(await layers(`${EROFS}\ndmverity_mode = "off"\n${DIFFER}\nenable_dmverity = true\n`), [
+    undefined,
+    undefined,
+  ]);
+  assert.deepEqual(await layers(`${EROFS}\ndefault_size = "20GiB"\n`), [undefined, 20 * 2 ** 30]);
+  assert.deepEqual(await layers(`${EROFS}\ndefault_size_mb = 100\n`), [undefined, 100 * 2 ** 20]);
+  assert.deepEqual(await layers(`${EROFS}\ndefault_size = "0"\n`), [undefined, undefined]);
+});
+
 const REFUSED: readonly (readonly [string, RegExp])[] = [
   ['version = 2\ndisabled_plugins = ["cri"]\n', /:2: disabled_plugins: "cri" is all that berthd is there for/],
+  [`version = 3\n${EROFS}\ndmverity_mode = "maybe"\n`, /:3: dmverity_mode: "maybe" is none of/],
+  [`version = 3\n${EROFS}\ndefault_size = "much"\n`, /:3: default_size: "much" is not a size/],
+  [
+    `version = 3\n${EROFS}\nenable_fsverity = true\ndmverity_mode = "on"\n`,
+    /:3: enable_fsverity and dm-verity exclude each other/,
+  ],
   ["version = 9\n", /:1: version: 9 is none of/],
   ['version = 2\nroot = "relative"\n', /:2: root: "relative" is not an absolute path/],
   ['version = 2\n[debug]\nlevel = "loud"\n', /:3: debug\.level: "loud" is none of/],

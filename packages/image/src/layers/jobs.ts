@@ -1,5 +1,6 @@
 /** What workers are asked to do: data only, as it crosses threads. worker.ts does it, pool.ts asks. */
 import type { image, Reference } from "@berth/spec";
+import type { HashTree } from "../erofs/hash-tree.ts";
 import type { FetchedManifest, Session } from "../registry/client.ts";
 import type { RegistrySettings } from "../registry/settings.ts";
 import type { HostCredentials } from "../registry/credentials.ts";
@@ -77,6 +78,8 @@ export interface Jobs {
   merge: { request: { layers: readonly LayerRef[]; directory: string; tree: TreeSource }; result: undefined };
   /** Where two unpacked layers differ, in words. */
   compare: { request: { format: LayerFormatName; one: string; other: string }; result: string | undefined };
+  /** dm-verity's hash tree of an EROFS image, appended to it or only computed (erofs/hash-tree.ts). */
+  hashTree: { request: { path: string; append: boolean }; result: HashTree };
   /** The digest of a file's content, by the algorithm of `digest`. */
   digest: { request: { path: string; digest: string }; result: string };
   /** Makes a layer of `source`, an archive of an overlay's upper directory with its xattrs, by pax. */

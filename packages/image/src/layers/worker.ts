@@ -1,5 +1,6 @@
 /** A worker thread's main module: jobs as pool.ts asks for them, side by side. */
 import { parentPort } from "node:worker_threads";
+import { appendHashTree, hashImage } from "../erofs/hash-tree.ts";
 import { fromPlain, toPlain } from "../errors.ts";
 import { HttpClient } from "../registry/http.ts";
 import { RegistryClient } from "../registry/client.ts";
@@ -37,6 +38,7 @@ const JOBS: { readonly [N in JobName]: Job<N> } = {
   layer: unpackLayer,
   compare: async (request) => compareLayers(request),
   digest: async ({ path, digest }) => await digestOfFile(path, digest),
+  hashTree: async ({ path, append }) => await (append ? appendHashTree(path) : hashImage(path)),
   complete: completeLayer,
   merge: async ({ layers, directory, tree }) => {
     await mergeLayers(layers, await openTarget({ kind: "tree", directory }, tree));

@@ -4,15 +4,17 @@ import { join } from "node:path";
 import { type Hand, HandLost, type Order } from "@berth/kernel";
 import { ErofsTree } from "../erofs/writer.ts";
 import { ImageError } from "../errors.ts";
+import type { WorkerPool } from "../layers/pool.ts";
 import { fsOf, imageOf } from "./layer-files.ts";
-import { mountByFile, mountByLoop, type MountMethod, unmount } from "./mounts.ts";
+import { mountImage, type MountMethod, unmount } from "./mounts.ts";
+import { seal, type Verity } from "./seal.ts";
 
 export const SNAPSHOTTERS = ["erofs", "overlayfs", "native"] as const;
 export type SnapshotterName = (typeof SNAPSHOTTERS)[number];
 
 export type Choice =
-  | { readonly name: "erofs"; readonly mount: MountMethod }
-  | { readonly name: "overlayfs" | "native"; readonly mount?: undefined };
+  | { readonly name: "erofs"; readonly mount: MountMethod; readonly verity?: Verity | undefined }
+  | { readonly name: "overlayfs" | "native"; readonly mount?: undefined; readonly verity?: undefined };
 
 /**
  * `wanted` undefined: the first that works. Throws Unsupported with the reason where the one that is wanted does not.
@@ -37,6 +39,39 @@ export async function chooseSnapshotter(
   if (wanted === undefined) return { name: "overlayfs" };
   throw new ImageError("Unsupported", `the erofs snapshotter does not work on ${root}: ${byFile}; ${byLoop}`);
 }
+
+/**
+ * As chooseSnapshotter, for layers that are to be sealed by `verity`. Throws Unsupported where it is not erofs that works, or the kernel or the
+ * file system lacks what seals.
+ */
+export async function chooseSealed(
+  root: string,
+  hand: Hand,
+  wanted: SnapshotterName | MountMethod | undefined,
+  verity: Verity | undefined,
+  pool: Pick<WorkerPool, "run">,
+): Promise<Choice> {
+  if (verity === undefined) return await chooseSnapshotter(root, hand, wanted);
+  const choice = await chooseSnapshotter(root, hand, wanted ?? "erofs");
+  const { option, lacking } = VERITY[verity];
+  if (choice.name !== "erofs")
+    throw new ImageError("Unsupported", `${option} is for the erofs snapshotter, and ${root} has ${choice.name}`);
+  const why = await whyNot(() => trySeal(root, hand, choice.mount, verity, pool));
+  if (why !== undefined) throw new ImageError("Unsupported", `${option} does not work on ${root}: ${why}; ${lacking}`);
+  return { ...choice, verity };
+}
+
+const VERITY = {
+  fsverity: {
+    option: "enable_fsverity",
+    lacking:
+      "it takes a kernel with CONFIG_FS_VERITY, and ext4 or f2fs made with the feature verity (tune2fs -O verity), or btrfs",
+  },
+  dmverity: {
+    option: "dmverity_mode",
+    lacking: "it takes a kernel with dm-verity (modprobe dm-verity) and loop devices",
+  },
+} as const;
 
 async function whyNot(attempt: () => Promise<void>): Promise<string | undefined> {
   try {
@@ -69,13 +104,30 @@ const escape = (path: string): string => path.replaceAll(/[\\:,]/g, (character) 
 
 async function tryImage(root: string, hand: Hand, method: MountMethod): Promise<void> {
   await withScratch(root, method, async (home) => {
-    const tree = await ErofsTree.create(imageOf(home));
-    await tree.end(false);
-    await mkdir(fsOf(home));
-    if (method === "file") await mountByFile(hand, home);
-    else await mountByLoop(hand, imageOf(home), fsOf(home));
+    await emptyImage(home);
+    await mountImage(hand, home, method);
     await unmount(hand, [fsOf(home)]);
   });
+}
+
+async function trySeal(
+  root: string,
+  hand: Hand,
+  method: MountMethod,
+  verity: Verity,
+  pool: Pick<WorkerPool, "run">,
+): Promise<void> {
+  await withScratch(root, verity, async (home) => {
+    await emptyImage(home);
+    await mountImage(hand, home, method, await seal(verity, imageOf(home), hand, pool));
+    await unmount(hand, [fsOf(home)]);
+  });
+}
+
+async function emptyImage(home: string): Promise<void> {
+  const tree = await ErofsTree.create(imageOf(home));
+  await tree.end(false);
+  await mkdir(fsOf(home));
 }
 
 async function withScratch(root: string, name: string, work: (home: string) => Promise<void>): Promise<void> {

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { decodeDevice, S_IFBLK, S_IFCHR, S_IFMT } from "../erofs/format.ts";
 import { ErofsImage, type InodeInfo } from "../erofs/reader.ts";
 import { toBytes, toName } from "../layers/paths.ts";
+import type { Seal } from "./seal.ts";
 
 /** Where a layer is and what it is on disk: data that can cross a thread. */
 export interface LayerRef {
@@ -13,6 +14,8 @@ export interface LayerRef {
   readonly home: string;
   /** Directories that hide what is beneath: names as in layers/paths.ts. */
   readonly opaque: readonly string[];
+  /** What its image is verified by. */
+  readonly seal?: Seal | undefined;
 }
 
 export type LayerFormatName = "directory" | "erofs";

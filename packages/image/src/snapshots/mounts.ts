@@ -4,8 +4,9 @@
  */
 import { mkdir, readFile } from "node:fs/promises";
 import { type Hand, MNT_DETACH, MOUNT_ATTR, type Order, parseMountInfo } from "@berth/kernel";
-import { ImageError, toImageError } from "../errors.ts";
-import { fsOf, imageOf } from "./layer-files.ts";
+import { toImageError } from "../errors.ts";
+import { fsOf, imageOf, type LayerRef } from "./layer-files.ts";
+import { checkSeals, type Seal } from "./seal.ts";
 
 /** By the file itself (Linux 6.12, if the file system that it is on allows), or by a loop device. */
 export type MountMethod = "file" | "loop";
@@ -31,13 +32,17 @@ export class LayerMounts {
     return mounts;
   }
 
-  /** Mounts what is not mounted of these. The caller has recorded that they are used. Rejects with ImageError. */
-  async ensure(homes: readonly string[]): Promise<void> {
+  /** Mounts what is not mounted of these. The caller has recorded that they are used. Rejects with ImageError, DigestMismatch where an image is not what was sealed. */
+  async ensure(layers: readonly Pick<LayerRef, "home" | "seal">[]): Promise<void> {
     await this.#inTurn(async () => {
-      const missing = homes.filter((home) => !this.#mounted.has(home));
+      const missing = layers.filter(({ home }) => !this.#mounted.has(home));
       if (missing.length === 0) return;
+      await checkSeals(
+        this.#hand,
+        missing.flatMap(({ home, seal }) => (seal === undefined ? [] : [{ path: imageOf(home), seal }])),
+      );
       await this.#mount(missing);
-      for (const home of missing) this.#mounted.add(home);
+      for (const { home } of missing) this.#mounted.add(home);
     });
   }
 
@@ -64,13 +69,15 @@ export class LayerMounts {
     await turn;
   }
 
-  async #mount(homes: readonly string[]): Promise<void> {
+  async #mount(layers: readonly Pick<LayerRef, "home" | "seal">[]): Promise<void> {
     try {
-      for (const home of homes) await mkdir(fsOf(home), { recursive: true, mode: 0o755 });
-      if (this.#method === "file") await this.#hand.run({ orders: homes.flatMap(ordersFor) });
-      else for (const home of homes) await mountByLoop(this.#hand, imageOf(home), fsOf(home));
+      for (const { home } of layers) await mkdir(fsOf(home), { recursive: true, mode: 0o755 });
+      await this.#hand.run({ orders: layers.flatMap(({ home, seal }) => ordersFor(home, this.#method, seal)) });
     } catch (error) {
-      await unmount(this.#hand, homes.map(fsOf));
+      await unmount(
+        this.#hand,
+        layers.map(({ home }) => fsOf(home)),
+      );
       throw toImageError(error, "mount layers");
     }
   }
@@ -83,37 +90,32 @@ export class LayerMounts {
   }
 }
 
-function ordersFor(home: string): Order[] {
+function ordersFor(home: string, method: MountMethod, seal: Seal | undefined): Order[] {
+  const [image, target] = [imageOf(home), fsOf(home)];
+  if (seal?.kind === "dmverity")
+    return [{ order: "mount_image", args: { image, target, root: seal.digest, blocks: BigInt(seal.blocks) } }];
+  if (method === "loop") return [{ order: "mount_image", args: { image, target, root: "", blocks: 0n } }];
   return [
     {
       order: "fs_mount",
       args: {
         slot: 0,
         fstype: "erofs",
-        source: imageOf(home),
+        source: image,
         options: [],
         attrs: MOUNT_ATTR.RDONLY,
         fdKeys: [],
         fdSlots: [],
       },
     },
-    { order: "attach_host", args: { slot: 0, target: fsOf(home) } },
+    { order: "attach_host", args: { slot: 0, target } },
     { order: "close", args: { slot: 0 } },
   ];
 }
 
-/** util-linux's mount finds a free device and frees it with the mount. */
-export async function mountByLoop(hand: Hand, image: string, target: string): Promise<void> {
-  const { status, stderr } = await hand.spawn({
-    argv: ["mount", "-t", "erofs", "-o", "loop,ro", image, target],
-    env: { PATH: "/usr/sbin:/usr/bin:/sbin:/bin" },
-  });
-  if (status !== 0)
-    throw new ImageError("Internal", `mount ${image} by a loop device: ${Buffer.from(stderr).toString().trim()}`);
-}
-
-export async function mountByFile(hand: Hand, home: string): Promise<void> {
-  await hand.run({ orders: ordersFor(home) });
+/** At snapshots/<id>/fs. Rejects as the hand does. */
+export async function mountImage(hand: Hand, home: string, method: MountMethod, seal?: Seal): Promise<void> {
+  await hand.run({ orders: ordersFor(home, method, seal) });
 }
 
 export async function unmount(hand: Hand, targets: readonly string[]): Promise<void> {

@@ -3,6 +3,7 @@ import { ImageError } from "../errors.ts";
 import type { Database } from "../store/database.ts";
 import type { Usage } from "../types.ts";
 import type { LayerFormatName } from "./layer-files.ts";
+import { decodeSeal, encodeSeal, type Seal, type Verity } from "./seal.ts";
 import type { SnapshotInfo } from "./snapshotter.ts";
 
 /** How a writable layer becomes a root file system. */
@@ -21,6 +22,14 @@ export interface ChainRow {
   readonly id: number;
   readonly format: LayerFormatName;
   readonly opaque: readonly string[];
+  readonly seal: Seal | undefined;
+}
+
+/** What a layer is on disk. */
+export interface Kept {
+  readonly usage: Usage;
+  readonly opaque: readonly string[];
+  readonly seal: Seal | undefined;
 }
 
 export interface ActiveRow {
@@ -36,11 +45,11 @@ export class SnapshotRows {
     this.#database = database;
   }
 
-  /** Of the layer `chainId` in that format. */
-  layer(chainId: string, format: LayerFormatName): number | undefined {
+  /** Of the layer `chainId` in that format, sealed so where that is wanted. */
+  layer(chainId: string, format: LayerFormatName, verity: Verity | undefined): number | undefined {
     const row = this.#database.sql
-      .prepare("SELECT id FROM snapshots WHERE chain_id = ? AND format = ?")
-      .get(chainId, format);
+      .prepare("SELECT id FROM snapshots WHERE chain_id = ? AND format = ? AND coalesce(seal, '') LIKE ?")
+      .get(chainId, format, verity === undefined ? "%" : `${verity}:%`);
     return row === undefined ? undefined : Number(row["id"]);
   }
 
@@ -54,16 +63,17 @@ export class SnapshotRows {
   chain(id: number): ChainRow[] {
     const rows = this.#database.sql
       .prepare(`
-      WITH RECURSIVE chain (id, parent, opaque, format, depth) AS (
-        SELECT id, parent, opaque, format, 0 FROM snapshots WHERE id = ?
-        UNION ALL SELECT below.id, below.parent, below.opaque, below.format, depth + 1
+      WITH RECURSIVE chain (id, parent, opaque, format, seal, depth) AS (
+        SELECT id, parent, opaque, format, seal, 0 FROM snapshots WHERE id = ?
+        UNION ALL SELECT below.id, below.parent, below.opaque, below.format, below.seal, depth + 1
           FROM snapshots AS below JOIN chain ON below.id = chain.parent
-      ) SELECT id, opaque, format FROM chain ORDER BY depth`)
+      ) SELECT id, opaque, format, seal FROM chain ORDER BY depth`)
       .all(id);
     return rows.map((row) => ({
       id: Number(row["id"]),
       format: row["format"] as LayerFormatName,
       opaque: JSON.parse(String(row["opaque"])) as string[],
+      seal: sealOf(row["seal"]),
     }));
   }
 
@@ -79,21 +89,23 @@ export class SnapshotRows {
   }
 
   /** A draft becomes the layer `chainId`. One of another format by that name stays only for who uses it. */
-  commit(
-    id: number,
-    chainId: string,
-    parent: number | null,
-    usage: Usage,
-    opaque: readonly string[],
-    boot: string,
-  ): void {
+  commit(id: number, chainId: string, parent: number | null, { usage, opaque, seal }: Kept, boot: string): void {
     this.#database.transaction((sql) => {
       sql.prepare("UPDATE snapshots SET chain_id = NULL WHERE chain_id = ?").run(chainId);
       sql
         .prepare(
-          "UPDATE snapshots SET kind = 'layer', chain_id = ?, parent = ?, bytes = ?, inodes = ?, opaque = ?, boot = ? WHERE id = ?",
+          "UPDATE snapshots SET kind = 'layer', chain_id = ?, parent = ?, bytes = ?, inodes = ?, opaque = ?, seal = ?, boot = ? WHERE id = ?",
         )
-        .run(chainId, parent, usage.bytes, usage.inodes, JSON.stringify(opaque), boot, id);
+        .run(
+          chainId,
+          parent,
+          usage.bytes,
+          usage.inodes,
+          JSON.stringify(opaque),
+          seal === undefined ? null : encodeSeal(seal),
+          boot,
+          id,
+        );
     });
   }
 
@@ -115,6 +127,10 @@ export class SnapshotRows {
       const update = sql.prepare("UPDATE snapshots SET boot = NULL WHERE id = ?");
       for (const id of ids) update.run(id);
     });
+  }
+
+  seal(id: number): Seal | undefined {
+    return sealOf(this.#database.sql.prepare("SELECT seal FROM snapshots WHERE id = ?").get(id)?.["seal"]);
   }
 
   /** The layer `id` has the files that were written in `boot` now. */
@@ -199,6 +215,8 @@ export class SnapshotRows {
       }));
   }
 }
+
+const sealOf = (text: unknown): Seal | undefined => (typeof text === "string" ? decodeSeal(text) : undefined);
 
 export function unknownLayer(chainId: string | undefined): ImageError {
   return new ImageError("NotFound", `layer ${chainId} is not unpacked: pull the image again`);

@@ -65,8 +65,11 @@ export interface Snapshotter {
   /** Where a layer and a draft of the same content differ; undefined: nowhere. */
   compare(draft: LayerDraft, chainId: string): Promise<string | undefined>;
 
-  /** A writable layer on `parent` (undefined: on nothing). Throws InUse if `key` exists, NotFound if the parent does not. */
-  prepare(key: string, parent: string | undefined): Promise<Rootfs>;
+  /**
+   * A writable layer on `parent` (undefined: on nothing), of at most `size` bytes. Throws InUse if `key` exists, NotFound if the
+   * parent does not, Unsupported where the file system has no project quotas.
+   */
+  prepare(key: string, parent: string | undefined, size?: number): Promise<Rootfs>;
   /** As `prepare` answered. */
   rootfs(key: string): Rootfs | undefined;
   /** What the writable layer takes on disk. Throws NotFound. */

@@ -19,7 +19,9 @@ import type { Choice, SnapshotterName } from "./choose.ts";
 import { DiskUsage } from "./disk-usage.ts";
 import { fsOf, imageOf, type LayerFormatName, type LayerRef, openLayer } from "./layer-files.ts";
 import { LayerMounts } from "./mounts.ts";
-import { type ActiveRow, type ChainRow, SnapshotRows, unknownLayer } from "./rows.ts";
+import { Limits, removal } from "./quota.ts";
+import { type ActiveRow, type ChainRow, type Kept, SnapshotRows, unknownLayer } from "./rows.ts";
+import { broken, seal, type Seal, type Verity } from "./seal.ts";
 import type { Below, LayerDraft, SnapshotInfo, Snapshotter } from "./snapshotter.ts";
 import { LayerView } from "./view.ts";
 
@@ -38,11 +40,6 @@ export interface SnapshotStoreOptions {
   readonly boot?: string | undefined;
 }
 
-interface Completed {
-  readonly usage: Usage;
-  readonly opaque: readonly string[];
-}
-
 export class SnapshotStore implements Snapshotter {
   readonly name: SnapshotterName;
   readonly #root: string;
@@ -50,11 +47,13 @@ export class SnapshotStore implements Snapshotter {
   readonly #pool: WorkerPool;
   readonly #tree: TreeSource;
   readonly #format: LayerFormatName;
+  readonly #verity: Verity | undefined;
   readonly #rows: SnapshotRows;
   readonly #mounts: LayerMounts;
   /** Of drafts that were completed, for the layers on top of them. */
-  readonly #completed = new Map<number, Completed>();
+  readonly #completed = new Map<number, Kept>();
   readonly #usage: DiskUsage;
+  readonly #limits: Limits;
   #forgotten: number[] = [];
   #settling: Promise<void> = Promise.resolve();
   readonly #boot: string;
@@ -67,8 +66,10 @@ export class SnapshotStore implements Snapshotter {
     this.#pool = options.pool;
     this.#tree = options.tree;
     this.#format = options.choice.name === "overlayfs" ? "directory" : "erofs";
+    this.#verity = options.choice.verity;
     this.#rows = new SnapshotRows(options.database);
     this.#usage = new DiskUsage(options.hand);
+    this.#limits = new Limits(options.hand);
     this.#mounts = mounts;
   }
 
@@ -81,7 +82,7 @@ export class SnapshotStore implements Snapshotter {
   }
 
   has(chainId: string): boolean {
-    return this.#rows.layer(chainId, this.#format) !== undefined;
+    return this.#rows.layer(chainId, this.#format, this.#verity) !== undefined;
   }
 
   async begin(): Promise<LayerDraft> {
@@ -111,7 +112,8 @@ export class SnapshotStore implements Snapshotter {
       });
       if (aliases.size > 0) return aliases;
     }
-    this.#completed.set(draft.id, { usage: await this.#measure(draft, applied), opaque });
+    const sealed = await this.#seal(draft.id);
+    this.#completed.set(draft.id, { usage: await this.#measure(draft, applied), opaque, seal: sealed });
     return new Map();
   }
 
@@ -126,7 +128,7 @@ export class SnapshotStore implements Snapshotter {
     if (completed === undefined)
       throw new ImageError("Internal", `snapshot ${draft.id} is committed before it is complete`);
     const below = parent === undefined ? null : this.#required(parent);
-    this.#rows.commit(draft.id, chainId, below, completed.usage, completed.opaque, this.#boot);
+    this.#rows.commit(draft.id, chainId, below, completed, this.#boot);
     return true;
   }
 
@@ -170,7 +172,11 @@ export class SnapshotStore implements Snapshotter {
   }
 
   async compare(draft: LayerDraft, chainId: string): Promise<string | undefined> {
-    const [one, other] = [this.#files(this.#required(chainId)), this.#files(draft.id)];
+    const id = this.#required(chainId);
+    const [one, other] = [this.#files(id), this.#files(draft.id)];
+    const sealed = this.#rows.seal(id);
+    const different = sealed === undefined ? undefined : await broken(sealed, one, this.#hand, this.#pool);
+    if (different !== undefined) return different;
     return await this.#pool.run("compare", { format: this.#format, one, other });
   }
 
@@ -180,13 +186,17 @@ export class SnapshotStore implements Snapshotter {
     this.#rows.forget(draft.id);
   }
 
-  async prepare(key: string, parent: string | undefined): Promise<Rootfs> {
+  async prepare(key: string, parent: string | undefined, size?: number): Promise<Rootfs> {
     if (this.#rows.active(key) !== undefined) throw new ImageError("InUse", `root file system "${key}" exists already`);
     const below = parent === undefined ? null : this.#required(parent);
     const format = this.name === "native" ? "copy" : "overlay";
     const id = this.#rows.insert("active", format, key, below);
     try {
       const layers = below === null ? [] : this.#chain(below);
+      if (size !== undefined) {
+        await mkdir(this.#home(id), { mode: 0o711 });
+        await this.#limits.set(this.#home(id), id, size);
+      }
       await this.#makeFs(id);
       if (format === "copy") await this.#copy(id, layers);
       else await this.#overlay(id, layers);
@@ -343,12 +353,20 @@ export class SnapshotStore implements Snapshotter {
     return { bytes: blocks * 512, inodes: 2 };
   }
 
+  async #seal(id: number): Promise<Seal | undefined> {
+    if (this.#verity === undefined) return undefined;
+    const path = imageOf(this.#home(id));
+    return await seal(this.#verity, path, this.#hand, this.#pool).catch((error: unknown) => {
+      throw toImageError(error, `seal ${path}`);
+    });
+  }
+
   async #overlay(id: number, layers: readonly LayerRef[]): Promise<void> {
     const home = this.#home(id);
     await mkdir(join(home, "work"), { mode: 0o700 });
     const [top] = layers;
     if (top === undefined) return void (await mkdir(join(home, "empty"), { mode: 0o755 }));
-    await this.#mounts.ensure(layers.filter(({ format }) => format === "erofs").map((layer) => layer.home));
+    await this.#mounts.ensure(layers.filter(({ format }) => format === "erofs"));
     const files = openLayer(top);
     try {
       const root = await files.entry("");
@@ -380,7 +398,7 @@ export class SnapshotStore implements Snapshotter {
   #chain(id: number): LayerRef[] {
     const layers = this.#rows
       .chain(id)
-      .map(({ id: each, format, opaque }: ChainRow): LayerRef => ({ format, home: this.#home(each), opaque }));
+      .map(({ id: each, ...row }: ChainRow): LayerRef => ({ ...row, home: this.#home(each) }));
     // Overlayfs does not look for the attribute on a layer's root: what that would hide is left out here.
     const cut = layers.findIndex(({ opaque }) => opaque.includes(""));
     return cut < 0 ? layers : layers.slice(0, cut + 1);
@@ -419,7 +437,7 @@ export class SnapshotStore implements Snapshotter {
   }
 
   #required(chainId: string): number {
-    const id = this.#rows.layer(chainId, this.#format);
+    const id = this.#rows.layer(chainId, this.#format, this.#verity);
     if (id === undefined) throw unknownLayer(chainId);
     return id;
   }
@@ -430,7 +448,7 @@ export class SnapshotStore implements Snapshotter {
 
   async #removePaths(paths: readonly string[]): Promise<void> {
     if (paths.length === 0) return;
-    const plan: Plan = { orders: paths.map((path) => ({ order: "remove_tree", args: { path } })) };
+    const plan: Plan = { orders: paths.flatMap(removal) };
     for (let attempt = 1; ; attempt++) {
       try {
         await this.#hand.run(plan, { timeoutMs: REMOVE_TIMEOUT });

@@ -30,6 +30,12 @@ export interface CheckerOptions {
   readonly pool: WorkerPool;
 }
 
+/** A local failure is the layer's: its disk, or what it is sealed by, gives no other than wrong bytes. */
+function unreadable(error: unknown): string {
+  if (error instanceof ImageError && error.code === "Internal") return `cannot be read: ${error.message}`;
+  throw error;
+}
+
 export class Checker {
   readonly #parts: CheckerOptions;
   readonly #options: CheckOptions;
@@ -99,7 +105,7 @@ export class Checker {
     const draft = await restorer.make(image, index);
     let kept = false;
     try {
-      const problem = await snapshotter.compare(draft, chainId);
+      const problem = await snapshotter.compare(draft, chainId).catch(unreadable);
       if (problem === undefined) return undefined;
       if (this.#options.repair !== true) return { kind: "layer", id: chainId, problem };
       await snapshotter.replace(draft, chainId);

@@ -66,4 +66,8 @@ export const IMAGE_SCHEMA: readonly Migration[] = [
   -- Of a layer whose files may not be on the disk yet: the boot (/proc/sys/kernel/random/boot_id) in which they were written.
   ALTER TABLE snapshots ADD COLUMN boot TEXT;
   `,
+  `
+  -- What a layer's image is verified by when it is mounted (snapshots/seal.ts).
+  ALTER TABLE snapshots ADD COLUMN seal TEXT;
+  `,
 ];

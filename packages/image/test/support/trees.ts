@@ -214,7 +214,7 @@ export function plainHand(): Hand {
       const outputs = new Map<number, Uint8Array | undefined>();
       for (const [index, { order, args }] of plan.orders.entries()) {
         // What is mounted for a probe does not matter to those who have only directories.
-        if (order === "mount" || order === "unmount") continue;
+        if (order === "mount" || order === "unmount" || order === "drop_quota") continue;
         if (order === "disk_usage") {
           outputs.set(index, usage(args.path as string));
           continue;
