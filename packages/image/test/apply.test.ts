@@ -202,6 +202,30 @@ test("aliases lead through symlinks of lower layers", async () => {
   assert.deepEqual([...applied.implied].sort(), ["", "usr", "usr/lib"]);
 });
 
+const CAPABILITY = Buffer.from("0100000200040000000000000000000000000000", "hex");
+
+test("attributes that the kernel would not take are left out or refused, as it would", async () => {
+  const kept = async (type: string, name: string, value: Uint8Array): Promise<boolean> => {
+    const entry = { name: "f", type, link: "x", pax: { [`SCHILY.xattr.${name}`]: value } };
+    const { tree } = await apply([entry]);
+    return tree.made.get("f")?.meta?.xattrs?.has(name) ?? false;
+  };
+  const any = Buffer.from([0, 255]);
+  for (const type of ["0", "5"]) assert.equal(await kept(type, "user.a", any), true);
+  for (const type of ["2", "6"]) assert.equal(await kept(type, "user.a", any), false, type);
+  for (const type of ["0", "2", "5", "6"]) assert.equal(await kept(type, "trusted.a", any), true);
+  assert.equal(await kept("0", "strange.a", any), false);
+  assert.equal(await kept("0", "security.capability", CAPABILITY), true);
+  assert.equal(await kept("0", "system.posix_acl_access", Buffer.from("0200000001000700ffffffff", "hex")), true);
+  for (const [name, value] of [
+    ["security.capability", any],
+    ["security.capability", CAPABILITY.subarray(0, 12)],
+    ["system.posix_acl_default", any],
+    ["user.", any],
+  ] as const)
+    await assert.rejects(kept("0", name, value), /no file can have/, name);
+});
+
 test("metadata and attributes come along, overlayfs's own do not", async () => {
   const { tree } = await apply([
     {
@@ -211,7 +235,7 @@ test("metadata and attributes come along, overlayfs's own do not", async () => {
       gid: 8,
       pax: {
         mtime: "12.000000345",
-        "SCHILY.xattr.security.capability": "\u0001\u0002",
+        "SCHILY.xattr.security.capability": CAPABILITY,
         "SCHILY.xattr.trusted.overlay.redirect": "/etc",
       },
     },

@@ -331,6 +331,7 @@ test("archives that break the format are refused, each for its reason", async ()
   broken[0] = (broken[0] as number) ^ 1;
   await refused(broken, "InvalidImage", /checksum at byte 0/);
   await refused(archive({ name: "x", type: "Z" }), "InvalidImage", /unknown type "Z"/);
+  await refused(archive({ name: "x", type: "S" }), "InvalidImage", /not in GNU's format/);
   await refused(archive({ name: "x", type: "M" }), "InvalidImage", /unknown type "M"/);
   await refused(archive({ name: "x", pax: { path: "a\0b" } }), "InvalidImage", /NUL/);
   await refused(archive({ name: "x", pax: { uid: "-5" } }), "InvalidImage", /uid -5/);

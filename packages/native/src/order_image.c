@@ -9,6 +9,7 @@
 #include <sys/ioctl.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 
 #include "orders.h"
 
@@ -73,9 +74,8 @@ static int load_verity(int control, struct mapped *m, const char *name, const st
     return -1;
   m->target = (struct dm_target_spec){.length = o->blocks * (4096 / SECTOR)};
   strcpy(m->target.target_type, "verity");
-  unsigned device_major = (unsigned)(st.st_rdev >> 8) & 0xfff, device_minor = (unsigned)(st.st_rdev & 0xff) | ((unsigned)(st.st_rdev >> 12) & 0xfff00);
-  snprintf(m->text, sizeof m->text, "1 %u:%u %u:%u 4096 4096 %" PRIu64 " %" PRIu64 " sha256 %s -", device_major,
-           device_minor, device_major, device_minor, o->blocks, o->blocks, o->root);
+  snprintf(m->text, sizeof m->text, "1 %u:%u %u:%u 4096 4096 %" PRIu64 " %" PRIu64 " sha256 %s -", major(st.st_rdev),
+           minor(st.st_rdev), major(st.st_rdev), minor(st.st_rdev), o->blocks, o->blocks, o->root);
   if (map_ioctl(control, DM_TABLE_LOAD, m, name, DM_READONLY_FLAG) < 0)
     return -1;
   return map_ioctl(control, DM_DEV_SUSPEND, m, name, 0); /* without DM_SUSPEND_FLAG: resume */
@@ -140,16 +140,18 @@ int order_mount_image(struct run *run, const struct order_mount_image *o)
 
 static int measure(struct run *run, int fd, const char *path)
 {
-  struct { struct fsverity_digest head; uint8_t bytes[DIGEST_MAX]; } digest = {.head.digest_size = DIGEST_MAX};
+  _Alignas(struct fsverity_digest) uint8_t room[sizeof(struct fsverity_digest) + DIGEST_MAX] = {0};
+  struct fsverity_digest *digest = (struct fsverity_digest *)room;
   struct buffer *out = &run->report.outputs;
-  bool without = ioctl(fd, FS_IOC_MEASURE_VERITY, &digest) < 0;
+  digest->digest_size = DIGEST_MAX;
+  bool without = ioctl(fd, FS_IOC_MEASURE_VERITY, digest) < 0;
   if (without && errno != ENODATA)
     return failed(&run->report, "measure fs-verity of %s", path);
   buffer_u32(out, run->index);
   buffer_u32(out, without ? OUTPUT_MISSING : 0);
-  buffer_u32(out, without ? 0 : digest.head.digest_size);
+  buffer_u32(out, without ? 0 : digest->digest_size);
   if (!without)
-    buffer_append(out, digest.bytes, digest.head.digest_size);
+    buffer_append(out, digest->digest, digest->digest_size);
   return 0;
 }
 

@@ -6,6 +6,7 @@
  */
 import type { TreeMeta, TreeWriter } from "@berth/kernel";
 import { ImageError } from "../errors.ts";
+import { attributesOf as keptAttributes } from "./attributes.ts";
 import { components, join, toBytes, toName, treePath } from "./paths.ts";
 import { printable, type TarEntry, type TarReader } from "./tar.ts";
 
@@ -42,7 +43,6 @@ const WHITEOUT_PREFIX = ".wh.";
 const OPAQUE_MARKER = ".wh..wh..opq";
 const AUFS_PREFIX = ".wh..wh.";
 const OPAQUE_XATTR = "trusted.overlay.opaque";
-const OVERLAY_XATTRS = "trusted.overlay.";
 const YES = toBytes("y");
 const S_IFCHR = 0o020000;
 const S_IFBLK = 0o060000;
@@ -327,9 +327,7 @@ function attributesOf(entry: TarEntry): Attributes {
   return { mode: entry.mode, meta: metaOf(entry) };
 }
 
-/** Overlayfs's own attributes are dropped: a layer that brought them could redirect or hide what other layers have. */
-function metaOf({ uid, gid, mtime, xattrs }: TarEntry): TreeMeta {
-  if (xattrs.size === 0) return { uid, gid, mtime };
-  const kept = new Map([...xattrs].filter(([name]) => !name.startsWith(OVERLAY_XATTRS)));
-  return { uid, gid, mtime, xattrs: kept };
+function metaOf(entry: TarEntry): TreeMeta {
+  const { uid, gid, mtime, xattrs } = entry;
+  return xattrs.size === 0 ? { uid, gid, mtime } : { uid, gid, mtime, xattrs: keptAttributes(entry) };
 }

@@ -179,7 +179,14 @@ export class TarReader {
   }
 
   async #sparseMap(header: Header, block: Uint8Array, records: PaxRecords): Promise<SparseMap | undefined> {
-    if (header.type === "S") return await readOldSparse(block, this.#reader, this.#stored);
+    if (header.type === "S") {
+      if (header.format !== "gnu")
+        throw new ImageError(
+          "InvalidImage",
+          `tar: the header before byte ${this.#reader.offset} is of GNU's sparse files and not in GNU's format`,
+        );
+      return await readOldSparse(block, this.#reader, this.#stored);
+    }
     if (!isPaxSparse(records)) return undefined;
     const map = await readPaxSparse(records, this.#reader, this.#stored);
     this.#stored -= map.mapBytes;
