@@ -1,6 +1,7 @@
 /** A store that was damaged, checked, and saved. */
 import assert from "node:assert/strict";
-import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import test from "node:test";
@@ -86,6 +87,92 @@ test("fsck finds a damaged blob, a damaged layer and strays, and repairs what it
   assert.match(second, /^layer: cannot be verified: its blob sha256:.* is not whole \/ $/);
   assert.equal((await images.pull(record.tags[0] as string)).id, record.id);
 });
+
+test(
+  "fsck finds every kind of damage, and mends it: blobs, layers, records without files, files without records, mounts",
+  skip,
+  async (t) => {
+    const why = whyNoBosun();
+    if (why !== undefined) return t.skip(why);
+    const [registry, rig] = [await registryFor(t), await rigFor(t)];
+    const images = await openImages(t, rig);
+    const built = app("x");
+    const reference = registry.push("a", "1", built);
+    const record = await images.pull(reference);
+    const blobAt = (bytes: Buffer): string => join(rig.root, "content/blobs/sha256", digest(bytes).slice(7));
+    const homes = readdirSync(join(rig.root, "snapshots")).map((id) => join(rig.root, "snapshots", id));
+    const flip = (path: string): void => {
+      const bytes = readFileSync(path);
+      const at = bytes.length >> 1;
+      bytes[at] = (bytes[at] as number) ^ 0x10;
+      writeFileSync(path, bytes);
+    };
+    const layerFile = (home: string): string =>
+      join(home, existsSync(join(home, "layer.erofs")) ? "layer.erofs" : "fs");
+    const damages: Record<string, readonly [() => unknown, RegExp]> = {
+      "a flipped byte of a blob": [
+        () => flip(blobAt(built.layers[1] as Buffer)),
+        /^blob: has the content of .* \/ removed/,
+      ],
+      "a blob that is gone": [() => rmSync(blobAt(built.layers[1] as Buffer)), /^blob: cannot be read \/ removed/],
+      "a config that is gone": [() => rmSync(blobAt(built.config)), /^blob: .* \/ removed: a pull brings it again$/m],
+      "a manifest with a flipped byte": [
+        () => flip(blobAt(built.manifest)),
+        /^blob: .* \/ removed: a pull brings it again$/m,
+      ],
+      "a layer that is gone": [
+        () => rmSync(layerFile(homes[0] as string), { recursive: true }),
+        /^layer: cannot be read: .* \/ unpacked again/,
+      ],
+      "a snapshot whose directory is gone": [
+        () => rmSync(homes[1] as string, { recursive: true }),
+        /^layer: cannot be read: .* \/ unpacked again/,
+      ],
+      "a directory without a record": [
+        () => mkdirSync(join(rig.root, "snapshots/4711")),
+        /^file: is in no record \/ removed/,
+      ],
+      "a file that is no blob": [
+        () => writeFileSync(join(rig.root, "content/blobs/sha256", "1".repeat(64)), "x"),
+        /^file: is in no record \/ removed/,
+      ],
+      "a mount that nothing needs": [
+        () => {
+          mkdirSync(join(homes[0] as string, "fs"), { recursive: true });
+          execFileSync("mount", ["-t", "tmpfs", "none", join(homes[0] as string, "fs")]);
+        },
+        /^mount: is mounted, and no container uses it \/ unmounted/,
+      ],
+      "a container's layer that is gone": [
+        async () => {
+          await images.prepareRootfs("gone", record);
+          const { upper } = overlayOf(images.rootfs("gone") as never);
+          rmSync(upper, { recursive: true });
+        },
+        /^rootfs: has a record, and its files are gone \/ forgotten/,
+      ],
+    };
+    const problems = async (repair: boolean): Promise<string[]> => {
+      const found: string[] = [];
+      for await (const { kind, problem, repair: done = "" } of images.check({ repair }))
+        found.push(`${kind}: ${problem} / ${done}`);
+      return found;
+    };
+    for (const [what, [damage, message]] of Object.entries(damages)) {
+      await damage();
+      assert.match((await problems(true)).join("\n"), message, what);
+      // What only the registry has is pulled again.
+      await images.pull(reference);
+      assert.deepEqual(await problems(false), [], `after ${what}`);
+      const again = await images.prepareRootfs("c", reference);
+      assert.equal(readFileSync(join(overlayOf(again).lowers[0] as string, "tmp/app"), "utf8"), "x", what);
+      await images.removeRootfs("c");
+    }
+    await images.remove(reference);
+    assert.deepEqual(leftovers(rig.root), []);
+    return undefined;
+  },
+);
 
 test(
   "what is saved is what was pulled: by docker's archive and as a layout, with the names that were asked for",

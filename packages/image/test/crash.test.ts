@@ -4,13 +4,16 @@
  */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { cpSync, existsSync, readdirSync, readFileSync } from "node:fs";
+import { cpSync, createReadStream, existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { DatabaseSync } from "node:sqlite";
 import test, { type TestContext } from "node:test";
 import { startHand } from "@berth/kernel";
 import { Images } from "../src/images.ts";
+import { cutPower } from "./support/journal.ts";
 import { build, FakeRegistry } from "./support/registry.ts";
 import { BOSUN, leftovers, overlayOf, scratch, whyNoBosun } from "./support/store.ts";
+import { CHANGES, LOOKS } from "./support/steps.ts";
 import { archive } from "./support/tar-writer.ts";
 
 const skip = whyNoBosun() === undefined ? {} : { skip: whyNoBosun() as string };
@@ -22,6 +25,8 @@ const built = build([
 interface Death {
   readonly at?: number;
   readonly in?: "main" | "worker";
+  /** A file for what it writes and syncs. */
+  readonly journal?: string;
 }
 
 /** Runs a verb in a process of its own; resolves to how many steps it took, or undefined if it died on the way. */
@@ -40,7 +45,12 @@ async function run(root: string, verb: string, argument: string, death: Death = 
     ],
     {
       stdio: ["ignore", "pipe", "pipe"],
-      env: { ...process.env, BERTH_DIE_AT: String(death.at ?? 0), BERTH_DIE_IN: death.in ?? "main" },
+      env: {
+        ...process.env,
+        BERTH_DIE_AT: String(death.at ?? 0),
+        BERTH_DIE_IN: death.in ?? "main",
+        ...(death.journal !== undefined && { BERTH_JOURNAL: death.journal }),
+      },
     },
   );
   let out = "";
@@ -97,8 +107,8 @@ async function registryFor(t: TestContext): Promise<{ registry: FakeRegistry; re
 }
 
 /** The steps of an operation that takes `steps` of them, as many as a test has time for. */
-function* sample(steps: number): Generator<number, void, undefined> {
-  const every = Math.max(1, Math.ceil(steps / Number(process.env["BERTH_CRASH_POINTS"] ?? 6)));
+function* sample(steps: number, points = 6): Generator<number, void, undefined> {
+  const every = Math.max(1, Math.ceil(steps / Number(process.env["BERTH_CRASH_POINTS"] ?? points)));
   for (let at = 1; at <= steps; at += every) yield at;
 }
 
@@ -125,6 +135,117 @@ for (const where of ["main", "worker"] as const) {
       await opened.close();
     }
     assert.ok(deaths > 0);
+  });
+}
+
+test("every call of node:fs that changes the disk is one of the steps", () => {
+  const source = new URL("../src/", import.meta.url).pathname;
+  const steps = new Set<string>([...CHANGES.promises, ...CHANGES.sync, ...LOOKS]);
+  const unknown: string[] = [];
+  for (const name of readdirSync(source, { recursive: true, encoding: "utf8" })) {
+    if (!name.endsWith(".ts")) continue;
+    const text = readFileSync(join(source, name), "utf8");
+    for (const [, names = ""] of text.matchAll(/^import \{([^}]*)\} from "node:fs(?:\/promises)?";/gm))
+      for (const each of names.split(",").map((part) => part.trim()))
+        if (each !== "" && !each.startsWith("type ") && !steps.has(each.replace(/ as .*/, "")))
+          unknown.push(`${name}: ${each}`);
+  }
+  assert.deepEqual(unknown, []);
+});
+
+/** The archive of the image, as `berth save` makes it. */
+async function savedArchive(t: TestContext, reference: string): Promise<string> {
+  const root = scratch(t);
+  const opened = await open(root);
+  await opened.images.pull(reference);
+  const file = join(root, "archive.tar");
+  const parts: Uint8Array[] = [];
+  for await (const chunk of opened.images.exportArchive([reference])) parts.push(chunk);
+  writeFileSync(file, Buffer.concat(parts));
+  await opened.close();
+  return file;
+}
+
+test("killed in an import", skip, async (t) => {
+  const { reference } = await registryFor(t);
+  const archiveFile = await savedArchive(t, reference);
+  const steps = (await run(scratch(t), "import", archiveFile)) as number;
+  for (const at of sample(steps, 3)) {
+    const root = scratch(t);
+    assert.equal(await run(root, "import", archiveFile, { at }), undefined);
+    const opened = await open(root);
+    if (opened.images.list().length === 0)
+      assert.deepEqual(leftovers(join(root, "images")), [], `killed at step ${at}: ${opened.did.join("; ")}`);
+    await checkWhole(opened);
+    assert.equal((await opened.images.importArchive(createReadStream(archiveFile)))[0]?.id, built.id);
+    await checkWhole(opened);
+    await opened.images.remove(built.id);
+    assert.deepEqual(leftovers(join(root, "images")), []);
+    await opened.close();
+  }
+});
+
+test("killed in a repair", skip, async (t) => {
+  const { reference } = await registryFor(t);
+  const prepared = scratch(t);
+  await run(prepared, "pull", reference);
+  const damaged = join(prepared, "images/snapshots/1/layer.erofs");
+  if (!existsSync(damaged)) return t.skip("no EROFS here");
+  writeFileSync(damaged, readFileSync(damaged).fill(7, 2048));
+  const copy = (): string => {
+    const root = scratch(t);
+    cpSync(prepared, root, { recursive: true, preserveTimestamps: true, filter: (path) => !path.endsWith(".sock") });
+    return root;
+  };
+  const steps = (await run(copy(), "repair", "")) as number;
+  for (const at of sample(steps, 3)) {
+    const root = copy();
+    assert.equal(await run(root, "repair", "", { at }), undefined);
+    const opened = await open(root);
+    for await (const problem of opened.images.check({ repair: true })) void problem;
+    for await (const problem of opened.images.check()) assert.fail(`step ${at}: ${problem.problem}`);
+    await checkWhole(opened);
+    await opened.images.remove(reference);
+    assert.deepEqual(leftovers(join(root, "images")), [], `killed at step ${at}: ${opened.did.join("; ")}`);
+    await opened.close();
+  }
+  return undefined;
+});
+
+/** What layers' rows say of files that were not waited for is of a boot that is over. */
+function anotherBoot(path: string): void {
+  if (!existsSync(path)) return;
+  const database = new DatabaseSync(path);
+  const made = database.prepare("SELECT 1 FROM pragma_table_info('snapshots') WHERE name = 'boot'").get();
+  if (made !== undefined) database.exec("UPDATE snapshots SET boot = 'the one before' WHERE boot IS NOT NULL");
+  database.close();
+}
+
+for (const verb of ["pull", "import"] as const) {
+  test(`the power goes in a ${verb}, and with it all that was not synced`, skip, async (t) => {
+    const { reference } = await registryFor(t);
+    const argument = verb === "pull" ? reference : await savedArchive(t, reference);
+    const steps = (await run(scratch(t), verb, argument)) as number;
+    let lost = 0;
+    for (const at of [...sample(steps, 3), steps + 1]) {
+      const root = scratch(t);
+      const journal = join(root, "journal");
+      const ended = await run(root, verb, argument, { at, journal });
+      lost += cutPower(journal, join(root, "images")).length;
+      anotherBoot(join(root, "images/berth.db"));
+      const opened = await open(root);
+      const ids = opened.images.list().map(({ id }) => id);
+      if (ended !== undefined) assert.deepEqual(ids, [built.id], "what was answered stays");
+      if (ids.length === 0)
+        assert.deepEqual(leftovers(join(root, "images")), [], `cut at step ${at}: ${opened.did.join("; ")}`);
+      await checkWhole(opened);
+      for await (const problem of opened.images.check())
+        assert.fail(`cut at step ${at}: ${problem.kind} ${problem.problem}`);
+      await opened.images.pull(reference);
+      await checkWhole(opened);
+      await opened.close();
+    }
+    assert.ok(lost > 0, "something was not synced when the power went");
   });
 }
 

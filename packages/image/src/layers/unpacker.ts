@@ -87,9 +87,12 @@ export class Unpacker {
     signal: AbortSignal | undefined,
     progress: (progress: Progress) => void,
   ): Promise<Holding> {
-    const { snapshotter, pool } = this.#options;
+    const { content, snapshotter, pool } = this.#options;
     const holding = new Holding((task, listener) => this.#release(task, listener), progress);
-    const present = plans.findLastIndex((plan) => snapshotter.has(plan.chainId)) + 1;
+    const unpacked = plans.findLastIndex((plan) => snapshotter.has(plan.chainId)) + 1;
+    // A layer whose blob fsck has removed is fetched for the blob's sake.
+    const lacking = plans.findIndex(({ store, descriptor }) => store && !content.has(descriptor.digest));
+    const present = lacking < 0 ? unpacked : Math.min(unpacked, lacking);
     for (const { descriptor } of plans.slice(0, present))
       progress({ id: descriptor.digest, status: "exists", doneBytes: descriptor.size, totalBytes: descriptor.size });
     try {

@@ -63,6 +63,25 @@ export class LayerMounts {
     await this.dropUnused(() => new Set([...this.#mounted].filter((each) => each !== home)));
   }
 
+  /** Where something is mounted below the snapshots' directory that is not `used`, or once more on what is. */
+  async stale(used: () => ReadonlySet<string>): Promise<string[]> {
+    let found: string[] = [];
+    await this.#inTurn(async () => {
+      const needed = new Set([...used()].filter((home) => this.#mounted.has(home)).map(fsOf));
+      found = (await this.#below()).filter(({ target }) => !needed.delete(target)).map(({ target }) => target);
+    });
+    return found;
+  }
+
+  /** Takes away what `stale` named: the topmost mount there. */
+  async drop(target: string, used: () => ReadonlySet<string>): Promise<void> {
+    if (!(await this.stale(used)).includes(target)) return;
+    await this.#inTurn(async () => {
+      await unmount(this.#hand, [target]);
+      for (const home of this.#mounted) if (fsOf(home) === target && !used().has(home)) this.#mounted.delete(home);
+    });
+  }
+
   async #inTurn(work: () => Promise<void>): Promise<void> {
     const turn = this.#turn.then(work);
     this.#turn = turn.catch(() => undefined);
@@ -83,10 +102,14 @@ export class LayerMounts {
   }
 
   async #found(): Promise<string[]> {
-    const prefix = `${this.#root}/`;
-    return parseMountInfo(await readFile("/proc/self/mountinfo", "utf8"))
-      .filter(({ target, fstype }) => fstype === "erofs" && target.startsWith(prefix) && target.endsWith("/fs"))
+    return (await this.#below())
+      .filter(({ target, fstype }) => fstype === "erofs" && target.endsWith("/fs"))
       .map(({ target }) => target.slice(0, -"/fs".length));
+  }
+
+  async #below(): Promise<{ target: string; fstype: string }[]> {
+    const mounts = parseMountInfo(await readFile("/proc/self/mountinfo", "utf8"));
+    return mounts.filter(({ target }) => target.startsWith(`${this.#root}/`));
   }
 }
 

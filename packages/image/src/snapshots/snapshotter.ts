@@ -97,6 +97,11 @@ export interface Snapshotter {
   /** Directories without a record, as paths below the root. */
   strays(): Promise<string[]>;
   removeStray(path: string): Promise<void>;
+  /** Mounts below the snapshots' directory that no writable layer needs, as paths below the root. */
+  staleMounts(): Promise<string[]>;
+  dropMount(path: string): Promise<void>;
+  /** Keys of writable layers whose files are gone. */
+  lost(): Promise<string[]>;
   /** Ends what only a running process needs. */
   close(): Promise<void>;
 }

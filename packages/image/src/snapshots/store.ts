@@ -5,7 +5,7 @@
  */
 import type { Hand, Plan } from "@berth/kernel";
 import { chmod, mkdir, readdir, readFile, rename, stat } from "node:fs/promises";
-import { dirname, join } from "node:path";
+import { dirname, join, relative } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { ImageError, toImageError } from "../errors.ts";
 import type { AppliedLayer } from "../layers/apply.ts";
@@ -307,6 +307,22 @@ export class SnapshotStore implements Snapshotter {
     await this.#removePaths([join(dirname(this.#root), path)]);
   }
 
+  async staleMounts(): Promise<string[]> {
+    const mounted = await this.#mounts.stale(() => this.#usedHomes());
+    return mounted.map((path) => relative(dirname(this.#root), path));
+  }
+
+  async dropMount(path: string): Promise<void> {
+    await this.#mounts.drop(join(dirname(this.#root), path), () => this.#usedHomes());
+  }
+
+  async lost(): Promise<string[]> {
+    const keys: string[] = [];
+    for (const info of this.list())
+      if (info.kind === "active" && info.key !== undefined && !(await this.#isThere(info))) keys.push(info.key);
+    return keys;
+  }
+
   /** What containers use stays mounted: the next process takes it over. */
   async close(): Promise<void> {
     await this.#settling;
@@ -314,7 +330,11 @@ export class SnapshotStore implements Snapshotter {
   }
 
   async #dropMounts(): Promise<void> {
-    await this.#mounts.dropUnused(() => new Set(this.#rows.usedByActive().map((id) => this.#home(id))));
+    await this.#mounts.dropUnused(() => this.#usedHomes());
+  }
+
+  #usedHomes(): Set<string> {
+    return new Set(this.#rows.usedByActive().map((id) => this.#home(id)));
   }
 
   async #settleAll(): Promise<void> {

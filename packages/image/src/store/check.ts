@@ -8,8 +8,8 @@ import type { ContentStore } from "./content.ts";
 import type { Restorer } from "./restore.ts";
 
 export interface Problem {
-  readonly kind: "blob" | "layer" | "image" | "file";
-  /** A digest, or a path below the root. */
+  readonly kind: "blob" | "layer" | "image" | "file" | "mount" | "rootfs";
+  /** A digest, a path below the root, or a container's. */
   readonly id: string;
   readonly problem: string;
   /** What was done about it; absent: nothing, or nothing can be. */
@@ -64,6 +64,8 @@ export class Checker {
       }
     }
     for (const path of [...(await content.strays()), ...(await snapshotter.strays())]) yield await this.#stray(path);
+    for (const path of await snapshotter.staleMounts()) yield await this.#mount(path);
+    for (const key of await snapshotter.lost()) yield await this.#lost(key);
     if (this.#options.repair !== true) return;
     const dropped = await catalog.load(content);
     for (const problem of dropped) yield { kind: "image", id: "", problem, repair: "dropped: pull it again" };
@@ -102,7 +104,10 @@ export class Checker {
       await restorer.ensure(image);
       return { kind: "layer", id: chainId, problem: "is not unpacked", repair: "unpacked again" };
     }
-    const draft = await restorer.make(image, index);
+    const draft = await restorer.make(image, index).catch(unreadable);
+    // What a layer beneath has lost is that one's to tell.
+    if (typeof draft === "string")
+      return { kind: "layer", id: chainId, problem: `cannot be verified: a layer beneath ${draft}` };
     let kept = false;
     try {
       const problem = await snapshotter.compare(draft, chainId).catch(unreadable);
@@ -122,6 +127,20 @@ export class Checker {
     if (path.startsWith("snapshots/")) await this.#parts.snapshotter.removeStray(path);
     else await this.#parts.content.removeStray(path);
     return { ...found, repair: "removed" };
+  }
+
+  async #mount(path: string): Promise<Problem> {
+    const found: Problem = { kind: "mount", id: path, problem: "is mounted, and no container uses it" };
+    if (this.#options.repair !== true) return found;
+    await this.#parts.snapshotter.dropMount(path);
+    return { ...found, repair: "unmounted" };
+  }
+
+  async #lost(key: string): Promise<Problem> {
+    const found: Problem = { kind: "rootfs", id: key, problem: "has a record, and its files are gone" };
+    if (this.#options.repair !== true) return found;
+    await this.#parts.snapshotter.remove(key);
+    return { ...found, repair: "forgotten: make the container again" };
   }
 
   #step(what: string): void {

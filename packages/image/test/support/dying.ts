@@ -6,8 +6,11 @@
 import fs from "node:fs";
 import promises from "node:fs/promises";
 import { syncBuiltinESMExports } from "node:module";
+import { Socket } from "node:net";
 import { DatabaseSync } from "node:sqlite";
 import { isMainThread } from "node:worker_threads";
+import { keepJournal } from "./journal.ts";
+import { CHANGES } from "./steps.ts";
 
 type Any = (...args: unknown[]) => unknown;
 
@@ -28,14 +31,17 @@ function count(object: object, name: string, when: (...args: unknown[]) => boole
   };
 }
 
-for (const name of ["rename", "mkdir", "rm", "chown"]) count(promises, name);
-count(promises, "open", (_, flags) => typeof flags === "string" && flags.startsWith("w"));
-count(fs, "renameSync");
+for (const name of CHANGES.promises) count(promises, name);
+count(promises, "open", (_, flags) => typeof flags === "string" && flags !== "r");
+for (const name of CHANGES.sync) count(fs, name);
 count(DatabaseSync.prototype, "exec", (sql) => sql === "COMMIT" || sql === "BEGIN IMMEDIATE");
+// What bosun is asked to do.
+count(Socket.prototype, "write");
 const handle = await promises.open("/dev/null");
 const prototype = Object.getPrototypeOf(handle) as object;
 await handle.close();
-for (const name of ["write", "writeFile", "sync", "datasync"]) count(prototype, name);
+for (const name of CHANGES.handle) count(prototype, name);
+if (process.env["BERTH_JOURNAL"] !== undefined) keepJournal(process.env["BERTH_JOURNAL"], prototype);
 syncBuiltinESMExports();
 
 if (isMainThread) process.on("exit", () => process.stdout.write(`steps ${steps}\n`));
