@@ -161,3 +161,23 @@ describe("a pod in a user namespace", () => {
     await daemon.client.runtime.removePodSandbox({ podSandboxId: plain.id });
   });
 });
+
+for (const snapshotter of ["overlayfs", "native"] as const) {
+  test(`a pod in a user namespace, its layers kept by ${snapshotter}`, async (t) => {
+    await using daemon = await TestDaemon.start({ args: ["--snapshotter", snapshotter] });
+    const { runtimeHandlers } = await daemon.client.runtime.status({});
+    const own = runtimeHandlers.find(({ name }) => name === "");
+    if (own?.features?.userNamespaces !== true) return t.skip("this kernel cannot map the owners of an image's layers");
+    const pod = await runPod(daemon, linux());
+    const id = await startContainer(daemon, pod, SLEEP, linux());
+    assert.equal(
+      await sh(daemon, id, "stat -c %u:%g /bin/sh; echo x >/new; chown 12:13 /new; stat -c %u:%g /new"),
+      "0:0\n12:13\n",
+    );
+    const { info } = await daemon.client.runtime.containerStatus({ containerId: id, verbose: true });
+    const { pid } = JSON.parse(info["info"] ?? "") as { pid: number };
+    assert.equal(statSync(`/proc/${pid}/root/new`).uid, SHIFT + 12, "outside it is the mapped id");
+    await daemon.client.runtime.removePodSandbox({ podSandboxId: pod.id });
+    return undefined;
+  });
+}
