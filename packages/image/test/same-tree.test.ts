@@ -109,6 +109,7 @@ async function subjectFor(t: TestContext, rig: Rig, choice: Choice): Promise<Sub
   return {
     snapshotter,
     openTree: async (draft) => await openTarget(draft.target, tree),
+    whole: true,
     restart: () => Promise.reject(new Error("not part of this test")),
     transaction: (work) => database.transaction(work),
   };

@@ -1,6 +1,7 @@
 /** What every snapshotter must do. A test file calls this with a way to open one. */
 import assert from "node:assert/strict";
-import { lstatSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { execFileSync, spawnSync } from "node:child_process";
+import { lstatSync, readdirSync, readFileSync, type Stats, statSync, writeFileSync } from "node:fs";
 import test, { type TestContext } from "node:test";
 import type { TreeWriter } from "@berth/kernel";
 import { ImageError, type ImageErrorCode } from "../src/errors.ts";
@@ -17,6 +18,8 @@ export interface Subject {
   readonly openTree: (draft: LayerDraft) => Promise<TreeWriter>;
   /** The snapshotter as a new process finds it, before recovery. */
   readonly restart: () => Promise<Snapshotter>;
+  /** Whether layers are written as the daemon does: the double on node:fs knows no attributes, and no names that are no UTF-8. */
+  readonly whole: boolean;
   /** Runs several collaborators' writes in one transaction. */
   readonly transaction: <T>(work: () => T) => T;
 }
@@ -362,5 +365,49 @@ export function snapshotterContract(name: string, open: (t: TestContext) => Prom
       [Number(stat.mode & 0o7777n), stat.uid, stat.gid, stat.mtimeNs],
       [0o2750, 5n, 6n, 1_500_000_000n * NS],
     );
+  });
+
+  contract("links, holes, devices, capabilities and names of any bytes are there for a container", async (subject) => {
+    const capability = Buffer.from("0100000200040000000000000000000000000000", "hex");
+    const strange = Buffer.from([0xff, 0xfe, 0x20, 0x0a, 0x80]);
+    const sparse = { "GNU.sparse.size": "5000000", "GNU.sparse.numblocks": "1", "GNU.sparse.map": "4000000,4" };
+    const chain = await stack(subject, "kinds", [
+      { name: "file", data: "x", mode: 0o4755, uid: 70_000, pax: { "SCHILY.xattr.security.capability": capability } },
+      { name: "hard", type: "1", link: "file" },
+      { name: "sparse", data: "tail", pax: sparse },
+      { name: "null", type: "3", mode: 0o666, major: 1, minor: 3 },
+      { name: "disk", type: "4", mode: 0o660, major: 8, minor: 300 },
+      { name: "fifo", type: "6" },
+      { name: "n", data: "named", pax: { path: strange } },
+    ]);
+    const at = top(await subject.snapshotter.prepare("kinds", chain));
+    const [file, hard, holes] = ["file", "hard", "sparse"].map((name) => lstatSync(`${at}/${name}`)) as [
+      Stats,
+      Stats,
+      Stats,
+    ];
+    assert.deepEqual([file.ino, file.nlink, file.mode & 0o7777, file.uid], [hard.ino, 2, 0o4755, 70_000]);
+    assert.equal(holes.size, 5_000_000);
+    assert.ok(holes.blocks * 512 < 1_000_000 || subject.snapshotter.name === "erofs", "holes take no room");
+    assert.deepEqual(readFileSync(`${at}/sparse`).subarray(4_000_000, 4_000_004).toString(), "tail");
+    assert.equal(
+      readFileSync(`${at}/sparse`).every((byte, index) => byte === 0 || (index >= 4_000_000 && index < 4_000_004)),
+      true,
+    );
+    assert.deepEqual(
+      ["null", "disk", "fifo"].map((name) => [lstatSync(`${at}/${name}`).mode >> 12, lstatSync(`${at}/${name}`).rdev]),
+      [
+        [2, 0x103],
+        [6, (8 << 8) | (300 & 0xff) | ((300 >> 8) << 20)],
+        [1, 0],
+      ],
+    );
+    if (!subject.whole) return;
+    assert.equal(readFileSync(Buffer.concat([Buffer.from(`${at}/`), strange]), "utf8"), "named");
+    if (spawnSync("sh", ["-c", "command -v getfattr"]).status === 0)
+      assert.deepEqual(
+        execFileSync("getfattr", ["--only-values", "--absolute-names", "-n", "security.capability", `${at}/file`]),
+        capability,
+      );
   });
 }

@@ -28,6 +28,7 @@ async function subject(t: TestContext, rig: Rig, choice: Choice): Promise<Subjec
   return {
     snapshotter: await open(),
     openTree: async (draft) => await openTarget(draft.target, tree),
+    whole: rig.treeModule === undefined,
     restart: open,
     transaction: (work) => database.transaction(work),
   };
