@@ -182,18 +182,18 @@ export const ORDERS = {
    * ESRCH, ENOSYS, ENOTTY or EOPNOTSUPP: the file system is mounted without prjquota, or has no projects.
    */
   project_quota: {
-    code: 65,
+    code: 140,
     fields: { path: "str", project: "u32", bytes: "u64" },
     words: "limit {path} to {bytes} bytes by a project quota",
   },
   /** Takes the limit away that project_quota set, before the directory is removed. Absent, or without a project of its own: success. */
-  drop_quota: { code: 66, fields: { path: "str" }, words: "drop the project quota of {path}" },
+  drop_quota: { code: 141, fields: { path: "str" }, words: "drop the project quota of {path}" },
   /**
    * Mounts an EROFS image read-only by a loop device. With `root` (SHA-256 in hexadecimal) by a dm-verity device above it, whose
    * hash tree (version 1, blocks of 4096, no salt) follows the image's `blocks` blocks. The devices go with the mount.
    */
   mount_image: {
-    code: 67,
+    code: 142,
     fields: { image: "str", target: "str", root: "str", blocks: "u64" },
     words: "mount image {image} at {target}",
   },
@@ -201,7 +201,7 @@ export const ORDERS = {
    * The fs-verity digest (SHA-256, blocks of 4096) of a file as this order's output, enabled before where `enable`; a file without:
    * empty output with `missing` set. ENOTTY or EOPNOTSUPP: the kernel or the file system has no fs-verity.
    */
-  fs_verity: { code: 68, fields: { path: "str", enable: "u32" }, words: "measure fs-verity of {path}" },
+  fs_verity: { code: 143, fields: { path: "str", enable: "u32" }, words: "measure fs-verity of {path}" },
   /** rmdir(2), deepest directory first where `children`; ENOENT is success. For cgroups (EBUSY while a process is inside). */
   rmdir: { code: 46, fields: { path: "str", children: "u32" }, words: "rmdir {path}" },
   /** unlink(2); ENOENT is success. */
