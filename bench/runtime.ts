@@ -105,7 +105,7 @@ async function inProcess(): Promise<(index: number) => Promise<void>> {
     let link: Awaited<ReturnType<typeof connectMonitor>> | undefined;
     await measure(all["berth in process"], {
       create: async () => {
-        const { spec, rootfs } = await readBundle(bundle);
+        const { spec, rootfs } = readBundle(bundle);
         const context = {
           id: `b${index}`,
           rootfs: { kind: "path", path: rootfs },

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { after, before, describe, test } from "node:test";
-import { cgroupDirectories, type HostFacts, probeHost } from "@berth/kernel";
+import { cgroupDirectories, type HostFacts, readHost } from "@berth/kernel";
 import { status as codes } from "@grpc/grpc-js";
 import { TestDaemon } from "./support/daemon.ts";
 import { OWN_PID, createContainer, runPod, sh, startContainer, status } from "./support/pods.ts";
@@ -17,7 +17,7 @@ describe("resources", () => {
   let pod: Awaited<ReturnType<typeof runPod>>;
   before(async () => {
     daemon = await TestDaemon.start();
-    host = await probeHost();
+    host = readHost();
     pod = await runPod(daemon);
   });
   after(async () => {

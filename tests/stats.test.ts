@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { readFileSync, readdirSync, rmdirSync } from "node:fs";
 import { dirname } from "node:path";
 import { after, before, describe, test } from "node:test";
-import { cgroupDirectories, type HostFacts, probeHost } from "@berth/kernel";
+import { cgroupDirectories, type HostFacts, readHost } from "@berth/kernel";
 import { TestDaemon } from "./support/daemon.ts";
 import { OWN_PID, collect, runPod, sh, startContainer, status } from "./support/pods.ts";
 
@@ -18,7 +18,7 @@ describe("statistics", () => {
   let id: string;
   before(async () => {
     daemon = await TestDaemon.start();
-    host = await probeHost();
+    host = readHost();
     parent = `/berth-stats-${process.pid}/pod`;
     pod = await runPod(daemon, {
       labels: { app: "web" },

@@ -1,6 +1,5 @@
 /** Capabilities by name and number (capabilities(7)); sets are masks with bit n for capability n. */
 import { readFileSync } from "node:fs";
-import { readFile } from "node:fs/promises";
 
 /** In the kernel's numbering, from 0; the last one came with Linux 5.9. */
 export const CAPABILITIES = [
@@ -94,11 +93,9 @@ export interface OwnCapabilities {
 }
 
 /** What this process, and so bosun, may do. */
-export async function ownCapabilities(): Promise<OwnCapabilities> {
-  const [status, last] = await Promise.all([
-    readFile("/proc/self/status", "utf8"),
-    readFile("/proc/sys/kernel/cap_last_cap", "utf8"),
-  ]);
+export function ownCapabilities(): OwnCapabilities {
+  const status = readFileSync("/proc/self/status", "utf8");
+  const last = readFileSync("/proc/sys/kernel/cap_last_cap", "utf8");
   return { effective: statusMask(status, "CapEff"), bounding: statusMask(status, "CapBnd"), last: Number(last) };
 }
 

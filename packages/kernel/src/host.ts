@@ -1,5 +1,5 @@
 /** What the machine and its kernel can do: probed once, then an argument of the pure functions that make plans. */
-import { access, mkdir, mkdtemp, readFile, rm } from "node:fs/promises";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { release, tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Hand } from "./bosun/hand.ts";
@@ -50,40 +50,32 @@ export interface HostFacts {
   readonly warnings: readonly string[];
 }
 
-/** Reads /proc and /sys. With a `hand`, kernel features are tried rather than guessed from the version (distributions backport). */
+/** What `readHost` reads. With a `hand`, kernel features are tried rather than guessed from the version (distributions backport). */
 export async function probeHost(hand?: Hand): Promise<HostFacts> {
-  const [cgroups, capabilities, rlimits, oomScoreAdj, apparmor, selinux, overlayIndex, resctrl, identity] =
-    await Promise.all([
-      probeCgroups(),
-      ownCapabilities(),
-      ownLimits(),
-      readFile("/proc/self/oom_score_adj", "utf8").then(Number),
-      readFile("/sys/module/apparmor/parameters/enabled", "utf8").then(
-        (text) => text.startsWith("Y"),
-        () => false,
-      ),
-      exists("/sys/fs/selinux/enforce"),
-      exists("/sys/module/overlay/parameters/index"),
-      mountOf("resctrl"),
-      ownIdentity(),
-    ]);
+  const host = readHost();
+  return hand === undefined ? host : { ...host, features: { ...host.features, ...(await tryOverlay(hand)) } };
+}
+
+/** Reads /proc and /sys: a millisecond. */
+export function readHost(): HostFacts {
+  const cgroups = probeCgroups();
   const version = parseKernelVersion(release());
-  const guessed = featuresOfVersion(version, cgroups, overlayIndex);
-  const features = hand === undefined ? guessed : { ...guessed, ...(await tryOverlay(hand)) };
   const facts = {
     kernel: { release: release(), version },
-    features,
+    features: featuresOfVersion(version, cgroups, existsSync("/sys/module/overlay/parameters/index")),
     cgroups,
-    capabilities,
-    rlimits,
-    oomScoreAdj,
-    apparmor,
-    selinux,
-    resctrl,
-    identity,
+    capabilities: ownCapabilities(),
+    rlimits: ownLimits(),
+    oomScoreAdj: Number(readFileSync("/proc/self/oom_score_adj", "utf8")),
+    apparmor: existsSync(APPARMOR) && readFileSync(APPARMOR, "utf8").startsWith("Y"),
+    selinux: existsSync("/sys/fs/selinux/enforce"),
+    resctrl: mountOf("resctrl"),
+    identity: ownIdentity(),
   };
   return { ...facts, warnings: hostWarnings(facts) };
 }
+
+const APPARMOR = "/sys/module/apparmor/parameters/enabled";
 
 /** What berth was written for: Ubuntu 22.04's. */
 const OLDEST_KERNEL = [5, 15] as const;
@@ -129,10 +121,10 @@ export function featuresOfVersion(
 
 /** Makes (and drops) overlay mounts of two empty directories in each way. */
 async function tryOverlay(hand: Hand): Promise<Pick<KernelFeatures, "lowerdirPlus" | "lowerdirFd">> {
-  const directory = await mkdtemp(join(tmpdir(), "berth-probe-"));
+  const directory = mkdtempSync(join(tmpdir(), "berth-probe-"));
   try {
     const lowers = [join(directory, "one"), join(directory, "two")];
-    await Promise.all(lowers.map((lower) => mkdir(lower)));
+    for (const lower of lowers) mkdirSync(lower);
     const byPath: Order = {
       order: "fs_mount",
       args: {
@@ -163,7 +155,7 @@ async function tryOverlay(hand: Hand): Promise<Pick<KernelFeatures, "lowerdirPlu
     };
     return { lowerdirPlus: await works(hand, [byPath]), lowerdirFd: await works(hand, [...trees, byFd]) };
   } finally {
-    await rm(directory, { recursive: true, force: true });
+    rmSync(directory, { recursive: true, force: true });
   }
 }
 
@@ -178,14 +170,6 @@ async function works(hand: Hand, orders: readonly Order[]): Promise<boolean> {
   }
 }
 
-async function mountOf(fstype: string): Promise<string | undefined> {
-  return parseMountInfo(await readFile("/proc/self/mountinfo", "utf8")).find((mount) => mount.fstype === fstype)
-    ?.target;
-}
-
-async function exists(path: string): Promise<boolean> {
-  return access(path).then(
-    () => true,
-    () => false,
-  );
+function mountOf(fstype: string): string | undefined {
+  return parseMountInfo(readFileSync("/proc/self/mountinfo", "utf8")).find((mount) => mount.fstype === fstype)?.target;
 }

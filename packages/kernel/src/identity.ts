@@ -1,6 +1,5 @@
 /** Who this process is, where it is not the root of the machine: an ordinary user, or the root of a user namespace. */
-import { constants } from "node:fs";
-import { access, readFile } from "node:fs/promises";
+import { accessSync, constants, existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 
 export interface Identity {
@@ -16,12 +15,10 @@ export interface Identity {
 }
 
 /** Undefined for the root of the machine. */
-export async function ownIdentity(): Promise<Identity | undefined> {
+export function ownIdentity(): Identity | undefined {
   const [uid, gid] = [process.geteuid?.() ?? 0, process.getegid?.() ?? 0];
-  const [map, setgroups] = await Promise.all([
-    readFile("/proc/self/uid_map", "utf8"),
-    readFile("/proc/self/setgroups", "utf8").catch(() => "allow"),
-  ]);
+  const map = readFileSync("/proc/self/uid_map", "utf8");
+  const setgroups = existsSync(SETGROUPS) ? readFileSync(SETGROUPS, "utf8") : "allow";
   const inUserNamespace = !/^\s*0\s+0\s+4294967295\s*$/.test(map);
   if (uid === 0 && !inUserNamespace) return undefined;
   return {
@@ -29,24 +26,33 @@ export async function ownIdentity(): Promise<Identity | undefined> {
     gid,
     inUserNamespace,
     groupsDenied: setgroups.trim() === "deny",
-    mappers: uid === 0 ? undefined : await findMappers(),
+    mappers: uid === 0 ? undefined : findMappers(),
   };
 }
 
-async function findMappers(): Promise<Identity["mappers"]> {
-  const [uid, gid] = await Promise.all([findProgram("newuidmap"), findProgram("newgidmap")]);
+const SETGROUPS = "/proc/self/setgroups";
+
+function findMappers(): Identity["mappers"] {
+  const [uid, gid] = [findProgram("newuidmap"), findProgram("newgidmap")];
   return uid === undefined || gid === undefined ? undefined : { uid, gid };
 }
 
 /** The absolute path of a program in $PATH, or undefined. */
-async function findProgram(name: string): Promise<string | undefined> {
+function findProgram(name: string): string | undefined {
   for (const directory of (process.env["PATH"] ?? "").split(":").filter((one) => one.startsWith("/"))) {
     const path = join(directory, name);
-    const found = await access(path, constants.X_OK).then(
-      () => true,
-      () => false,
-    );
-    if (found) return path;
+    if (isProgram(path)) return path;
   }
   return undefined;
+}
+
+function isProgram(path: string): boolean {
+  try {
+    accessSync(path, constants.X_OK);
+    return true;
+  } catch (error) {
+    // Whatever else keeps it from being found keeps it from being run.
+    if ((error as NodeJS.ErrnoException).code === undefined) throw error;
+    return false;
+  }
 }

@@ -30,7 +30,7 @@ export { openTree } from "./bosun/connections.ts";
 export { connectMonitor, monitorEnded, readRecord, type MonitorRecord } from "./bosun/monitor.ts";
 export { RecordingHand, type Recorded, type RecordedEntry, type Script } from "./bosun/recording.ts";
 
-export { featuresOfVersion, probeHost, type HostFacts, type KernelFeatures } from "./host.ts";
+export { featuresOfVersion, probeHost, readHost, type HostFacts, type KernelFeatures } from "./host.ts";
 export { atLeast, parseKernelVersion } from "./version.ts";
 export {
   cleanCgroupPath,

@@ -1,6 +1,5 @@
 /** Resource limits by name and number (setrlimit(2)). */
 import { readFileSync } from "node:fs";
-import { readFile } from "node:fs/promises";
 import type { oci } from "@berth/spec";
 
 export const RLIM_INFINITY = 0xffff_ffff_ffff_ffffn;
@@ -72,8 +71,8 @@ function limitValue(text: string): bigint {
   return text === "unlimited" ? RLIM_INFINITY : BigInt(text);
 }
 
-export async function ownLimits(): Promise<Partial<Record<RlimitName, Limit>>> {
-  return parseLimits(await readFile("/proc/self/limits", "utf8"));
+export function ownLimits(): Partial<Record<RlimitName, Limit>> {
+  return parseLimits(readFileSync("/proc/self/limits", "utf8"));
 }
 
 /** A limit as JSON carries it: beyond what 64 bits hold exactly (JSON.parse rounds 2^64-1 up) and -1 are infinity. */

@@ -16,9 +16,11 @@
 #define MANIFEST_ROOM (1 << 16)
 
 static char root[PATH_ROOM];
-/* Written by packages/runtime/bundle.ts: version, Node, what `--version` prints; then files, with size and time in nanoseconds. */
+/* Written by packages/runtime/bundle/build.ts: version, Node, its flags, what `--version` prints; then files, with size and time in nanoseconds. */
 static char manifest[MANIFEST_ROOM];
 static const char *node, *version;
+static char *flags; /* with spaces between them */
+#define FLAGS_MAX 16
 
 /* The checkout that this program is of. */
 static bool find_root(void)
@@ -44,11 +46,14 @@ static bool read_manifest(int directory)
   if (size <= 0 || size == MANIFEST_ROOM - 1 || manifest[size - 1] != 0 || strcmp(manifest, MANIFEST_VERSION) != 0)
     return false;
   const char *end = manifest + size, *at = next_string(manifest), *fields[3];
-  for (size_t i = 0; i < 2; i++, at = next_string(at)) {
+  for (size_t i = 0; i < 3; i++, at = next_string(at)) {
     if (at >= end)
       return false;
-    *(i == 0 ? &node : &version) = at;
+    fields[i] = at;
   }
+  node = fields[0];
+  flags = (char *)(uintptr_t)fields[1];
+  version = fields[2];
   while (at < end) {
     for (size_t i = 0; i < 3; i++, at = next_string(at)) {
       if (at >= end)
@@ -91,10 +96,10 @@ int become_bosun(char **argv)
   size_t count = 0, at = 0;
   while (argv[count])
     count++;
-  char **line = calloc(count + 8, sizeof *line);
+  char **line = calloc(count + FLAGS_MAX + 8, sizeof *line);
   bool built = find_built();
   if (!line || !*root || !join(bosun, root, ".build/native/bosun") || !join(interpreter, root, node ? node : "") ||
-      !join(program, root, built ? ".build/command/berth-runc.cjs" : "scripts/berth-runc-decider")) {
+      !join(program, root, built ? ".build/command/main.cjs" : "scripts/berth-runc-decider")) {
     fprintf(stderr, "berth-runc: cannot find the checkout that it was built in (%s is not below one)\n", argv[0]);
     return 1;
   }
@@ -102,7 +107,8 @@ int become_bosun(char **argv)
   line[at++] = "runc";
   if (built) {
     line[at++] = *node == '/' ? (char *)(uintptr_t)node : interpreter;
-    line[at++] = "--disable-warning=ExperimentalWarning";
+    for (char *flag = strtok(flags, " "); flag && at < FLAGS_MAX; flag = strtok(NULL, " "))
+      line[at++] = flag;
   }
   line[at++] = program;
   memcpy(line + at, argv + 1, (count > 0 ? count - 1 : 0) * sizeof *line);

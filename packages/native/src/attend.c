@@ -137,18 +137,21 @@ static void take_signal(struct launch *l, int signals)
 /* One wait for whatever comes; false after `limit` ms of nothing (-1: no limit). */
 static bool turn(struct launch *l, int signals, int limit)
 {
-  struct pollfd polls[1 + FLOWS] = {{.fd = signals, .events = POLLIN}};
+  struct pollfd polls[2 + FLOWS] = {{.fd = signals, .events = POLLIN}, [1 + FLOWS] = {.fd = l->ready.listener, .events = POLLIN}};
   for (int i = 0; i < FLOWS; i++) {
     struct flow *f = &flows[i];
     bool full = f->end > f->start;
     polls[1 + i] = (struct pollfd){.fd = f->from < 0 && !full ? -1 : full ? f->to : f->from, .events = full ? POLLOUT : POLLIN};
   }
-  int ready = poll(polls, 1 + FLOWS, limit);
+  int ready = poll(polls, 2 + FLOWS, limit);
   if (ready <= 0)
     return ready < 0 && errno == EINTR;
   for (int i = 0; i < FLOWS; i++)
     if (polls[1 + i].revents)
       (flows[i].end > flows[i].start ? flow_write : flow_read)(&flows[i]);
+  /* Nobody waits for the barrier: this process stays. */
+  if (polls[1 + FLOWS].revents)
+    drop(ready_take(&l->ready, l->pid));
   if (polls[0].revents)
     take_signal(l, signals);
   return true;

@@ -2,7 +2,14 @@
 #ifndef LAUNCH_H
 #define LAUNCH_H
 
+#include "orders.gen.h"
 #include "procs.h"
+
+/* ready.c: an announcement that is awaited; -1: none (any more). */
+struct ready {
+  int listener, host;
+  pid_t main; /* what MAINPID= is to say; 0: the launched process */
+};
 
 enum launch_step { LAUNCH_NONE, LAUNCH_SETUP, LAUNCH_PARKED, LAUNCH_RUNNING, LAUNCH_FAILED };
 
@@ -17,6 +24,7 @@ struct launch {
   int terminal;           /* the master, where nobody else was to have it; else -1 */
   int relay[3];           /* our ends of the process's stdio pipes, or -1 */
   const char *console_socket;
+  struct ready ready;
 };
 
 /* Forks the stage and follows it until the process is parked, runs, or has failed. */
@@ -27,6 +35,14 @@ void launch_release(struct launch *l);
 void launch_abandon(struct launch *l);
 /* Relays stdio, terminal and signals until the process has ended; its exit status. */
 int launch_attend(struct launch *l);
+
+/* Binds, and connects; -1 with report. */
+int ready_begin(struct ready *r, const struct message_notify *m, struct report *report);
+/* Takes one message; when it says that the container is ready hands that on and returns the barrier's pipe, or -1. */
+int ready_take(struct ready *r, pid_t process);
+/* Until it is ready and that has been read, or has ended. */
+void ready_wait(struct ready *r, pid_t process);
+void ready_end(struct ready *r);
 
 /* console_socket.c: one descriptor with a name over a unix stream socket. -1 with errno. */
 int send_descriptor(const char *socket_path, int fd, const char *name);

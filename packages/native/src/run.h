@@ -13,4 +13,8 @@ int exit_status(int status);
 /* `bosun runc`: arguments are the decider's command line (runc.c). The exit status. */
 int runc_main(char **arguments);
 
+/* wait_oom.c: returns when something has happened, or the other end of `channel` is gone. 0, or -1 with report. */
+struct message_wait_oom;
+int wait_oom(const struct message_wait_oom *m, int channel, struct report *report);
+
 #endif

@@ -129,12 +129,15 @@ static void answer_launch(const struct launch *l, struct buffer *out, uint32_t i
   message_launched_encode(out, id, &m);
 }
 
-static bool carry_out(struct runc *r, struct buffer *out, const struct frame_header *header, struct buffer *body)
+static bool carry_out(struct runc *r, int channel, struct buffer *out, const struct frame_header *header, struct buffer *body)
 {
   static const struct report done = {.order = NO_ORDER};
   struct message_run run;
   struct message_launch l;
   struct message_attend a;
+  struct message_notify n;
+  struct message_wait_oom w;
+  struct report report = {.order = NO_ORDER};
   switch (header->type) {
   case MESSAGE_RUN:
     if (!message_run_decode(body->data, body->size, &run))
@@ -157,6 +160,19 @@ static bool carry_out(struct runc *r, struct buffer *out, const struct frame_hea
   case MESSAGE_ABANDON:
     launch_abandon(&r->launch);
     answer_report(out, header->id, &done);
+    return true;
+  case MESSAGE_NOTIFY:
+    if (!message_notify_decode(body->data, body->size, &n) || r->launch.ready.listener >= 0)
+      return false;
+    if (ready_begin(&r->launch.ready, &n, &report) < 0)
+      ready_end(&r->launch.ready);
+    answer_report(out, header->id, &report);
+    return true;
+  case MESSAGE_WAIT_OOM:
+    if (!message_wait_oom_decode(body->data, body->size, &w))
+      return false;
+    wait_oom(&w, channel, &report);
+    answer_report(out, header->id, &report);
     return true;
   case MESSAGE_ATTEND:
     if (!message_attend_decode(body->data, body->size, &a) || r->launch.step != LAUNCH_RUNNING)
@@ -196,7 +212,7 @@ static bool serve_decider(struct runc *r, int channel)
     if (!read_all(channel, body.data, header.size))
       return true;
     body.size = header.size;
-    bool understood = carry_out(r, &out, &header, &body);
+    bool understood = carry_out(r, channel, &out, &header, &body);
     buffer_free(&body);
     if (understood)
       write_all(channel, out.data, out.size);
@@ -226,7 +242,7 @@ static int attend(struct runc *r)
 int runc_main(char **arguments)
 {
   int channel = -1, status = 0;
-  struct runc runc = {.launch = {.sync_fd = -1, .terminal = -1, .relay = {-1, -1, -1}, .report.order = NO_ORDER}}, *r = &runc;
+  struct runc runc = {.launch = {.sync_fd = -1, .terminal = -1, .relay = {-1, -1, -1}, .ready = {-1, -1, 0}, .report.order = NO_ORDER}}, *r = &runc;
   prctl(PR_SET_NAME, "berth-runc");
   signal(SIGPIPE, SIG_IGN);
   decider = start_decider(arguments, &channel);
@@ -246,5 +262,7 @@ int runc_main(char **arguments)
   status = understood ? exit_status(status) : 1;
   if (status != 0 && r->launch.step != LAUNCH_NONE && !r->launch.dead)
     launch_abandon(&r->launch);
+  else if (status == 0)
+    ready_wait(&r->launch.ready, r->launch.pid);
   return status;
 }

@@ -1,5 +1,5 @@
 /** A bundle: a directory with config.json and, normally, the root file system beside it (bundle.md). */
-import { readFile } from "node:fs/promises";
+import { readFileSync } from "node:fs";
 import { isAbsolute, resolve } from "node:path";
 import { oci } from "@berth/spec/oci";
 
@@ -11,14 +11,11 @@ export interface Bundle {
   readonly rootfs: string;
 }
 
-/** Rejects where config.json is missing, is not JSON, or has no root.path. */
-export async function readBundle(directory: string): Promise<Bundle> {
+/** Throws where config.json is missing, is not JSON, or has no root.path. */
+export function readBundle(directory: string): Bundle {
   const absolute = resolve(directory);
   const file = resolve(absolute, "config.json");
-  const text = await readFile(file, "utf8").catch((error: NodeJS.ErrnoException) => {
-    if (error.code !== "ENOENT" && error.code !== "ENOTDIR") throw error;
-    throw new Error(`${file} does not exist; a bundle is a directory with a config.json`, { cause: error });
-  });
+  const text = readConfig(file);
   let spec: oci.Spec;
   try {
     spec = oci.parseSpec(text);
@@ -43,6 +40,16 @@ const ROOT: oci.User = { uid: 0, gid: 0 };
 
 function user(process: oci.Process): Partial<oci.User> | undefined {
   return process.user;
+}
+
+function readConfig(file: string): string {
+  try {
+    return readFileSync(file, "utf8");
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code !== "ENOENT" && code !== "ENOTDIR") throw error;
+    throw new Error(`${file} does not exist; a bundle is a directory with a config.json`, { cause: error });
+  }
 }
 
 /** config.md: a bind mount's relative source is relative to the bundle. */

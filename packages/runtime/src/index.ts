@@ -28,6 +28,7 @@ export {
   cgroupCreation,
   killCgroup,
   probeHost,
+  readHost,
   updateResources,
   type HostFacts,
   type Plan,

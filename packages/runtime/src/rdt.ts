@@ -1,4 +1,5 @@
 /** Intel RDT: a class of service by directory of resctrl (config-linux.md, "IntelRdt"; resctrl.rst). */
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import type { HostFacts, Order, Plan } from "@berth/kernel";
 import type { oci } from "@berth/spec";
@@ -62,6 +63,49 @@ function schemata({ l3CacheSchema = "", memBwSchema = "", schemata: more = [] }:
       .filter((line) => line.trim() !== "")
       .map((line) => ({ line, field })),
   );
+}
+
+/**
+ * Other schemas for a container that is there, and the configuration that says so. One that was in no class gets one of its own.
+ * Throws PlanError where the machine has not what a schema is for.
+ */
+export function intelRdtUpdate(
+  spec: oci.Spec,
+  { id, pid, host }: { readonly id: string; readonly pid: number; readonly host: HostFacts },
+  changed: Pick<oci.LinuxIntelRdt, "l3CacheSchema" | "memBwSchema">,
+): { readonly plan: Plan; readonly intelRdt: oci.LinuxIntelRdt } {
+  const { l3CacheSchema, memBwSchema } = changed;
+  // L3CODE and L3DATA where the cache is split between code and data (CDP).
+  if (l3CacheSchema !== undefined && !["L3", "L3CODE"].some((name) => hasResource(host, name)))
+    throw new PlanError("l3CacheSchema", "Intel RDT/CAT: l3 cache schema is not enabled");
+  if (memBwSchema !== undefined && !hasResource(host, "MB"))
+    throw new PlanError("memBwSchema", "Intel RDT/MBA: memory bandwidth schema is not enabled");
+  const before = spec.linux?.intelRdt;
+  const intelRdt = { ...before, ...changed };
+  const group = groupOf({ ...spec, linux: { ...spec.linux, intelRdt } }, id, host);
+  if (group === undefined) return { plan: { orders: [] }, intelRdt };
+  const joined: Order[] =
+    before !== undefined
+      ? []
+      : [
+          { order: "mkdir", args: { path: group.directory, mode: 0o755, existOk: 1, parents: 0 }, because: FIELD },
+          {
+            order: "write_file",
+            args: { path: join(group.directory, "tasks"), data: Buffer.from(String(pid)) },
+            because: FIELD,
+          },
+        ];
+  const written = schemata(changed).map(({ line, field }): Order => ({
+    order: "write_file",
+    args: { path: join(group.directory, "schemata"), data: Buffer.from(`${line}\n`) },
+    because: field,
+  }));
+  return { plan: { orders: [...joined, ...written] }, intelRdt };
+}
+
+/** A resource that the kernel controls is a directory of resctrl's info. */
+function hasResource({ resctrl }: HostFacts, name: string): boolean {
+  return resctrl !== undefined && existsSync(join(resctrl, "info", name));
 }
 
 /** Takes away what intelRdt made; a class that was there before stays. */

@@ -23,7 +23,7 @@ test("a bundle's paths of the host become absolute", async (t) => {
     ],
   };
   const directory = await bundle(t, JSON.stringify(spec));
-  const read = await readBundle(directory);
+  const read = readBundle(directory);
   assert.equal(read.rootfs, join(directory, "rootfs"));
   assert.deepEqual(
     read.spec.mounts?.map(({ source }) => source),
@@ -40,11 +40,12 @@ test("a bundle's paths of the host become absolute", async (t) => {
 });
 
 test("what is no bundle is told with its path", async (t) => {
-  await assert.rejects(
-    readBundle(await bundle(t)),
-    /config\.json does not exist; a bundle is a directory with a config\.json/,
-  );
-  await assert.rejects(readBundle(await bundle(t, "{")), /config\.json is not JSON/);
-  await assert.rejects(readBundle(await bundle(t, "{}")), /config\.json: root\.path is missing/);
-  await assert.rejects(readBundle(await bundle(t, "null")), /config\.json: root\.path is missing/);
+  const reading = async (...content: string[]) => {
+    const directory = await bundle(t, ...content);
+    return () => readBundle(directory);
+  };
+  assert.throws(await reading(), /config\.json does not exist; a bundle is a directory with a config\.json/);
+  assert.throws(await reading("{"), /config\.json is not JSON/);
+  assert.throws(await reading("{}"), /config\.json: root\.path is missing/);
+  assert.throws(await reading("null"), /config\.json: root\.path is missing/);
 });

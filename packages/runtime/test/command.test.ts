@@ -226,6 +226,29 @@ for (const runtime of runtimes()) {
       assert.equal(shop.run("delete", "-f", id).status, 0);
     });
 
+    test("events: a kill for memory and the container's end are seen when they happen", async () => {
+      const id = shop.id();
+      const memory = { limit: 16 << 20, swap: 16 << 20 };
+      const bundle = shop.bundle("exec sleep 60", (spec) => ({
+        ...spec,
+        linux: { ...spec.linux, resources: { ...spec.linux?.resources, memory } },
+      }));
+      assert.equal(shop.quiet("run", "-d", "-b", bundle, id), 0);
+      const events = shop.start("events", "--interval", "1h", id);
+      const ended = new Promise((resolve) => events.once("exit", resolve));
+      const said: string[] = [];
+      events.stdout?.on("data", (chunk) => said.push(String(chunk)));
+      // It may take a moment until it listens; what happened before is not told.
+      for (let tries = 0; said.length === 0; tries++) {
+        assert.ok(tries < 20, "no event came");
+        assert.notEqual(shop.quiet("exec", id, "busybox", "tail", "/dev/zero"), 0);
+        await new Promise((resolve) => setTimeout(resolve, 100));
+      }
+      assert.deepEqual(JSON.parse(said.join("").split("\n")[0] ?? ""), { type: "oom", id });
+      assert.equal(shop.run("delete", "-f", id).status, 0);
+      assert.equal(await ended, 0);
+    });
+
     test("hooks at their moments, each with the state on its standard input", () => {
       const log = join(shop.directory, `hooks${shop.id()}`);
       const hook = (kind: string) => ({

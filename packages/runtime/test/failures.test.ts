@@ -4,7 +4,7 @@ import { mkdir, mkdtemp, readdir, readFile, rmdir, writeFile } from "node:fs/pro
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { cgroupDirectories, cgroupRemoval, OrderError, probeHost, type Order } from "@berth/kernel";
+import { cgroupDirectories, cgroupRemoval, OrderError, readHost, type Order } from "@berth/kernel";
 import type { oci } from "@berth/spec";
 import { planContainer, type ContainerContext, type Planned } from "../src/index.ts";
 import { Machine, shellSpec, whyNot, withLinux, withProcess } from "./support/machine.ts";
@@ -17,7 +17,7 @@ let home: string | undefined;
 /** All that this file starts is in a cgroup of its own, so that what is left over is found wherever it hides. */
 before(async () => {
   if (why !== undefined) return;
-  const { cgroups } = await probeHost();
+  const { cgroups } = readHost();
   const mountpoint = cgroups.unified?.mountpoint ?? cgroups.v1[0]?.mountpoint;
   if (mountpoint !== undefined) {
     home = join(mountpoint, await ownCgroup(cgroups.unified !== undefined), "cgroup.procs");

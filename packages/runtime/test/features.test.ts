@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { cgroupDirectories } from "@berth/kernel";
 import type { oci } from "@berth/spec";
 import { intelRdtRemoval, planContainer, planExec } from "../src/index.ts";
+import { intelRdtUpdate } from "../src/rdt.ts";
 import { container, execIn, lines, machine, ownRootfs, scratch, useMachine, withMount } from "./support/containers.ts";
 import { shellSpec, withLinux, withProcess } from "./support/machine.ts";
 
@@ -219,6 +220,33 @@ container("Intel RDT, on a tree that looks like resctrl", async () => {
   for (const wanted of ["mkdir /own", "write_file /own/schemata", "write_file /own/tasks", "mkdir /own/mon_groups/own"])
     assert.ok(words.includes(wanted), wanted);
   assert.equal(intelRdtRemoval(unnamed, "own", host).orders.length, 2);
+});
+
+container("other schemas of Intel RDT, for a container in a class and for one in none", async () => {
+  const resctrl = await scratch("resctrl");
+  for (const name of ["class", "info/L3", "info/MB", "one"]) await mkdir(join(resctrl, name), { recursive: true });
+  for (const name of ["class", "one"])
+    for (const file of ["schemata", "tasks"]) await writeFile(join(resctrl, name, file), "");
+  const host = { ...machine().host, resctrl };
+  const who = { id: "one", pid: 4321, host };
+  const before = withLinux({ intelRdt: { closID: "class", memBwSchema: "MB:0=50" } })(shellSpec("true"));
+  const { plan, intelRdt } = intelRdtUpdate(before, who, { l3CacheSchema: "L3:0=3" });
+  await machine().hand.run(plan);
+  assert.equal(await readFile(join(resctrl, "class/schemata"), "utf8"), "L3:0=3\n");
+  assert.equal(await readFile(join(resctrl, "class/tasks"), "utf8"), "", "it is in its class already");
+  assert.deepEqual(intelRdt, { closID: "class", memBwSchema: "MB:0=50", l3CacheSchema: "L3:0=3" });
+  await machine().hand.run(intelRdtUpdate(shellSpec("true"), who, { memBwSchema: "MB:0=70" }).plan);
+  assert.equal(await readFile(join(resctrl, "one/schemata"), "utf8"), "MB:0=70\n");
+  assert.equal(await readFile(join(resctrl, "one/tasks"), "utf8"), "4321");
+  await rm(join(resctrl, "info/MB"), { recursive: true });
+  assert.throws(
+    () => intelRdtUpdate(before, who, { memBwSchema: "MB:0=1" }),
+    /Intel RDT\/MBA: memory bandwidth schema is not enabled/,
+  );
+  assert.throws(
+    () => intelRdtUpdate(before, { ...who, host: machine().host }, { l3CacheSchema: "L3:0=1" }),
+    /Intel RDT\/CAT: l3 cache schema is not enabled/,
+  );
 });
 
 container("sysctls of a joined namespace that is the host's own are refused", async () => {

@@ -13,9 +13,11 @@ import {
   statSync,
   writeFileSync,
 } from "node:fs";
+import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
+import { loadBundle } from "../bundle/load.ts";
 import { flatRecord } from "../src/state/flat.ts";
 import { StateDirectory, type ContainerRecord } from "../src/state/record.ts";
 import { processStart } from "../src/state/status.ts";
@@ -167,6 +169,53 @@ function record(change: Partial<ContainerRecord> = {}): ContainerRecord {
   };
 }
 
+describe("Node", () => {
+  const noBuild = existsSync(join(BUILT, "berth-runc")) ? undefined : "needs scripts/setup";
+  test(
+    "runs the bundle, and the sources where one of them is newer",
+    noBuild === undefined ? {} : { skip: noBuild },
+    () => {
+      using lone = alone(join(BUILT, "berth-runc"));
+      const checkout = join(lone.path, "../../..");
+      writeFileSync(join(checkout, ".build/native/bosun"), `#!/bin/sh\nprintf '%s\\n' "$@" "$BERTH_RUNC_NAME"\n`, {
+        mode: 0o755,
+      });
+      mkdirSync(join(checkout, ".build/command"));
+      writeFileSync(join(checkout, "source.ts"), "");
+      const { size, mtimeNs } = statSync(join(checkout, "source.ts"), { bigint: true });
+      const manifest = [
+        "berth-runc 1",
+        "bin/node",
+        "--one --two=2",
+        "1.2.3\nspec: 1.0\n",
+        "source.ts",
+        String(size),
+        String(mtimeNs),
+      ];
+      writeFileSync(join(checkout, ".build/command/manifest"), manifest.map((text) => `${text}\0`).join(""));
+      const said = (...args: readonly string[]) => spawnSync(lone.path, args, { encoding: "utf8" }).stdout;
+      const lines = (words: readonly string[]) => words.map((word) => `${word}\n`).join("");
+      const program = join(checkout, ".build/command/main.cjs");
+      const bundled = ["runc", join(checkout, "bin/node"), "--one", "--two=2", program, "create", "a b", lone.path];
+      assert.equal(said("create", "a b"), lines(bundled));
+      assert.equal(said("--version"), "berth-runc version 1.2.3\nspec: 1.0\n");
+      writeFileSync(join(checkout, "source.ts"), "changed");
+      const sources = ["runc", join(checkout, "scripts/berth-runc-decider")];
+      assert.equal(said("create", "a b"), lines([...sources, "create", "a b", lone.path]));
+      assert.equal(said("--version"), lines([...sources, "--version", lone.path]));
+    },
+  );
+
+  test(
+    "takes the code that was compiled when the bundle was made",
+    noBuild === undefined ? {} : { skip: noBuild },
+    () => {
+      const { script } = loadBundle(join(BUILT, "../command"), createRequire(import.meta.url));
+      assert.equal(script.cachedDataRejected, false);
+    },
+  );
+});
+
 describe("state.flat", () => {
   test("is left out where a string has no place in it", () => {
     const { berth } = record();
@@ -199,10 +248,13 @@ describe("state.flat", () => {
     assert.equal((JSON.parse(right.stdout) as { status: string }).status, "running", right.stderr);
     assert.equal(statSync(file).size, whole.length);
     const broken = [
-      ...Array.from({ length: whole.length }, (_none, size) => whole.subarray(0, size)),
-      ...Array.from(whole, (byte, at) =>
-        Buffer.concat([whole.subarray(0, at), Buffer.of(byte === 0 ? 0x39 : 0), whole.subarray(at + 1)]),
-      ),
+      ...Array.from({ length: whole.length / 2 }, (_none, half) => whole.subarray(0, half * 2)),
+      // Without one of its ends of a string, and with one more at every fourth byte.
+      ...Array.from(whole, (byte, at) => ({ byte, at }))
+        .filter(({ byte, at }) => byte === 0 || at % 4 === 0)
+        .map(({ byte, at }) =>
+          Buffer.concat([whole.subarray(0, at), Buffer.of(byte === 0 ? 0x39 : 0), whole.subarray(at + 1)]),
+        ),
     ];
     for (const bytes of broken) {
       const { status, stderr } = state(bytes);

@@ -29,7 +29,7 @@ export function define(command: Command, session: Session): void {
 
 async function doctor(session: Session, json: boolean): Promise<void> {
   const { findings: daemon, ...known } = await askDaemon(session);
-  const findings = [...daemon, ...(await examine({ machine: thisMachine, cgroups: await probeCgroups(), ...known }))];
+  const findings = [...daemon, ...(await examine({ machine: thisMachine, cgroups: probeCgroups(), ...known }))];
   if (findings.some(({ state }) => state === "bad")) session.exitCode = EXIT.failure;
   if (json) return printJson(session.shell, findings);
   for (const { state, what, found, mend } of findings) {

@@ -68,13 +68,11 @@ async function planOfContainer(session: Session, name: string): Promise<readonly
 }
 
 async function planOfBundle(session: Session, directory: string): Promise<readonly Line[]> {
-  const { compileSeccomp, describePlan, planContainer, probeHost, readBundle } = await import("@berth/runtime");
-  const { spec, rootfs } = await told(readBundle(directory));
+  const { compileSeccomp, describePlan, planContainer, readBundle, readHost } = await import("@berth/runtime");
+  const { spec, rootfs } = await told(Promise.resolve(directory).then(readBundle));
   const id = basename(directory);
-  const [host, seccomp] = await Promise.all([
-    probeHost(),
-    told(compileSeccomp(spec.linux?.seccomp), `${directory}/config.json: `),
-  ]);
+  const host = readHost();
+  const seccomp = await told(compileSeccomp(spec.linux?.seccomp), `${directory}/config.json: `);
   const cgroup = { path: spec.linux?.cgroupsPath ?? `/berth/${id}` };
   const context = {
     id,

@@ -36,7 +36,7 @@ async function top(session: Session, name: string): Promise<void> {
   };
   const path = runtimeSpec?.linux?.cgroupsPath;
   if (pid === 0 || path === undefined) throw new Failure(`container ${containerName(container)} is not running`);
-  const { unified, v1 } = cgroupDirectories(path, await probeCgroups());
+  const { unified, v1 } = cgroupDirectories(path, probeCgroups());
   const pids = await processesBelow(unified ?? v1[0]?.directory ?? "");
   const processes = (await Promise.all(pids.map(processOf))).filter((process) => process !== undefined);
   session.shell.stdout.write(

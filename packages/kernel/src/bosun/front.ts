@@ -28,6 +28,14 @@ export interface Launched {
   readonly pidStart: bigint;
 }
 
+export interface Announcement {
+  /** Path of the container's socket, which is made. */
+  readonly socket: string;
+  /** As in NOTIFY_SOCKET. */
+  readonly host: string;
+  readonly pid?: number | undefined;
+}
+
 export class Front {
   readonly #fd: number;
   #nextId = 1;
@@ -70,6 +78,19 @@ export class Front {
       "report",
       "attend",
     );
+  }
+
+  /**
+   * Binds `socket` for the container's sd_notify(3). That it is ready is handed on to `host`, with MAINPID= of `pid` (undefined: of
+   * the launched process), while it is attended, or before bosun ends. Throws OrderError.
+   */
+  notify({ socket, host, pid }: Announcement): void {
+    expect(this.#request("notify", { socket, host, pid: pid ?? 0 }), "report", "notify");
+  }
+
+  /** Returns at a kill for memory in the cgroup, at the process's end, or after `timeoutMs`. Throws OrderError. */
+  waitOom(watched: { readonly memory: string; readonly pid: number; readonly timeoutMs: number }): void {
+    expect(this.#request("wait_oom", watched), "report", "wait for a kill for memory");
   }
 
   /** Kills the process and waits for its end. */

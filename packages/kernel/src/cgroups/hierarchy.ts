@@ -1,5 +1,5 @@
 /** Which cgroup hierarchies this machine has, and where a cgroup's directories are in them (cgroups(7)). */
-import { access, readFile, readdir } from "node:fs/promises";
+import { existsSync, readFileSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { parseMountInfo, type MountInfo } from "../mountinfo.ts";
 
@@ -42,11 +42,11 @@ const V1_CONTROLLERS = new Set([
 ]);
 
 /** Reads /proc/self/mountinfo and the hierarchies' roots. */
-export async function probeCgroups(): Promise<CgroupHierarchies> {
-  const mounts = parseMountInfo(await readFile("/proc/self/mountinfo", "utf8"));
+export function probeCgroups(): CgroupHierarchies {
+  const mounts = parseMountInfo(readFileSync("/proc/self/mountinfo", "utf8"));
   const v1 = v1Hierarchies(mounts);
   const unified = mounts.find((mount) => mount.fstype === "cgroup2");
-  const controllers = unified === undefined ? [] : await rootControllers(unified.target);
+  const controllers = unified === undefined ? [] : rootControllers(unified.target);
   const memory = v1.find((hierarchy) => hierarchy.controllers.includes("memory"))?.mountpoint;
   const blkio = v1.find((hierarchy) => hierarchy.controllers.includes("blkio"))?.mountpoint;
   const bfq = blkio !== undefined ? v1Bfq(blkio) : unified === undefined ? false : unifiedBfq(unified.target);
@@ -54,9 +54,9 @@ export async function probeCgroups(): Promise<CgroupHierarchies> {
     mode: unified === undefined ? "v1" : v1.length === 0 ? "v2" : "hybrid",
     v1,
     unified: unified === undefined ? undefined : { mountpoint: unified.target, controllers },
-    swap: memory === undefined ? await swapAccounted() : await exists(join(memory, "memory.memsw.limit_in_bytes")),
-    bfq: await bfq,
-    delegate: unified === undefined ? undefined : await delegatedFiles(),
+    swap: memory === undefined ? swapAccounted() : existsSync(join(memory, "memory.memsw.limit_in_bytes")),
+    bfq,
+    delegate: unified === undefined ? undefined : delegatedFiles(),
   };
 }
 
@@ -72,40 +72,35 @@ export function v1Hierarchies(mounts: readonly MountInfo[]): V1Hierarchy[] {
   return [...found.values()];
 }
 
-async function delegatedFiles(): Promise<string[]> {
-  const text = await readFile("/sys/kernel/cgroup/delegate", "utf8").catch((error: NodeJS.ErrnoException) => {
-    if (error.code !== "ENOENT") throw error;
-    return "cgroup.procs\ncgroup.subtree_control\ncgroup.threads\n";
-  });
+const DELEGATE = "/sys/kernel/cgroup/delegate";
+/** Of kernels that do not list them. */
+const DELEGATED = "cgroup.procs\ncgroup.subtree_control\ncgroup.threads\n";
+
+function delegatedFiles(): string[] {
+  const text = existsSync(DELEGATE) ? readFileSync(DELEGATE, "utf8") : DELEGATED;
   return text.split("\n").filter((name) => name !== "");
 }
 
-async function rootControllers(mountpoint: string): Promise<string[]> {
-  return (await readFile(join(mountpoint, "cgroup.controllers"), "utf8")).split(/\s+/).filter((name) => name !== "");
+function rootControllers(mountpoint: string): string[] {
+  return readFileSync(join(mountpoint, "cgroup.controllers"), "utf8")
+    .split(/\s+/)
+    .filter((name) => name !== "");
 }
 
 /** v2 shows memory.swap.* only below the root; /proc/swaps and the boot parameter decide it before there is such a cgroup. */
-async function swapAccounted(): Promise<boolean> {
-  return !/\bswapaccount=0\b/.test(await readFile("/proc/cmdline", "utf8"));
+function swapAccounted(): boolean {
+  return !/\bswapaccount=0\b/.test(readFileSync("/proc/cmdline", "utf8"));
 }
 
 /** Linux 5.3 and later have no weight in the root, but what it has done. */
-async function v1Bfq(mountpoint: string): Promise<boolean> {
-  const files = ["blkio.bfq.weight", "blkio.bfq.io_service_bytes"].map((name) => exists(join(mountpoint, name)));
-  return (await Promise.all(files)).includes(true);
+function v1Bfq(mountpoint: string): boolean {
+  return ["blkio.bfq.weight", "blkio.bfq.io_service_bytes"].some((name) => existsSync(join(mountpoint, name)));
 }
 
 /** v2 shows weights only below the root. */
-async function unifiedBfq(mountpoint: string): Promise<boolean> {
-  const children = (await readdir(mountpoint, { withFileTypes: true })).filter((entry) => entry.isDirectory());
-  const found = await Promise.all(children.map(({ name }) => exists(join(mountpoint, name, "io.bfq.weight"))));
-  return found.includes(true);
-}
-
-async function exists(path: string): Promise<boolean> {
-  return access(path).then(
-    () => true,
-    () => false,
+function unifiedBfq(mountpoint: string): boolean {
+  return readdirSync(mountpoint, { withFileTypes: true }).some(
+    (entry) => entry.isDirectory() && existsSync(join(mountpoint, entry.name, "io.bfq.weight")),
   );
 }
 

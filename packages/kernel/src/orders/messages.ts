@@ -185,6 +185,14 @@ export const MESSAGES = {
   attend: { type: 53, fields: { undo: "bytes" } },
   /** Kills the launched process and waits for its end; answered by `report`. */
   abandon: { type: 54, fields: {} },
+  /**
+   * Binds a unix datagram socket at `socket` for the container's sd_notify(3) and hands its READY= on to `host` (as in
+   * NOTIFY_SOCKET), with MAINPID= of `pid` (0: the launched process) and BARRIER=1: while it is attended, or, where it is not, before
+   * `bosun runc` ends. Answered by `report`.
+   */
+  notify: { type: 55, fields: { socket: "str", host: "str", pid: "u32" } },
+  /** Waits for a kill for memory in the cgroup `memory`, for the end of process `pid`, or for `timeoutMs`; answered by `report`. */
+  wait_oom: { type: 56, fields: { memory: "str", pid: "u32", timeoutMs: "u32" } },
 } as const satisfies Record<string, MessageSpec>;
 
 export type MessageName = keyof typeof MESSAGES;

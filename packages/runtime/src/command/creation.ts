@@ -7,7 +7,7 @@ import {
   cgroupRemoval,
   hostId,
   NAMESPACE_FILES,
-  probeHost,
+  readHost,
   systemdPlace,
   type Front,
   type HostFacts,
@@ -20,6 +20,7 @@ import { readBundle, type Bundle } from "../bundle.ts";
 import { planContainer } from "../container.ts";
 import { withTimeNamespace } from "../criu/time.ts";
 import type { Planned } from "../context.ts";
+import { intelRdtRemoval } from "../rdt.ts";
 import { isFrozen } from "../state/freezer.ts";
 import { awaitEmpty, processesBelow } from "../state/processes.ts";
 import { FIFO, checkId, type ContainerRecord } from "../state/record.ts";
@@ -27,6 +28,7 @@ import type { CommandContext } from "./context.ts";
 import { CommandError } from "./failure.ts";
 import { hookPlan } from "./hooks.ts";
 import { logMade, logPlan, logReleased } from "./milestones.ts";
+import { makeNotifyDirectory, withNotifySocket } from "./notify.ts";
 import { launchFailure } from "./order-failure.ts";
 import { callersCgroups, defaultCgroup, ignoresCgroupErrors, withWritableCgroups } from "./rootless.ts";
 import { seccompFilter } from "./seccomp.ts";
@@ -64,7 +66,8 @@ export async function decide(
   const directory = process.cwd();
   if (!existsSync(join(directory, "config.json")))
     throw new CommandError("JSON specification file config.json not found");
-  const [bundle, machine] = await Promise.all([readBundle(directory), probeHost()]);
+  const bundle = readBundle(directory);
+  const machine = readHost();
   const { spec } = bundle;
   checkTerminal(context, spec.process?.terminal === true, detached);
   const unit = global.boolean("systemd-cgroup") ? unitOf(spec, id) : undefined;
@@ -86,7 +89,7 @@ export async function planBundle(
   waits: boolean,
 ): Promise<Planned> {
   const { spec, rootfs } = bundle;
-  return planContainer(withListenFds(spec), {
+  return planContainer(withListenFds(withNotifySocket(spec, states, id)), {
     id,
     rootfs: { kind: "path", path: rootfs },
     cgroup: { path: cgroup, shown },
@@ -173,6 +176,7 @@ function make(context: CommandContext, creation: Creation, front: Front, prepare
   checkCgroup(creation);
   states.make(id);
   try {
+    makeNotifyDirectory(states, id);
     prepare();
     const launched = front.launch({
       plan: planned.plan,
@@ -205,20 +209,22 @@ function release(context: CommandContext, creation: Creation, front: Front, laun
   }
 }
 
-function undo({ states }: CommandContext, { id, cgroup, host, unit, restores }: Creation, front: Front): void {
+function undo({ states }: CommandContext, { id, bundle, cgroup, host, unit, restores }: Creation, front: Front): void {
   front.abandon();
   // CRIU has not ended yet: it sees that nobody waits for it, and takes back what it did.
   if (restores === true) awaitEmpty(Object.values(cgroupPaths(cgroup, host)));
   // A unit's is not empty yet: it goes with the unit.
   if (unit === undefined) front.run(cgroupRemoval(cgroup, host));
+  front.run(intelRdtRemoval(bundle.spec, id, host));
   states.remove(id);
 }
 
 /** What is left to do at a container's end, for whoever attends it. */
-function removal({ states }: CommandContext, { id, cgroup, host }: Creation): Plan {
+function removal({ states }: CommandContext, { id, bundle, cgroup, host }: Creation): Plan {
   return {
     orders: [
       ...cgroupRemoval(cgroup, host).orders,
+      ...intelRdtRemoval(bundle.spec, id, host).orders,
       { order: "remove_tree", args: { path: states.path(id) }, because: "delete" },
     ],
   };

@@ -1,6 +1,5 @@
 /** The log as containerd, CRI-O and podman read it: logrus's text and JSON, to a file or to standard error. */
-import { appendFileSync, writeSync } from "node:fs";
-import { isatty } from "node:tty";
+import { appendFileSync, fstatSync, writeSync } from "node:fs";
 
 export type Level = "debug" | "info" | "warning" | "error";
 
@@ -49,12 +48,17 @@ export class Log {
   #line(level: Level, message: string): string {
     const time = new Date().toISOString().replace(/\.\d+Z$/, "Z");
     if (this.#format === "json") return JSON.stringify({ level, msg: message, time });
-    if (this.#file === undefined && isatty(STDERR)) {
+    if (this.#file === undefined && isTerminal(STDERR)) {
       const seconds = String(Math.floor((Date.now() - this.#began) / 1000)).padStart(4, "0");
       return `\u001b[${COLOURS[level]}m${level.slice(0, 4).toUpperCase()}\u001b[0m[${seconds}] ${message}`;
     }
     return `time=${JSON.stringify(time)} level=${level} msg=${quoted(message)}`;
   }
+}
+
+/** node:tty brings streams and sockets with it: six milliseconds that only those on a character device are charged. */
+function isTerminal(fd: number): boolean {
+  return fstatSync(fd).isCharacterDevice() && process.getBuiltinModule("node:tty").isatty(fd);
 }
 
 function quoted(text: string): string {

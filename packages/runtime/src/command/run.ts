@@ -48,12 +48,11 @@ async function runCommand(spec: CommandSpec, argv: readonly string[], global: Fl
   }
 }
 
-/** Loaded when it is needed: half of the commands do without. */
 async function front(): Promise<Front> {
   const fd = process.env.BERTH_RUNC_CHANNEL;
   if (fd === undefined) throw new CommandError("this program is started by bin/berth-runc");
-  const kernel = await import("@berth/kernel");
-  return new kernel.Front(Number(fd));
+  const { Front: Channel } = await import("./front.ts");
+  return new Channel(Number(fd));
 }
 
 function openLog(global: Flags): Log {

@@ -46,7 +46,8 @@ export function flatRecord(record: ContainerRecord): string | undefined {
 /** "s" and "d": start and delete have more to do than the kernel's part. */
 function needs({ berth: { spec, unit } }: ContainerRecord): string {
   const has = (hooks: readonly unknown[] | undefined) => (hooks ?? []).length > 0;
-  return `${has(spec.hooks?.poststart) ? "s" : ""}${unit !== undefined || has(spec.hooks?.poststop) ? "d" : ""}`;
+  const deletes = unit !== undefined || has(spec.hooks?.poststop) || spec.linux?.intelRdt !== undefined;
+  return `${has(spec.hooks?.poststart) ? "s" : ""}${deletes ? "d" : ""}`;
 }
 
 /** Whether the container's PID namespace is also somebody else's. */

@@ -45,8 +45,6 @@ export interface ContainerRecord {
     readonly unit?: SystemdPlace | undefined;
     readonly spec: oci.Spec;
     readonly noNewKeyring: boolean;
-    /** Host path of the directory that is /run/notify in the container. */
-    readonly notify?: string | undefined;
   };
 }
 

@@ -34,6 +34,10 @@ export async function deleteContainer(
   { states, log, front }: Pick<CommandContext, "states" | "log" | "front">,
 ): Promise<void> {
   removeContainer(record, states);
+  if (record.berth.spec.linux?.intelRdt !== undefined) {
+    const { removeRdt } = await import("../command/rdt.ts");
+    removeRdt(record, await front());
+  }
   if (record.berth.unit !== undefined) {
     const { removeUnit } = await import("../command/systemd.ts");
     await removeUnit(record);

@@ -1,5 +1,4 @@
 /** events: a line of JSON for every interval's statistics and for every kill for memory, until the container has ended. */
-import { setTimeout } from "node:timers/promises";
 import type { Command, CommandContext } from "../command/context.ts";
 import { CommandError } from "../command/failure.ts";
 import { milliseconds } from "../command/flags.ts";
@@ -8,8 +7,6 @@ import { containerStats, oomKills } from "../state/stats.ts";
 import { statusOf } from "../state/status.ts";
 
 const DEFAULT_INTERVAL = "5s";
-/** The kernel tells of a v1 kill by an eventfd, which Node has no hand on: the counter is read instead. */
-const LOOK_EVERY_MS = 500;
 
 export const command: Command = {
   async run(context) {
@@ -25,10 +22,12 @@ export const command: Command = {
 };
 
 async function follow(context: CommandContext, record: ContainerRecord, interval: number): Promise<void> {
+  const front = await context.front();
+  const { memory = record.cgroup_paths[""] ?? "" } = record.cgroup_paths;
   let kills = oomKills(record);
   let next = Date.now() + interval;
   while (statusOf(record, context.states) !== "stopped") {
-    await setTimeout(Math.min(LOOK_EVERY_MS, Math.max(1, next - Date.now())));
+    front.waitOom({ memory, pid: record.init_process_pid, timeoutMs: Math.max(1, next - Date.now()) });
     const now = oomKills(record);
     if (now > kills) print(context, "oom", record);
     kills = Math.max(kills, now);

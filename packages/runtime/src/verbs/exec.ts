@@ -1,7 +1,7 @@
 /** exec: a further process in a container, from the command line or from a process.json. */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { probeHost, type Order } from "@berth/kernel";
+import { readHost, type Order } from "@berth/kernel";
 import { oci } from "@berth/spec/oci";
 import type { Command, CommandContext } from "../command/context.ts";
 import { checkTerminal, listenFds, writePidFile } from "../command/creation.ts";
@@ -70,7 +70,8 @@ async function planOf(
   preserveFds: number,
 ): Promise<Planned> {
   const { spec, cgroup, bundle, noNewKeyring } = record.berth;
-  const [host, seccomp] = await Promise.all([probeHost(), seccompFilter(spec.linux?.seccomp, log)]);
+  const host = readHost();
+  const seccomp = await seccompFilter(spec.linux?.seccomp, log);
   const planned = planExec({ pid: record.init_process_pid, spec, cgroup: { path: cgroup } }, process, {
     host: cgroupsOf(record, host),
     seccomp,

@@ -1,7 +1,7 @@
 /** features: what this runtime knows, whatever the host has (features.md of the runtime specification). */
-import { readFileSync } from "node:fs";
 import { capabilityNames, MEMORY_POLICIES, MEMORY_POLICY_FLAGS, mountOptionNames } from "@berth/kernel";
 import { oci } from "@berth/spec/oci";
+import { readFileSync } from "node:fs";
 import type { Command } from "../command/context.ts";
 
 const INDENT = 4;

@@ -14,6 +14,10 @@ export const command: Command = {
     const status = statusOf(record, states);
     switch (status) {
       case "created":
+        if (process.env.NOTIFY_SOCKET) {
+          const { awaitAnnouncement } = await import("../command/notify.ts");
+          awaitAnnouncement(states, record.id, await front(), record.init_process_pid);
+        }
         await startContainer(record, states);
         if ((record.berth.spec.hooks?.poststart ?? []).length > 0) {
           const { runPoststart } = await import("../command/hooks.ts");

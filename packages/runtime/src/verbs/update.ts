@@ -1,11 +1,14 @@
 /** update: other limits for a container that is there. What is not given stays as it is. */
 import { readFileSync } from "node:fs";
-import { probeHost, updateResources } from "@berth/kernel";
+import { readHost, updateResources, type HostFacts } from "@berth/kernel";
 import { oci } from "@berth/spec/oci";
 import type { Command } from "../command/context.ts";
 import { CommandError } from "../command/failure.ts";
 import { cgroupsOf, checkLimits } from "../command/rootless.ts";
 import type { Flags } from "../command/flags.ts";
+import { PlanError } from "../context.ts";
+import { intelRdtUpdate } from "../rdt.ts";
+import type { ContainerRecord } from "../state/record.ts";
 
 const STDIN = 0;
 
@@ -19,30 +22,42 @@ export const command: Command = {
       given === ""
         ? resourcesOf(flags)
         : (oci.parseSpec(readFileSync(given === "-" ? STDIN : given, "utf8")) as oci.LinuxResources);
-    for (const flag of ["l3-cache-schema", "mem-bw-schema"])
-      if (flags.text(flag) !== "") throw new CommandError(rdtProblem(flag));
     const before = record.berth.spec.linux?.resources;
     const resources = fixed(asked, before);
     // Devices are not changed: others (a GPU's runtime) may have added some to what the configuration says.
     const { devices: _devices, ...changed } = resources;
-    const machine = await probeHost();
+    const machine = readHost();
     const host = cgroupsOf(record, machine);
     checkLimits(machine, host, changed);
+    const rdt = rdtOf(flags, record, host);
     if (record.berth.unit !== undefined) {
       const { updateUnit } = await import("../command/systemd.ts");
       await updateUnit(record, changed, host);
     }
-    (await front()).run(updateResources(record.berth.cgroup, changed, host));
-    const linux = { ...record.berth.spec.linux, resources: { ...before, ...merged(before, changed) } };
+    const hand = await front();
+    hand.run(updateResources(record.berth.cgroup, changed, host));
+    if (rdt !== undefined) hand.run(rdt.plan);
+    const linux = {
+      ...record.berth.spec.linux,
+      resources: { ...before, ...merged(before, changed) },
+      ...(rdt !== undefined && { intelRdt: rdt.intelRdt }),
+    };
     states.write({ ...record, berth: { ...record.berth, spec: { ...record.berth.spec, linux } } });
     return 0;
   },
 };
 
-function rdtProblem(flag: string): string {
-  return flag === "l3-cache-schema"
-    ? "Intel RDT/CAT: l3 cache schema is not enabled"
-    : "Intel RDT/MBA: memory bandwidth schema is not enabled";
+/** Undefined where none is asked for. Throws CommandError. */
+function rdtOf(flags: Flags, record: ContainerRecord, host: HostFacts): ReturnType<typeof intelRdtUpdate> | undefined {
+  const [l3CacheSchema, memBwSchema] = [flags.text("l3-cache-schema"), flags.text("mem-bw-schema")];
+  if (l3CacheSchema === "" && memBwSchema === "") return undefined;
+  const changed = { ...(l3CacheSchema && { l3CacheSchema }), ...(memBwSchema && { memBwSchema }) };
+  try {
+    return intelRdtUpdate(record.berth.spec, { id: record.id, pid: record.init_process_pid, host }, changed);
+  } catch (error) {
+    if (!(error instanceof PlanError)) throw error;
+    throw new CommandError(error.message.replace(/^[^:]*: /, ""), { cause: error });
+  }
 }
 
 function resourcesOf(flags: Flags): oci.LinuxResources {
