@@ -223,7 +223,7 @@ test("a real-time period comes when the runtime of before is gone; a strange let
 });
 
 test("BFQ is found by what it counts in the root: weights are in the cgroups below it alone", async (t) => {
-  const { v1, bfq } = await probeCgroups();
+  const { v1, bfq } = probeCgroups();
   const blkio = v1.find(({ controllers }) => controllers.includes("blkio"));
   if (blkio === undefined) return t.skip("no v1 blkio hierarchy");
   assert.equal(bfq, existsSync(join(blkio.mountpoint, "blkio.bfq.io_service_bytes")));

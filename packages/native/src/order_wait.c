@@ -26,9 +26,6 @@ int order_wait_fifo(struct run *run, const struct order_wait_fifo *o)
   ssize_t size = -1;
   if (directory < 0)
     return -1;
-  drop(run->sync_fd);
-  run->sync_fd = -1;
-  run->let_go = true;
   /* What was set aside has nothing more to do, unless a filter's listener is to come. */
   if (!plan_has(&plan, listener, 1)) {
     drop(run->aside_fd);
@@ -43,6 +40,10 @@ int order_wait_fifo(struct run *run, const struct order_wait_fifo *o)
     }
   drop(run->empty_mounts);
   run->empty_mounts = -1;
+  /* Last: with this the creation has succeeded, and whoever looks sees a process that is ready. */
+  run->let_go = true;
+  drop(run->sync_fd);
+  run->sync_fd = -1;
   do
     fd = openat(directory, o->name, O_WRONLY | O_NOFOLLOW | O_CLOEXEC);
   while (fd < 0 && errno == EINTR);
