@@ -110,27 +110,34 @@ describe("containerd", noContainerd === undefined ? {} : { skip: noContainerd },
     const peer = new Containerd();
     try {
       await peer.ready();
+      // Another run of this test on the same machine has the same cgroup paths.
+      const [once, tty, long, missing] = ["once", "tty", "long", "missing"].map((name) => `${name}-${process.pid}`) as [
+        string,
+        string,
+        string,
+        string,
+      ];
       const flags = ["--rootfs", "--runc-binary", BERTH_RUNC];
-      const first = peer.ctr("run", "--rm", ...flags, peer.rootfs, "once", "/bin/sh", "-c", "/bin/echo hello; exit 4");
+      const first = peer.ctr("run", "--rm", ...flags, peer.rootfs, once, "/bin/sh", "-c", "/bin/echo hello; exit 4");
       assert.deepEqual([first.status, first.stdout], [4, "hello\n"], first.stderr);
-      const tty = peer.ctrOnTerminal(
+      const onTerminal = peer.ctrOnTerminal(
         "run",
         "--rm",
         "-t",
         ...flags,
         peer.rootfs,
-        "tty",
+        tty,
         "/bin/sh",
         "-c",
         "/bin/tty; exit 8",
       );
-      assert.equal(tty.status, 8);
-      assert.match(tty.stdout, /\/dev\/pts\/0/);
+      assert.equal(onTerminal.status, 8);
+      assert.match(onTerminal.stdout, /\/dev\/pts\/0/);
 
-      const started = peer.ctr("run", "-d", ...flags, peer.rootfs, "long", "/bin/sleep", "1000");
+      const started = peer.ctr("run", "-d", ...flags, peer.rootfs, long, "/bin/sleep", "1000");
       assert.equal(started.status, 0, started.stderr);
-      assert.equal(peer.status("long"), "RUNNING");
-      const exec = peer.ctr("task", "exec", "--exec-id", "e1", "long", "/bin/sh", "-c", "/bin/id -u; exit 3");
+      assert.equal(peer.status(long), "RUNNING");
+      const exec = peer.ctr("task", "exec", "--exec-id", "e1", long, "/bin/sh", "-c", "/bin/id -u; exit 3");
       assert.deepEqual([exec.status, exec.stdout], [3, "0\n"], exec.stderr);
       const terminal = peer.ctrOnTerminal(
         "task",
@@ -138,7 +145,7 @@ describe("containerd", noContainerd === undefined ? {} : { skip: noContainerd },
         "-t",
         "--exec-id",
         "e2",
-        "long",
+        long,
         "/bin/sh",
         "-c",
         "/bin/tty; exit 9",
@@ -147,20 +154,20 @@ describe("containerd", noContainerd === undefined ? {} : { skip: noContainerd },
       assert.match(terminal.stdout, /\/dev\/pts\/\d+/);
       // Programs that end at once: the shim must get every exit status, none may be reaped by anybody else.
       for (const index of [1, 2, 3])
-        assert.equal(peer.ctr("task", "exec", "--exec-id", `q${index}`, "long", "/bin/true").status, 0);
-      assert.equal(peer.ctr("task", "pause", "long").status, 0);
-      assert.equal(peer.status("long"), "PAUSED");
-      assert.equal(peer.ctr("task", "resume", "long").status, 0);
-      assert.match(peer.ctr("task", "metrics", "long").stdout, /memory\.usage_in_bytes|memory\.usage/);
-      assert.match(peer.ctr("task", "ps", "long").stdout, /^\d+/m);
-      assert.equal(peer.ctr("task", "kill", "-s", "KILL", "long").status, 0);
-      await until("the task has stopped", () => peer.status("long") === "STOPPED");
-      peer.ctr("task", "delete", "long");
-      assert.equal(peer.ctr("container", "rm", "long").status, 0);
-      assert.equal(existsSync("/sys/fs/cgroup/pids/default/long"), false);
-      const missing = peer.ctr("run", "--rm", ...flags, peer.rootfs, "missing", "/bin/nothing");
+        assert.equal(peer.ctr("task", "exec", "--exec-id", `q${index}`, long, "/bin/true").status, 0);
+      assert.equal(peer.ctr("task", "pause", long).status, 0);
+      assert.equal(peer.status(long), "PAUSED");
+      assert.equal(peer.ctr("task", "resume", long).status, 0);
+      assert.match(peer.ctr("task", "metrics", long).stdout, /memory\.usage_in_bytes|memory\.usage/);
+      assert.match(peer.ctr("task", "ps", long).stdout, /^\d+/m);
+      assert.equal(peer.ctr("task", "kill", "-s", "KILL", long).status, 0);
+      await until("the task has stopped", () => peer.status(long) === "STOPPED");
+      peer.ctr("task", "delete", long);
+      assert.equal(peer.ctr("container", "rm", long).status, 0);
+      assert.equal(existsSync(`/sys/fs/cgroup/pids/default/${long}`), false);
+      const absent = peer.ctr("run", "--rm", ...flags, peer.rootfs, missing, "/bin/nothing");
       assert.match(
-        missing.stderr,
+        absent.stderr,
         /OCI runtime create failed: .*exec: "\/bin\/nothing": stat \/bin\/nothing: no such file or directory/,
       );
     } finally {
