@@ -3,6 +3,8 @@ import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { test } from "node:test";
+import { create } from "@bufbuild/protobuf";
+import { cri } from "@berth/spec";
 import { status } from "@grpc/grpc-js";
 import { FakeDaemon, RpcError, runBerth, testShell } from "./double/index.ts";
 
@@ -372,7 +374,18 @@ test("plan of a bundle needs no berthd, and tells what is wrong with it", async 
   assert.match((await plan(directory)).stderr, /^berth: .*\/config\.json: process\.cwd: /);
 });
 
-test("stats: a clear word where berthd has none, else CPU between two looks", async () => {
+test("stats: CPU between two looks, by the server's clock", async () => {
   await using daemon = await FakeDaemon.start();
-  assert.match((await run(daemon, "stats", "--no-stream")).stderr, /this berthd does not measure containers yet/);
+  const at = (seconds: number, used: number): cri.ContainerStats =>
+    create(cri.ContainerStatsSchema, {
+      attributes: { id: "c".repeat(64), metadata: { name: "busy" } },
+      cpu: { timestamp: BigInt(seconds * 1e9), usageCoreNanoSeconds: { value: BigInt(used * 1e9) } },
+      memory: { workingSetBytes: { value: 3n << 20n } },
+    });
+  daemon.stats = [[at(10, 1)], [at(12, 4)]];
+  const [row] = JSON.parse((await run(daemon, "stats", "--json")).stdout) as Record<string, unknown>[];
+  assert.deepEqual(
+    [row?.["name"], row?.["cpuPercent"], row?.["memoryWorkingSet"], row?.["writableLayer"]],
+    ["busy", 150, 3 << 20, null],
+  );
 });

@@ -60,7 +60,8 @@ export class FakeDaemon implements AsyncDisposable {
   /** Whether fsck finds something. */
   damaged = false;
   imported = { name: "", bytes: 0 };
-  stats: cri.ContainerStats[] | undefined;
+  /** Answers in their order; the last one stays. */
+  stats: cri.ContainerStats[][] = [];
   readonly #server = new Server();
   #streams!: StreamServer;
   readonly #tokens = new Map<string, (peer: Peer) => void>();
@@ -238,8 +239,8 @@ export class FakeDaemon implements AsyncDisposable {
         return { url: this.#url((peer) => process.attach(peer)) };
       },
       listContainerStats: () => {
-        if (!this.stats) throw new RpcError(status.UNIMPLEMENTED, "ListContainerStats is not implemented");
-        return { stats: this.stats };
+        const [stats = []] = this.stats.length > 1 ? this.stats.splice(0, 1) : this.stats;
+        return { stats };
       },
     });
   }
