@@ -1,4 +1,4 @@
-/** A container is checkpointed and restored by berth-runc on Linux 6.1: the short form of checkpoint.guest.ts. */
+/** A container is checkpointed and restored by berth-runc on Linux 6.1, with nothing but the commands: the short form of checkpoint.guest.ts. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { guestProblem, runInGuest } from "./guest.ts";
