@@ -23,7 +23,7 @@ import fc from "fast-check";
 import { ImageError } from "../src/errors.ts";
 import { ByteReader } from "../src/layers/byte-reader.ts";
 import { TarReader, type TarEntry } from "../src/layers/tar.ts";
-import { archive, header, member, paxRecord, seal } from "./support/tar-writer.ts";
+import { archive, givenBack, header, member, paxRecord, seal } from "./support/tar-writer.ts";
 
 interface Read extends TarEntry {
   readonly name: string;
@@ -32,7 +32,7 @@ interface Read extends TarEntry {
 }
 
 async function* pieces(bytes: Uint8Array, size: number): AsyncGenerator<Uint8Array, void, undefined> {
-  for (let at = 0; at < bytes.length; at += size) yield bytes.subarray(at, at + size);
+  for (let at = 0; at < bytes.length; at += size) yield* givenBack(bytes.subarray(at, at + size));
 }
 
 /** Reads all of an archive that comes in pieces of `size` bytes. */
@@ -320,6 +320,16 @@ test("the padding of the last file may be left out, as umoci does; its content m
   assert.equal((await readAll(bytes.subarray(0, 512 + 600)))[0]?.size, 600);
   assert.equal((await readAll(bytes.subarray(0, 512 + 700)))[0]?.size, 600);
   await refused(bytes.subarray(0, 512 + 599), "InvalidImage", /truncated at byte 1111/);
+});
+
+test("nothing of a chunk is kept: extended headers at its very end, and headers", async () => {
+  const tar = archive(
+    { name: "x", type: "5", pax: { path: "d/".repeat(300) } },
+    { name: "short", type: "2", link: "target", pax: { "SCHILY.xattr.user.a": "value" } },
+  );
+  const wanted = await readAll(tar, tar.length);
+  for (let size = 512; size < tar.length; size += 512)
+    assert.deepEqual(await readAll(tar, size), wanted, `chunks of ${size}`);
 });
 
 test("archives that break the format are refused, each for its reason", async () => {

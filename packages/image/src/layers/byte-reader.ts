@@ -68,13 +68,11 @@ export class ByteReader {
   async #fill(): Promise<boolean> {
     if (this.#ended) return false;
     const next = await this.#source.next();
-    if (next.done === true) {
-      this.#ended = true;
-      return false;
-    }
-    this.#chunk = next.value;
+    this.#ended = next.done === true;
+    // The last one too: its bytes may be gone.
+    this.#chunk = next.done === true ? EMPTY : next.value;
     this.#at = 0;
-    return true;
+    return !this.#ended;
   }
 }
 

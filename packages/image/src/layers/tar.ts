@@ -219,7 +219,8 @@ export class TarReader {
 
   /** Undefined at the end: two zero blocks, or nothing more (some writers leave the blocks out). */
   async #headerBlock(): Promise<Uint8Array | undefined> {
-    const block = (this.#reader.take(BLOCK) ?? (await this.#reader.exactly(BLOCK))).slice();
+    // Copies, which Buffer's slice() does not make: a chunk has no bytes any more once the next one is asked for.
+    const block = new Uint8Array(this.#reader.take(BLOCK) ?? (await this.#reader.exactly(BLOCK)));
     if (block.length === 0) return undefined;
     if (block.length < BLOCK) throw truncated(this.#reader.offset);
     if (!isZeroBlock(block)) return block;
@@ -235,7 +236,7 @@ export class TarReader {
         "LimitExceeded",
         `tar: the extended header at byte ${at} is longer than ${EXTENSION_MAX} bytes`,
       );
-    const data = (await this.#reader.exactly(header.size)).slice();
+    const data = new Uint8Array(await this.#reader.exactly(header.size));
     if (data.length < header.size) throw truncated(this.#reader.offset);
     this.#padding = (BLOCK - (header.size % BLOCK)) % BLOCK;
     await this.#finish();

@@ -147,6 +147,32 @@ const VALUES = [
 
 const pick = <T>(random: Random, items: ArrayLike<T>): T => items[random(items.length)] as T;
 
+/** Members of others in another order, left out or twice: as well-formed as they were. */
+export function shuffle(seeds: readonly Buffer[], random: Random): Buffer {
+  const members = [...split(pick(random, seeds)), ...split(pick(random, seeds))];
+  for (let at = members.length - 1; at > 0; at--) {
+    // An extended header stays before its entry.
+    const [from, to] = [wholeAt(members, at), wholeAt(members, random(at + 1))];
+    if (from > to) members.splice(to, 0, ...members.splice(from, wholeLength(members, from)));
+  }
+  return Buffer.concat([...members.flatMap(({ header, data }) => [header, data]), Buffer.alloc(2 * BLOCK)]);
+}
+
+const isExtension = ({ header }: Member): boolean => "xgLK".includes(String.fromCharCode(header[156] as number));
+
+/** Where the entry begins, with its extended headers, that has something at `at`. */
+function wholeAt(members: readonly Member[], at: number): number {
+  let begin = at;
+  while (begin > 0 && isExtension(members[begin - 1] as Member)) begin--;
+  return begin;
+}
+
+function wholeLength(members: readonly Member[], begin: number): number {
+  let end = begin;
+  while (end < members.length - 1 && isExtension(members[end] as Member)) end++;
+  return end - begin + 1;
+}
+
 export function mutate(seeds: readonly Buffer[], random: Random): Buffer {
   const members = split(pick(random, seeds));
   for (let left = 1 + random(4); left > 0; left--) change(members, seeds, random);

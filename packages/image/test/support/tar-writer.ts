@@ -79,3 +79,10 @@ export function member(entry: Member): Buffer {
 export function archive(...entries: readonly Member[]): Buffer {
   return Buffer.concat([...entries.map(member), Buffer.alloc(2 * BLOCK)]);
 }
+
+/** As a layer's chunks come: a Buffer that has no bytes any more once the next one is asked for. */
+export function* givenBack(bytes: Uint8Array): Generator<Uint8Array, void, undefined> {
+  const chunk = Buffer.from(new Uint8Array(bytes).buffer);
+  yield chunk;
+  chunk.buffer.transfer(0);
+}
