@@ -226,6 +226,11 @@ test("attributes that the kernel would not take are left out or refused, as it w
     await assert.rejects(kept("0", name, value), /no file can have/, name);
 });
 
+test("an owner of -1 is root, as where chown(2) leaves it alone", async () => {
+  const { tree } = await apply([{ name: "f", pax: { uid: "4294967295", gid: "4294967294" } }]);
+  assert.deepEqual([tree.made.get("f")?.meta?.uid, tree.made.get("f")?.meta?.gid], [0, 4_294_967_294]);
+});
+
 test("metadata and attributes come along, overlayfs's own do not", async () => {
   const { tree } = await apply([
     {

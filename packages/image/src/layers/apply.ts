@@ -327,7 +327,11 @@ function attributesOf(entry: TarEntry): Attributes {
   return { mode: entry.mode, meta: metaOf(entry) };
 }
 
+/** What is said to be -1 is nobody's id: chown(2) leaves the maker's then, as it does for those who unpack as root. */
+const idOf = (id: number): number => (id === 0xffffffff ? 0 : id);
+
 function metaOf(entry: TarEntry): TreeMeta {
-  const { uid, gid, mtime, xattrs } = entry;
+  const { mtime, xattrs } = entry;
+  const [uid, gid] = [idOf(entry.uid), idOf(entry.gid)];
   return xattrs.size === 0 ? { uid, gid, mtime } : { uid, gid, mtime, xattrs: keptAttributes(entry) };
 }
