@@ -55,8 +55,12 @@ test("what create leaves behind is the monitor's child: its output is logged and
 
 test("a process that ends before it was started takes the waiting stage with it", async (t) => {
   const c = await byRuntime(await serve(t), "exit 0");
+  // Before the kill: the monitor ends with its process.
+  const watcher = await c.another();
+  await watcher.ask("watch", "state");
+  const ended = watcher.event();
   await c.link.ask("kill", "report", { session: 0, signal: 9 });
-  assert.deepEqual((await end(c))["code"], 137);
+  assert.deepEqual((await ended).fields["code"], 137);
   await c.gone();
 });
 
