@@ -123,6 +123,20 @@ test("names of every byte, links of every length, attributes of every size", asy
   return undefined;
 });
 
+test("a root whose attributes leave no room for it where the root usually is", async (t) => {
+  for (const length of [3900, 3950, 3990, 4000, 4010, 4020, 4096, 9000]) {
+    const file = join(scratch(t), "image");
+    const pax = { "SCHILY.xattr.trusted.a": Buffer.alloc(length, "a") };
+    await imageOf(file, archive({ name: "./", type: "5", mode: 0o700, pax }, { name: "d/f", data: "x" }));
+    checkImage(file);
+    const image = ErofsImage.open(file);
+    t.after(() => image.close());
+    assert.equal(image.root.mode & 0o777, 0o700, String(length));
+    assert.equal(image.xattrs(image.root).get("trusted.a")?.length, length);
+    assert.equal(image.content(image.find("d/f") as never).toString(), "x");
+  }
+});
+
 test("times before 1970 and ids beyond 16 bits", async (t) => {
   if (cannotMount !== undefined) return t.skip(cannotMount);
   const file = join(scratch(t), "image");

@@ -47,7 +47,7 @@ export async function writeMetadata(output: Output, root: Inode): Promise<SuperB
   }
   const [time, timeNs] = placed.time;
   const blocks = output.position / BLOCK;
-  return { rootNid: FIRST / SLOT, inodes: placed.inodes.length, time, timeNs, blocks, metaBlock, chunked };
+  return { rootNid: root.offset / SLOT, inodes: placed.inodes.length, time, timeNs, blocks, metaBlock, chunked };
 }
 
 /** Gives every inode its place, the root first. */
