@@ -73,9 +73,9 @@ test("jobs share workers: small ones beside large ones, and a hanging worker is 
   gate.resolve();
   assert.deepEqual(await archive, []);
   writeFileSync(join(root, "waiting.mjs"), "export function openTree() { return new Promise(() => {}); }");
+  writeFileSync(join(root, "blocking.mjs"), "export function openTree() { for (;;); }");
   const waits = pool.run("layer", hangingLayer(root, "waiting.mjs"));
   const stuck = pool.run("layer", hangingLayer(root, "blocking.mjs"), { signal: AbortSignal.timeout(50) });
-  writeFileSync(join(root, "blocking.mjs"), "export function openTree() { for (;;); }");
   await Promise.all([
     assert.rejects(stuck, (error) => error instanceof ImageError && error.code === "DeadlineExceeded"),
     assert.rejects(waits, (error) => error instanceof ImageError && error.code === "Internal"),
