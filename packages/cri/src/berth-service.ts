@@ -2,14 +2,14 @@
 import { release } from "node:os";
 import { create } from "@bufbuild/protobuf";
 import type { ImageRecord } from "@berth/image";
-import { describePlan, planContainer } from "@berth/runtime";
+import { describePlan } from "@berth/runtime";
 import { berth } from "@berth/spec";
-import { rootfsOf } from "./container/rootfs.ts";
 import { specOf } from "./container/running.ts";
 import { type CriContext, logRoot } from "./context.ts";
-import { notFound, precondition } from "./errors.ts";
+import { notFound } from "./errors.ts";
 import { platformOf, registryHandlers } from "./image/registry.ts";
 import { storeHandlers } from "./image/store.ts";
+import { kindOf } from "./runtimes/find.ts";
 import type { Handlers } from "./server/grpc.ts";
 
 export function berthHandlers(context: CriContext): Handlers<typeof berth.Berth> {
@@ -18,7 +18,7 @@ export function berthHandlers(context: CriContext): Handlers<typeof berth.Berth>
     ...registryHandlers(context),
     ...storeHandlers(context),
     import: (requests, signal) => importArchive(context, requests, signal),
-    plan: (request) => plan(context, request),
+    plan: (request) => planOf(context, request),
     trace: (request) => Promise.resolve(trace(context, request)),
   };
 }
@@ -77,18 +77,9 @@ function trace({ sandboxes, containers, telemetry }: CriContext, request: berth.
 }
 
 /** The plan is a pure function of what was recorded, so that it can be made again to be shown. */
-async function plan(context: CriContext, request: berth.PlanRequest): Promise<berth.PlanResponse> {
+async function planOf(context: CriContext, request: berth.PlanRequest): Promise<berth.PlanResponse> {
   const container = context.containers.get(request.containerId);
-  const { record } = container;
   const spec = await specOf(context, container);
-  if (record.binary)
-    throw precondition(`container "${record.id}" was made by ${record.binary.path}; how, only that program could say`);
-  const { plan: orders } = planContainer(spec, {
-    id: record.id,
-    rootfs: rootfsOf(context, container),
-    cgroup: { path: record.cgroupPath },
-    host: context.host,
-    terminal: record.config.tty,
-  });
-  return create(berth.PlanResponseSchema, { orders: describePlan(orders) });
+  const plan = kindOf(context, container.record).explain(context, container, spec);
+  return create(berth.PlanResponseSchema, { orders: describePlan(plan) });
 }

@@ -8,6 +8,7 @@ import type { Events } from "./events.ts";
 import type { HandlerTable, RuntimeHandler } from "./handlers.ts";
 import type { Locks } from "./lock.ts";
 import type { Log } from "./log.ts";
+import type { RuntimeKind } from "./runtimes/kind.ts";
 import type { CriSettings } from "./settings.ts";
 import type { Container, ContainerRecord, Sandbox, SandboxRecord } from "./store/records.ts";
 import type { Telemetry } from "./telemetry/telemetry.ts";
@@ -48,6 +49,8 @@ export interface CriContext {
   readonly config: CriConfig;
   /** Replaced as a whole when the configuration is read again. */
   runtimes: HandlerTable;
+  /** What can serve a handler; the first that does, does. */
+  readonly kinds: readonly RuntimeKind[];
   readonly telemetry: Telemetry;
   readonly log: Log;
   /** Called before each step of the verbs that make things; tests stop the daemon there. */

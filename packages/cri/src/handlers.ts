@@ -1,6 +1,6 @@
 /** Runtime handlers (RuntimeClass): which names a pod may ask for, and what serves each. */
 import type { CriContext } from "./context.ts";
-import { invalid, unimplemented } from "./errors.ts";
+import { invalid } from "./errors.ts";
 
 /** A runtime of the configuration, as containerd's containerd.runtimes.NAME has it. */
 export interface RuntimeHandler {
@@ -43,25 +43,15 @@ export interface HandlerTable {
 /** What containerd's runc shim (and its predecessors) serve: the OCI command line. */
 const RUNC_TYPES = new Set(["io.containerd.runc.v1", "io.containerd.runc.v2", "io.containerd.runtime.v1.linux"]);
 
-export type HandlerKind = "in-process" | "oci" | "shim";
+/** Whether an OCI runtime's command line (or berth in its place) serves it, rather than a shim's. */
+export const isRunc = ({ type, path }: RuntimeHandler): boolean => RUNC_TYPES.has(type) && path === undefined;
 
-export function kindOf({ type, path, options }: RuntimeHandler): HandlerKind {
-  if (!RUNC_TYPES.has(type) || path !== undefined) return "shim";
-  return options.binary === undefined ? "in-process" : "oci";
-}
-
-/** The handler that a pod's request names; "" is the default. One that cannot be served is refused here, not at berthd's start. */
+/** The handler that a pod's request names; "" is the default. What serves it is found by its kind (runtimes/find.ts). */
 export function handlerOf({ runtimes }: Pick<CriContext, "runtimes">, name: string): RuntimeHandler {
   const handler = runtimes.handlers.get(name === "" ? runtimes.defaultHandler : name);
   if (!handler) {
     throw invalid(
       `runtime_handler: no runtime for "${name}" is configured; known: ${[...runtimes.handlers.keys()].join(", ")}`,
-    );
-  }
-  const kind = kindOf(handler);
-  if (kind === "shim") {
-    throw unimplemented(
-      `runtime_handler: "${handler.name}" is served by a shim (runtime_type ${handler.type}${handler.path === undefined ? "" : `, runtime_path ${handler.path}`}), which this version of berth does not start`,
     );
   }
   return handler;

@@ -3,17 +3,15 @@
  * is taken back, what was half-removed is removed. Returns a line for each thing done.
  */
 import { access, readdir, rm } from "node:fs/promises";
-import { connectMonitor, killCgroup, MonitorLost, readRecord } from "@berth/kernel";
+import { connectMonitor, MonitorLost, readRecord } from "@berth/kernel";
 import type { cri } from "@berth/spec";
 import { join } from "node:path";
 import { checkpointsDir } from "./checkpoint/place.ts";
-import { removeCgroup } from "./cgroups.ts";
 import { containerDir, type CriContext } from "./context.ts";
-import { deleteByBinary } from "./container/binary.ts";
 import { applyExit, applyUnknown, watchExit } from "./container/exit.ts";
 import { ownerOfKey, releaseImageVolumes } from "./container/image-volumes.ts";
 import { deleteContainer } from "./container/remove.ts";
-import { initDir } from "./sandbox/init.ts";
+import { kindOf, kindOfPod } from "./runtimes/find.ts";
 import { releaseSandbox } from "./sandbox/release.ts";
 import { deleteSandbox } from "./sandbox/remove.ts";
 import { stopSandbox } from "./sandbox/stop.ts";
@@ -56,7 +54,7 @@ async function adopt(context: CriContext, container: Container): Promise<string>
   const link = await connectMonitor(dir).catch(noMonitor);
   if (link) {
     const state = await link.state();
-    record.pid = state.pid;
+    record.pid = await kindOf(context, record).pidOf(context, record, state);
     record.startedAt = state.startedAt;
     record.phase = state.phase === "running" || state.phase === "exited" ? "running" : "created";
     container.link = link;
@@ -65,9 +63,7 @@ async function adopt(context: CriContext, container: Container): Promise<string>
     return `adopted container ${record.id} (${state.phase})`;
   }
   const state = await readRecord(dir);
-  await killCgroup(record.cgroupPath, context.host);
-  await deleteByBinary(context, record);
-  await removeCgroup(context, record);
+  await kindOf(context, record).release(context, record);
   if (state?.phase === "exited") applyExit(container, state);
   else applyUnknown(container, "the container ended while berthd did not run, and nothing recorded how");
   context.containers.save(container);
@@ -98,9 +94,7 @@ async function takeBack(context: CriContext, container: Container): Promise<void
     await exited;
     link.close();
   }
-  await killCgroup(record.cgroupPath, context.host);
-  await deleteByBinary(context, record);
-  await removeCgroup(context, record);
+  await kindOf(context, record).release(context, record);
   await releaseImageVolumes(context, record.id, record.config);
   await context.images.removeRootfs(record.id);
   await rm(dir, { recursive: true, force: true });
@@ -131,10 +125,9 @@ async function adoptSandbox(context: CriContext, sandbox: Sandbox): Promise<stri
     await stopSandbox(context, sandbox);
     return `stopped pod ${record.id}: its network namespace is gone`;
   }
-  const dir = initDir(context, record.id);
-  if (await exists(dir)) {
-    const link = await connectMonitor(dir).catch(noMonitor);
-    if (link) sandbox.init = { pid: (await link.state()).pid, link };
+  if (!(await kindOfPod(context, record).adoptPod(context, sandbox))) {
+    await stopSandbox(context, sandbox);
+    return `stopped pod ${record.id}: what held it is gone`;
   }
   return `adopted pod ${record.id}`;
 }

@@ -12,6 +12,7 @@ import {
   containerStore,
   recover,
   sandboxStore,
+  runtimeKinds,
   Telemetry,
 } from "@berth/cri";
 import { Images, openDatabase } from "@berth/image";
@@ -108,6 +109,7 @@ export async function assemble({ settings, version, log, onStep }: AssembleOptio
       version,
     },
     runtimes: settings.handlers,
+    kinds: runtimeKinds,
     telemetry,
     log,
     onStep,
@@ -145,5 +147,5 @@ async function checkSystemd({ handlers }: Settings["handlers"], log: Log): Promi
 /** Containers and their monitors live on; only the connections end. */
 function closeLinks(context: CriContext): void {
   for (const container of context.containers.values()) container.link?.close();
-  for (const sandbox of context.sandboxes.values()) sandbox.init?.link.close();
+  for (const sandbox of context.sandboxes.values()) sandbox.init?.link?.close();
 }

@@ -6,6 +6,7 @@ import { cri, type oci } from "@berth/spec";
 import type { CriContext } from "../context.ts";
 import { invalid } from "../errors.ts";
 import { containerStatus } from "../container/status.ts";
+import { kindOf } from "../runtimes/find.ts";
 import type { Container } from "../store/records.ts";
 
 export const FILES = {
@@ -51,7 +52,7 @@ export async function writeDocuments(context: CriContext, container: Container, 
     rootfsImage: status.image?.image ?? "",
     rootfsImageRef: record.imageRef,
     rootfsImageName: status.image?.image ?? "",
-    runtime: record.binary?.path ?? "berth",
+    runtime: kindOf(context, record).programOf(record),
     createdTime: timeOf(record.createdAt),
     checkpointedTime: new Date().toISOString(),
     restoredTime: NO_TIME,

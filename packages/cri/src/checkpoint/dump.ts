@@ -5,7 +5,8 @@ import { cgroupDirectories, type Order } from "@berth/kernel";
 import { DESCRIPTORS_FILE, planDump } from "@berth/runtime/criu";
 import { runtimeCommand } from "@berth/runtime";
 import type { oci } from "@berth/spec";
-import { callOfContainer } from "../container/binary.ts";
+import { callOfContainer } from "../runtimes/oci-command.ts";
+import { kindOf } from "../runtimes/find.ts";
 import { rootfsOf } from "../container/rootfs.ts";
 import type { CriContext } from "../context.ts";
 import { precondition } from "../errors.ts";
@@ -35,9 +36,7 @@ export async function dump(context: CriContext, request: DumpRequest): Promise<v
   const images = join(directory, FILES.images);
   await mkdir(images, { recursive: true, mode: 0o700 });
   const archive = [tar, ...ARCHIVE_FLAGS, "-C", upper, "-cf", join(directory, RAW), "."];
-  await (container.record.binary
-    ? dumpByBinary(context, request, images, archive)
-    : dumpInProcess(context, request, images, archive));
+  await kindOf(context, container.record).dump(context, request, images, archive);
   await context.images.writeChanges(join(directory, RAW), join(directory, FILES.changes), signal);
   await rm(join(directory, RAW));
   await writeDocuments(context, container, spec, directory);
@@ -55,7 +54,7 @@ function upperOf(context: CriContext, container: Container): string {
   return rootfs.upper;
 }
 
-async function dumpInProcess(
+export async function dumpInProcess(
   context: CriContext,
   { container, spec, directory, timeoutMs, signal }: DumpRequest,
   images: string,
@@ -90,7 +89,7 @@ function programOrder(argv: readonly string[]): Order {
 }
 
 /** Another runtime's container stands still by its own command, as under containerd's. */
-async function dumpByBinary(
+export async function dumpByBinary(
   context: CriContext,
   { container: { record }, directory, timeoutMs, signal }: DumpRequest,
   images: string,

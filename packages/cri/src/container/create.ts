@@ -3,12 +3,11 @@ import { randomBytes } from "node:crypto";
 import { mkdir, rm, writeFile } from "node:fs/promises";
 import { create } from "@bufbuild/protobuf";
 import type { ImageRecord } from "@berth/image";
-import { compileSeccomp, connectMonitor, monitorEnded, oomCounter, parseSignal } from "@berth/kernel";
-import { planContainer, type Plan, type Rootfs, type RuntimeBinary } from "@berth/runtime";
-import { cri, type oci } from "@berth/spec";
-import { cgroupOf, cgroupsPathOf, joinScope, removeCgroup } from "../cgroups.ts";
+import { connectMonitor, monitorEnded, parseSignal } from "@berth/kernel";
+import { cri } from "@berth/spec";
+import { cgroupOf, cgroupsPathOf } from "../cgroups.ts";
 import { isCheckpoint } from "../checkpoint/detect.ts";
-import { inCriusWords, placesIn } from "../checkpoint/place.ts";
+import { inCriusWords } from "../checkpoint/place.ts";
 import { now } from "../clock.ts";
 import { containerDir, type CriContext } from "../context.ts";
 import { invalid, notFound, precondition } from "../errors.ts";
@@ -16,11 +15,11 @@ import { CREATED, emitContainerEvent } from "../events.ts";
 import { checkSupported } from "../handler-features.ts";
 import { handlerOf } from "../handlers.ts";
 import { type Progress, withProgress } from "../progress.ts";
-import { ensurePodInit } from "../sandbox/init.ts";
+import { kindOfNext } from "../runtimes/find.ts";
+import type { Creation, RuntimeKind } from "../runtimes/kind.ts";
 import { podNamespaces, usernsPath } from "../sandbox/namespaces.ts";
 import { checkContainerUserns } from "../sandbox/userns.ts";
 import type { Container, ContainerRecord, Sandbox } from "../store/records.ts";
-import { binaryOf, deleteByBinary, inRuntimesWords, planByBinary, runtimeLog, withinHost } from "./binary.ts";
 import { injectDevices } from "./cdi.ts";
 import { endContainer } from "./end.ts";
 import { watchExit } from "./exit.ts";
@@ -97,16 +96,17 @@ async function make(
   );
   recordImageRefs(context, config);
   const handler = handlerOf(context, sandbox.record.handler);
-  const binary = await binaryOf(context, handler, sandbox.record.systemdCgroup === true);
+  const kind = kindOfNext(context, sandbox.record);
+  const served = await kind.recordOf(context, handler, sandbox);
   await checkSupported(context, handler, config);
-  const record = newRecord(context, id, sandbox, config, image, user, binary);
+  const record = { ...newRecord(context, id, sandbox, config, image, user), ...served };
   const container: Container = { record };
   context.containers.add(container);
   progress.onFailure("forget the container", () => Promise.resolve(context.containers.delete(container)));
 
   if (sharesPodPid(config)) {
     progress.step("start the pod's init");
-    await ensurePodInit(context, sandbox, signal);
+    await kind.ensureInit(context, sandbox, signal);
   }
   const { userns } = podNamespaces(sandbox.record.config);
   const usernsPin = userns && usernsPath(context, sandbox.record.id);
@@ -122,7 +122,7 @@ async function make(
   });
   progress.step("inject CDI devices");
   const injected = await context.nvidia.inject(handler, await injectDevices(context, config, plain));
-  const spec = binary ? withinHost(injected, context.host, userns) : injected;
+  const spec = kind.adapt(context, injected, userns);
   progress.step("prepare the root file system");
   progress.onFailure("remove the root file system", () => context.images.removeRootfs(id));
   const size = writableSize(config.annotations, sandbox.record.config.annotations);
@@ -138,44 +138,48 @@ async function make(
   if (checkpoint) await checkpoints?.applyCheckpoint(context, checkpoint, record, rootfs, signal);
   await writeFile(`${dir}/config.json`, JSON.stringify(spec));
   // Where the root is attached, in the container's own mounts, while hooks run that look for it.
-  if (spec.hooks && !binary) await mkdir(`${dir}/${spec.root?.path ?? "rootfs"}`);
+  if (spec.hooks && kind.leavesHooks) await mkdir(`${dir}/${spec.root?.path ?? "rootfs"}`);
 
+  const creation = { container, sandbox, handler, spec, rootfs, userns: usernsPin, checkpoint };
+  await makeProcess(context, progress, kind, creation);
+  progress.step("record the container as created");
+  record.phase = "created";
+  context.containers.save(container);
+  emitContainerEvent(context, CREATED, container);
+}
+
+async function makeProcess(
+  context: CriContext,
+  progress: Progress,
+  kind: RuntimeKind,
+  creation: Creation,
+): Promise<void> {
+  const { container, checkpoint } = creation;
+  const { record } = container;
+  const { id, config } = record;
+  const dir = containerDir(context, id);
   progress.step("make the process and park it");
-  progress.onFailure("remove the cgroup", async () => {
+  progress.onFailure("give back what its runtime holds", async () => {
     await monitorEnded(dir);
-    await removeCgroup(context, record);
+    await kind.release(context, record);
   });
-  if (binary) progress.onFailure("delete it from its runtime", () => deleteByBinary(context, record));
-  const plan = binary
-    ? await planByBinary(
-        context,
-        { record, binary, handler, spec, rootfs, userns: usernsPin },
-        checkpoint && placesIn(checkpoint.directory),
-      )
-    : checkpoints && checkpoint
-      ? await checkpoints.planRestored(context, checkpoint, record, spec, rootfs)
-      : await planInProcess(context, record, spec, rootfs);
-  const made = context.hand.monitor(
+  const plan = await kind.plan(context, creation);
+  const parked = context.hand.monitor(
     {
       dir,
       plan,
-      subreaper: binary !== undefined || checkpoint !== undefined,
+      subreaper: kind.subreaper || checkpoint !== undefined,
       ...(record.logPath !== "" && { logPath: record.logPath }),
       maxLine: context.config.maxLogLine,
       terminal: config.tty ? { rows: 24, columns: 80 } : undefined,
       stdin: config.stdin,
       stdinOnce: config.stdinOnce,
-      oom: oomCounter(record.cgroupPath, context.host),
+      oom: kind.oom(context, record),
     },
-    { signal },
+    { signal: progress.signal },
   );
-  const told = checkpoint ? inCriusWords(made, checkpoint.directory) : made;
-  record.pid = (await inRuntimesWords(runtimeLog(context, record), told)).pid;
-  if (checkpoint && !binary) {
-    const { withTimeNamespace } = await import("@berth/runtime/criu");
-    container.spec = withTimeNamespace(spec, record.pid);
-    await writeFile(`${dir}/config.json`, JSON.stringify(container.spec));
-  }
+  const restored = checkpoint ? inCriusWords(parked, checkpoint.directory) : parked;
+  record.pid = (await kind.told(context, record, restored)).pid;
   await unmountImageVolumes(context, id, config);
   progress.step("connect to its monitor");
   progress.onFailure("end the process", async () => {
@@ -184,34 +188,7 @@ async function make(
   });
   container.link = await connectMonitor(dir, plan);
   watchExit(context, container, container.link);
-  if (record.unit && !binary) {
-    progress.step("make its cgroup a scope of systemd's");
-    const { annotations, linux } = spec;
-    await joinScope(context, record, { pid: record.pid, resources: linux?.resources, annotations }, signal);
-  }
-  progress.step("record the container as created");
-  record.phase = "created";
-  context.containers.save(container);
-  emitContainerEvent(context, CREATED, container);
-}
-
-async function planInProcess(
-  context: CriContext,
-  record: ContainerRecord,
-  spec: oci.Spec,
-  rootfs: Rootfs,
-): Promise<Plan> {
-  const { plan, warnings } = planContainer(spec, {
-    id: record.id,
-    rootfs,
-    cgroup: { path: record.cgroupPath },
-    host: context.host,
-    seccomp: await compileSeccomp(spec.linux?.seccomp, `${context.paths.root}/seccomp`),
-    terminal: record.config.tty,
-    bundle: containerDir(context, record.id),
-  });
-  for (const warning of warnings) context.log.warn({ container: record.id }, warning);
-  return plan;
+  await kind.made(context, progress, creation);
 }
 
 function newRecord(
@@ -221,7 +198,6 @@ function newRecord(
   config: cri.ContainerConfig,
   image: ImageRecord,
   user: ResolvedUser,
-  binary: RuntimeBinary | undefined,
 ): ContainerRecord {
   const { logDirectory } = sandbox.record.config;
   return {
@@ -233,7 +209,6 @@ function newRecord(
     imageRef: image.digests[0] ?? image.id,
     logPath: logDirectory !== "" && config.logPath !== "" ? `${logDirectory}/${config.logPath}` : "",
     ...cgroupOf(context, sandbox.record, id),
-    ...(binary && { binary }),
     stopSignal: stopSignalOf(config, image),
     user: { uid: user.uid, gid: user.gid, additionalGids: user.additionalGids },
     phase: "creating",

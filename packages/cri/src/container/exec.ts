@@ -1,12 +1,11 @@
 /** Further processes in a running container: ExecSync here, streams in streaming/. */
 import { create } from "@bufbuild/protobuf";
-import { compileSeccomp, type Plan } from "@berth/kernel";
-import { planExec } from "@berth/runtime";
 import { cri } from "@berth/spec";
 import { status } from "@grpc/grpc-js";
 import type { CriContext } from "../context.ts";
 import { CriError, invalid } from "../errors.ts";
-import { inRuntimesWords, planExecByBinary } from "./binary.ts";
+import { kindOf } from "../runtimes/find.ts";
+import type { ExecCall } from "../runtimes/kind.ts";
 import { type Running, runningContainer } from "./running.ts";
 
 /** What the CRI allows of each stream (api.proto, ExecSyncResponse). */
@@ -20,9 +19,10 @@ export async function execSync(
   if (request.cmd.length === 0) throw invalid("cmd: must not be empty");
   if (request.timeout < 0n) throw invalid(`timeout: ${request.timeout} is negative; 0 means none`);
   const running = await runningContainer(context, request.containerId);
-  const result = await withExecPlan(context, running, { cmd: request.cmd, terminal: false }, (plan) =>
+  await using call = await execCall(context, running, { cmd: request.cmd, terminal: false });
+  const result = await call.told(
     running.link.execSync(
-      { plan, limit: OUTPUT_LIMIT, drainMs: context.config.execDrainMs },
+      { plan: call.plan, limit: OUTPUT_LIMIT, drainMs: context.config.execDrainMs },
       { signal, timeoutMs: Number(request.timeout) * 1000 },
     ),
   );
@@ -40,24 +40,17 @@ export interface ExecCommand {
   readonly terminal: boolean;
 }
 
-/** Has `run` carry out the plan of a further process, by whatever made the container. */
-export async function withExecPlan<T>(
+/** A further process by whatever made the container. */
+export async function execCall(
   context: CriContext,
   { container, spec }: Running,
   { cmd, terminal }: ExecCommand,
-  run: (plan: Plan) => Promise<T>,
-): Promise<T> {
+): Promise<ExecCall> {
   const { record } = container;
   const own = spec.process;
   if (!own) throw invalid(`container "${record.id}" has no process in its configuration`);
   const env =
     terminal && !own.env?.some((entry) => entry.startsWith("TERM=")) ? [...(own.env ?? []), "TERM=xterm"] : own.env;
   const process = { ...own, args: [...cmd], terminal, ...(env && { env }) };
-  if (record.binary) {
-    await using call = await planExecByBinary(context, record, record.binary, process);
-    return await inRuntimesWords(call.log, run(call.plan));
-  }
-  const seccomp = await compileSeccomp(spec.linux?.seccomp, `${context.paths.root}/seccomp`);
-  const target = { pid: record.pid, spec, cgroup: { path: record.cgroupPath } };
-  return await run(planExec(target, process, { host: context.host, seccomp, terminal }).plan);
+  return await kindOf(context, record).exec(context, container, spec, process);
 }

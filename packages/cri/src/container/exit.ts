@@ -1,12 +1,11 @@
 /** What happens when a container's process has exited: recorded once, and its cgroup removed with whatever it left inside. */
-import { MonitorLost, killCgroup, readRecord, type MonitorLink, type MonitorState } from "@berth/kernel";
-import { removeCgroup } from "../cgroups.ts";
+import { MonitorLost, readRecord, type MonitorLink, type MonitorState } from "@berth/kernel";
 import { now } from "../clock.ts";
 import { containerDir, type CriContext } from "../context.ts";
 import { STOPPED, emitContainerEvent } from "../events.ts";
+import { kindOf } from "../runtimes/find.ts";
 import type { Container } from "../store/records.ts";
 import { autoRemove } from "./auto-remove.ts";
-import { deleteByBinary } from "./binary.ts";
 
 /** The exit code of a process whose end nobody saw, as containerd reports it. */
 const UNKNOWN_EXIT_CODE = 255;
@@ -43,13 +42,10 @@ async function recordLoss(context: CriContext, container: Container, error: unkn
   emitContainerEvent(context, STOPPED, container);
 }
 
-/** Kills what is left in the cgroup (a container without a PID namespace of its own can leave processes) and removes it. */
 async function releaseProcess(context: CriContext, container: Container): Promise<void> {
   container.link?.close();
   container.link = undefined;
-  await killCgroup(container.record.cgroupPath, context.host);
-  await deleteByBinary(context, container.record);
-  await removeCgroup(context, container.record);
+  await kindOf(context, container.record).release(context, container.record);
 }
 
 export function applyExit({ record }: Container, state: MonitorState): void {

@@ -4,6 +4,7 @@
  */
 import type { oci } from "@berth/spec";
 import { containerDir, type CriContext } from "../context.ts";
+import { kindOf } from "../runtimes/find.ts";
 import type { Container } from "../store/records.ts";
 import { specOf } from "./running.ts";
 
@@ -17,8 +18,7 @@ export async function runHooks(
   kind: "poststart" | "poststop",
   status: oci.State["status"],
 ): Promise<void> {
-  // A runtime of its own runs them itself, as part of its start and delete.
-  if (container.record.binary) return;
+  if (!kindOf(context, container.record).leavesHooks) return;
   const spec = await specOf(context, container).catch((error: NodeJS.ErrnoException) => {
     // Removed half-made, or for the second time: there was no container, or its hooks have run.
     if (error.code === "ENOENT") return undefined;

@@ -7,9 +7,9 @@ import type { CriContext } from "../context.ts";
 import { precondition } from "../errors.ts";
 import { STARTED, STOPPED, emitContainerEvent } from "../events.ts";
 import { withProgress } from "../progress.ts";
+import { kindOf } from "../runtimes/find.ts";
 import { runHooks } from "./hooks.ts";
 import type { Container } from "../store/records.ts";
-import { inRuntimesWords, runtimeLog } from "./binary.ts";
 
 /** What a shell answers for a command that could not be run; the kubelet shows it with the reason. */
 const START_ERROR_CODE = 128;
@@ -50,10 +50,11 @@ async function release(context: CriContext, container: Container, signal: AbortS
   if (!link) throw precondition(`container "${record.id}" has no monitor`);
   signal.throwIfAborted();
   try {
-    const state = await inRuntimesWords(runtimeLog(context, record), link.start());
+    const kind = kindOf(context, record);
+    const state = await kind.told(context, record, link.start());
     record.startedAt = state.startedAt;
     // A runtime that restores tells which process it is only now.
-    record.pid = state.pid;
+    record.pid = await kind.pidOf(context, record, state);
     if (record.phase === "starting") record.phase = "running";
     context.containers.save(container);
     emitContainerEvent(context, STARTED, container);

@@ -1,10 +1,11 @@
 /** ContainerStats and ListContainerStats, from the container's cgroup files. */
 import { create } from "@bufbuild/protobuf";
-import { type CgroupStats, readCgroupStats } from "@berth/kernel";
+import type { CgroupStats } from "@berth/kernel";
 import { cri } from "@berth/spec";
 import { now } from "../clock.ts";
 import type { CriContext } from "../context.ts";
 import { matchesLabels } from "../labels.ts";
+import { kindOf } from "../runtimes/find.ts";
 import { usageOf } from "../stats/messages.ts";
 import type { Container } from "../store/records.ts";
 
@@ -41,17 +42,8 @@ export async function listContainerStats(
 /** Undefined for a container that does not run, or whose cgroup has just gone. */
 export async function cgroupStatsOf(context: CriContext, { record }: Container): Promise<CgroupStats | undefined> {
   if (record.phase !== "running") return undefined;
-  try {
-    return await readCgroupStats(record.cgroupPath, context.host);
-  } catch (error) {
-    if (isGone(error)) return undefined;
-    throw error;
-  }
+  return await kindOf(context, record).stats(context, record);
 }
-
-/** Of a cgroup's file: the cgroup was removed, before it was opened or after. */
-export const isGone = (error: unknown): boolean =>
-  ["ENOENT", "ENODEV"].includes((error as NodeJS.ErrnoException).code ?? "");
 
 export async function statsOf(
   context: CriContext,

@@ -2,8 +2,9 @@
 import { create } from "@bufbuild/protobuf";
 import { cri } from "@berth/spec";
 import type { CriContext } from "../context.ts";
+import { kindOf } from "../runtimes/find.ts";
 import type { Container } from "../store/records.ts";
-import { endContainer, signalProcess } from "./end.ts";
+import { endContainer } from "./end.ts";
 
 export async function stopContainer(
   context: CriContext,
@@ -25,7 +26,7 @@ async function stop(
   if (!link || record.phase === "exited") return void (await ended);
   // One that was created and never started runs nothing that could handle a signal.
   if (record.phase !== "running" || graceSeconds <= 0) return await endContainer(context, container);
-  await signalProcess(link, record.stopSignal);
+  await kindOf(context, record).signal(context, container, record.stopSignal);
   if (await endedWithin(ended, graceSeconds * 1000, signal)) return;
   await endContainer(context, container);
 }

@@ -2,13 +2,11 @@
 import { writeFile } from "node:fs/promises";
 import { create } from "@bufbuild/protobuf";
 import { cgroupDirectories, processesBelow } from "@berth/kernel";
-import { updateResources } from "@berth/runtime";
 import { cri } from "@berth/spec";
 import type { CriContext } from "../context.ts";
 import { invalid, precondition } from "../errors.ts";
+import { kindOf } from "../runtimes/find.ts";
 import type { Container } from "../store/records.ts";
-import { updateByBinary } from "./binary.ts";
-import { resourcesOf } from "./resources.ts";
 
 export async function updateContainerResources(
   context: CriContext,
@@ -24,28 +22,12 @@ export async function updateContainerResources(
     if (record.phase !== "created" && record.phase !== "running")
       throw precondition(`container "${record.id}" is ${record.phase}; only a created or running one can be updated`);
     const merged = mergeResources(record.resources, linux);
-    // Where in its scope such a runtime has put the container is its own affair.
-    if (record.binary?.systemdCgroup) await updateByBinary(context, record, resourcesOf(context, linux), signal);
-    else await update(context, container, linux, merged, signal);
+    await kindOf(context, record).update(context, container, linux, merged, signal);
     if (linux.oomScoreAdj !== 0n) await adjustOomScore(context, container, Number(linux.oomScoreAdj));
     record.resources = merged;
     context.containers.save(container);
   });
   return create(cri.UpdateContainerResourcesResponseSchema, {});
-}
-
-/** Into the cgroup, and into its unit before: systemd writes what it knows of, which must be all, whenever it likes. */
-async function update(
-  context: CriContext,
-  { record }: Container,
-  linux: cri.LinuxContainerResources,
-  merged: cri.LinuxContainerResources,
-  signal: AbortSignal,
-): Promise<void> {
-  const { host, systemd } = context;
-  const resources = resourcesOf(context, linux);
-  if (record.unit) await systemd.update(record.unit, resourcesOf(context, merged), host, signal);
-  await context.hand.run(updateResources(record.cgroupPath, resources, host), { signal });
 }
 
 /** Of every process that runs in the container; what they start inherits it (proc(5), /proc/PID/oom_score_adj). */

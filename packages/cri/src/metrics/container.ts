@@ -1,13 +1,14 @@
 /** One container's metrics, from its cgroup, its processes and its writable layer. */
 import { statfs } from "node:fs/promises";
-import { type CgroupDetail, type CgroupStats, type Pressure, readCgroupDetail } from "@berth/kernel";
+import type { CgroupDetail, CgroupStats, Pressure } from "@berth/kernel";
 import type { cri } from "@berth/spec";
 import { now } from "../clock.ts";
-import { cgroupStatsOf, isGone } from "../container/stats.ts";
+import { cgroupStatsOf } from "../container/stats.ts";
 import type { CriContext } from "../context.ts";
 import type { Container, ContainerRecord, Sandbox } from "../store/records.ts";
+import { kindOf } from "../runtimes/find.ts";
 import { MetricList } from "./descriptors.ts";
-import { type ProcessCounts, countProcesses } from "./processes.ts";
+import type { ProcessCounts } from "./processes.ts";
 
 const SECOND = 1_000_000_000n;
 /** The CRI's metrics are whole numbers; cAdvisor's are fractions of a second. */
@@ -22,15 +23,9 @@ export async function containerMetrics(
   const { record } = container;
   const stats = await cgroupStatsOf(context, container);
   if (!stats) return undefined;
-  let detail: CgroupDetail;
-  let processes: ProcessCounts;
-  try {
-    detail = await readCgroupDetail(record.cgroupPath, context.host);
-    processes = await countProcesses(record, context.host);
-  } catch (error) {
-    if (isGone(error)) return undefined;
-    throw error;
-  }
+  const deep = await kindOf(context, record).detail(context, record);
+  if (!deep) return undefined;
+  const { cgroup: detail, processes } = deep;
   const list = new MetricList(labelsOf(sandbox, record), now());
   addCpu(list, stats, detail);
   addMemory(list, stats, detail);

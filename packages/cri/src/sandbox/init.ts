@@ -131,7 +131,7 @@ async function startPodInit(
 export async function stopPodInit(context: CriContext, sandbox: Sandbox): Promise<void> {
   const cgroup = initCgroup(context, sandbox);
   await killCgroup(cgroup.cgroupPath, context.host);
-  sandbox.init?.link.close();
+  sandbox.init?.link?.close();
   sandbox.init = undefined;
   await removeCgroup(context, cgroup);
 }

@@ -3,14 +3,14 @@ import { rm } from "node:fs/promises";
 import type { CriContext } from "../context.ts";
 import { sandboxDir } from "../context.ts";
 import type { Sandbox } from "../store/records.ts";
-import { stopPodInit } from "./init.ts";
+import { kindOfPod } from "../runtimes/find.ts";
 import { namespaceRemoval, stopMaker } from "./namespaces.ts";
 import { attachmentOf } from "./network.ts";
 import { usernsOf } from "./userns.ts";
 
 export async function releaseSandbox(context: CriContext, sandbox: Sandbox, signal?: AbortSignal): Promise<void> {
   const { id, config } = sandbox.record;
-  await stopPodInit(context, sandbox);
+  await kindOfPod(context, sandbox.record).releasePod(context, sandbox);
   if (usernsOf(config)) await stopMaker(context, id);
   await detachNetwork(context, sandbox, signal);
   try {

@@ -2,7 +2,6 @@
 import { randomBytes } from "node:crypto";
 import { create } from "@bufbuild/protobuf";
 import { cri } from "@berth/spec";
-import { binaryOf } from "../container/binary.ts";
 import { checkCgroupParent } from "../cgroups.ts";
 import { now } from "../clock.ts";
 import type { CriContext } from "../context.ts";
@@ -13,6 +12,7 @@ import { refuseSelinux } from "../container/selinux.ts";
 import { checkUsernsHandler } from "../handler-features.ts";
 import { handlerOf } from "../handlers.ts";
 import { withProgress } from "../progress.ts";
+import { kindFor } from "../runtimes/find.ts";
 import type { Sandbox, SandboxRecord } from "../store/records.ts";
 import { writePodFiles } from "./files.ts";
 import { makeNamespaces, netnsPath, podNamespaces } from "./namespaces.ts";
@@ -28,7 +28,8 @@ export async function runPodSandbox(
   const record = newRecord(context, request);
   // A program that is missing is told before anything is made.
   const handler = handlerOf(context, request.runtimeHandler);
-  await binaryOf(context, handler);
+  const kind = kindFor(context, handler);
+  await kind.check(context, handler);
   const ns = podNamespaces(record.config);
   if (ns.userns) {
     checkUsernsSupport(context);
@@ -61,6 +62,7 @@ export async function runPodSandbox(
         writePodFiles(context, record),
         ns.hostNetwork ? Promise.resolve() : attach(context, sandbox, signal),
       ]);
+      await kind.startPod(context, progress, sandbox);
       progress.step("record the pod as ready");
       record.phase = "ready";
       context.sandboxes.save(sandbox);
@@ -103,10 +105,12 @@ function newRecord(context: CriContext, request: cri.RunPodSandboxRequest): Sand
   if (config.windows) throw invalid("config.windows: this node runs Linux; use config.linux");
   if (config.metadata.name === "") throw invalid("config.metadata.name: must not be empty");
   const handler = handlerOf(context, request.runtimeHandler);
+  const kind = kindFor(context, handler);
   return {
     id: randomBytes(32).toString("hex"),
     config,
     handler: request.runtimeHandler,
+    ...(kind.ownsPods && { runtime: kind.name }),
     ...(handler.options.systemdCgroup && { systemdCgroup: true }),
     createdAt: now(),
     phase: "creating",

@@ -17,6 +17,10 @@ export interface SandboxRecord {
   readonly systemdCgroup?: boolean | undefined;
   /** Nanoseconds since the epoch, as all times here. */
   readonly createdAt: bigint;
+  /** The runtime kind that made it; absent: one whose pods are namespaces alone. */
+  readonly runtime?: string | undefined;
+  /** What that kind needs to find of it after a restart: JSON. */
+  runtimeState?: Readonly<Record<string, unknown>> | undefined;
   phase: SandboxPhase;
   /** Where the network namespace is pinned; undefined on the host's network. */
   netns?: string | undefined;
@@ -28,7 +32,7 @@ export interface SandboxRecord {
 export interface Sandbox {
   readonly record: SandboxRecord;
   /** Of the pod's reaping PID 1, where the pod shares its PID namespace. */
-  init?: { readonly pid: number; readonly link: MonitorLink } | undefined;
+  init?: { readonly pid: number; readonly link?: MonitorLink | undefined } | undefined;
 }
 
 /** creating and removing as for sandboxes; starting: StartContainer has begun. */
@@ -55,7 +59,9 @@ export interface ContainerRecord {
   readonly cgroupPath: string;
   /** Under systemd: whose cgroup that is. */
   readonly unit?: SystemdPlace | undefined;
-  /** Of the OCI runtime that made it; absent: made in process. */
+  /** The runtime kind that made it; absent: "oci" with a binary, "in-process" without. */
+  readonly runtime?: string | undefined;
+  /** Of the OCI runtime that made it. */
   readonly binary?: RuntimeBinary | undefined;
   /** A signal's number. */
   readonly stopSignal: number;

@@ -2,16 +2,22 @@
 import { connect, type Socket } from "node:net";
 import type { CriContext } from "../context.ts";
 import { precondition } from "../errors.ts";
+import { kindOfPod } from "../runtimes/find.ts";
 
 /** ms; a port of the loopback answers at once or, with a full backlog, not for minutes. */
 const TIMEOUT_MS = 30_000;
 const LOOPBACKS = ["127.0.0.1", "::1"] as const;
 
 export async function dialPod(context: CriContext, sandboxId: string, port: number): Promise<Socket> {
-  const { record } = context.sandboxes.get(sandboxId);
+  const sandbox = context.sandboxes.get(sandboxId);
+  const { record } = sandbox;
   if (record.phase !== "ready") throw precondition(`pod sandbox "${record.id}" is not ready (it is ${record.phase})`);
-  if (record.netns !== undefined) return context.hand.dial(record.netns, port, { timeoutMs: TIMEOUT_MS });
-  return dialHost(port);
+  return await kindOfPod(context, record).dial(context, sandbox, port);
+}
+
+/** `netns`: where it is pinned; undefined: the host's. */
+export function dialNamespace({ hand }: CriContext, netns: string | undefined, port: number): Promise<Socket> {
+  return netns === undefined ? dialHost(port) : hand.dial(netns, port, { timeoutMs: TIMEOUT_MS });
 }
 
 async function dialHost(port: number): Promise<Socket> {

@@ -3,7 +3,7 @@ import type { Socket } from "node:net";
 import type { Readable, Writable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { OrderError, STREAM, type MonitorLink } from "@berth/kernel";
-import { withExecPlan } from "../container/exec.ts";
+import { execCall } from "../container/exec.ts";
 import { runningContainer } from "../container/running.ts";
 import type { CriContext } from "../context.ts";
 import { precondition } from "../errors.ts";
@@ -39,9 +39,8 @@ async function serveExec(context: CriContext, request: ExecRequest, remote: Remo
   const running = await runningContainer(context, request.containerId);
   const { link } = running;
   const terminal = request.tty ? FIRST_SIZE : undefined;
-  const { session } = await withExecPlan(context, running, { cmd: request.cmd, terminal: request.tty }, (plan) =>
-    link.exec({ plan, terminal, streams: streamsOf(request) }),
-  );
+  await using call = await execCall(context, running, { cmd: request.cmd, terminal: request.tty });
+  const { session } = await call.told(link.exec({ plan: call.plan, terminal, streams: streamsOf(request) }));
   let ended = false;
   // The monitor may be gone by then, and its commands with it.
   const kill = () => (ended ? undefined : link.kill(session, SIGKILL).catch(() => undefined));

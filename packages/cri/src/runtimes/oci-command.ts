@@ -16,7 +16,7 @@ import {
 import type { oci } from "@berth/spec";
 import { type CriContext, sandboxDir } from "../context.ts";
 import { precondition } from "../errors.ts";
-import { kindOf, type RuntimeHandler } from "../handlers.ts";
+import type { RuntimeHandler } from "../handlers.ts";
 import type { UsernsMaps } from "../sandbox/userns.ts";
 import type { ContainerRecord } from "../store/records.ts";
 
@@ -26,13 +26,14 @@ const SYSTEM_DIRS = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin
 const OCI_VERSION = "1.0.2";
 const DELETE_TIMEOUT_MS = 30_000;
 
-/** The handler's runtime; undefined: its containers are made in process. FailedPrecondition: there is no such program. */
+/** The handler's runtime. FailedPrecondition: there is no such program. */
 export async function binaryOf(
   context: CriContext,
   handler: RuntimeHandler,
   systemdCgroup = handler.options.systemdCgroup,
-): Promise<RuntimeBinary | undefined> {
-  if (kindOf(handler) !== "oci" || handler.options.binary === undefined) return undefined;
+): Promise<RuntimeBinary> {
+  if (handler.options.binary === undefined)
+    throw precondition(`runtime_handler: "${handler.name}" names no BinaryName any more`);
   return {
     path: await findBinary(handler.name, handler.options.binary),
     root: handler.options.root ?? `${context.paths.state}/runtimes/${handler.name}`,
