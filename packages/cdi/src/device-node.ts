@@ -17,12 +17,13 @@ export const hostDevice: HostDevices = async (path) => {
   const stats = await lstat(path);
   const type = stats.isBlockDevice() ? "b" : stats.isCharacterDevice() ? "c" : stats.isFIFO() ? "p" : undefined;
   if (type === undefined) throw new Error(`${path} is not a device node`);
-  return { type, major: majorOf(stats.rdev), minor: minorOf(stats.rdev), fileMode: stats.mode & 0o7777 };
+  return { type, ...deviceNumber(stats.rdev), fileMode: stats.mode & 0o7777 };
 };
 
 /** glibc's gnu_dev_major and gnu_dev_minor, for numbers up to 32 bits. */
-const majorOf = (rdev: number): number => (rdev >>> 8) & 0xfff;
-const minorOf = (rdev: number): number => (rdev & 0xff) | ((rdev >>> 12) & 0xfff00);
+export function deviceNumber(rdev: number): { readonly major: number; readonly minor: number } {
+  return { major: (rdev >>> 8) & 0xfff, minor: (rdev & 0xff) | ((rdev >>> 12) & 0xfff00) };
+}
 
 /**
  * A node that says its own type and major number stands as it is, even where the host has none; its mode is the host's when

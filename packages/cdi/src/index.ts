@@ -1,6 +1,6 @@
 /** CDI: devices of any vendor for containers, by files that say what a container needs for each. */
 export { ANNOTATION_PREFIX, annotationKey, annotationValue, devicesOfAnnotations } from "./annotations.ts";
-export { hostDevice, type HostDevice, type HostDevices } from "./device-node.ts";
+export { deviceNumber, hostDevice, type HostDevice, type HostDevices } from "./device-node.ts";
 export { type Decode, type Fields, Text as StrictDocument, type Value } from "./document.ts";
 export { applyEdits, type SourcedEdits } from "./edits.ts";
 export { CdiError, UnresolvedError, type Place } from "./errors.ts";

@@ -1,5 +1,6 @@
 /** The `cdi` command: the reference's commands, flags and output. */
 import { Command, CommanderError, Option } from "commander";
+import { completionScript, SHELLS } from "./commands/completion.ts";
 import { CommandContext, Failure, type GlobalOptions, type Io } from "./commands/context.ts";
 import { inject, resolve } from "./commands/inject.ts";
 import { classes, type Details, devices, dirs, specs, vendors } from "./commands/lists.ts";
@@ -50,7 +51,23 @@ function program(io: Io): Command {
   details(command.command("monitor").argument("[aspects...]", "specs, vendors, classes, devices, all"))
     .description("Monitor CDI Spec directories and refresh on changes")
     .action((aspects: string[], options: Partial<Details>) => monitor(context, aspects, asked(options)));
+  addCompletion(command, context);
   return command;
+}
+
+function addCompletion(command: Command, context: CommandContext): void {
+  const completion = command
+    .command("completion")
+    .description("Generate the autocompletion script for the specified shell")
+    .helpCommand(false);
+  for (const shell of SHELLS)
+    completion
+      .command(shell)
+      .description(`Generate the autocompletion script for ${shell}`)
+      .option("--no-descriptions", "disable completion descriptions")
+      .action(({ descriptions }: { descriptions: boolean }) =>
+        context.print(completionScript(shell, command, descriptions)),
+      );
 }
 
 function addLists(command: Command, context: CommandContext): void {

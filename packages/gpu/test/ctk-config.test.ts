@@ -186,6 +186,71 @@ test("runtime configure: CRI-O and docker", async (t) => {
   });
 });
 
+test("runtime configure: what the engine says of its configuration counts, where it is asked", async (t) => {
+  const dir = folder(t);
+  const [file, dropIn, engine] = [join(dir, "config.toml"), join(dir, "conf.d/99-nvidia.toml"), join(dir, "engine")];
+  const say = (text: string): void =>
+    writeFileSync(
+      engine,
+      `#!/bin/sh\n[ "$*" = "config dump" ] || [ "$*" = "status config" ] || exit 1\ncat <<'END'\n${text}\nEND\n`,
+      { mode: 0o755 },
+    );
+  const asked = [
+    "--config",
+    file,
+    "--drop-in-config",
+    dropIn,
+    "--config-source",
+    "command",
+    "--executable-path",
+    engine,
+  ];
+  writeFileSync(file, "version = 3\n");
+  const told =
+    'version = 3\n[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]\nSystemdCgroup = true';
+  say(told);
+  assert.equal(
+    (await run("runtime", "configure", "--runtime", "containerd", ...asked)).stderr.includes("restarted"),
+    true,
+  );
+  assert.match(readFileSync(dropIn, "utf8"), /runtimes\.nvidia\.options\]\n.*\n\s+SystemdCgroup = true/);
+  assert.equal(readFileSync(file, "utf8"), `imports = ["${dir}/conf.d/*.toml"]\nversion = 3\n`);
+  say('[crio.runtime]\ndefault_runtime = "crun"\n[crio.runtime.runtimes.crun]\nmonitor_path = "/x/conmon"');
+  const crio = await run("runtime", "configure", "--runtime", "crio", ...asked);
+  assert.equal(crio.status, 0, crio.stderr);
+  assert.match(readFileSync(dropIn, "utf8"), /\[crio\.runtime\.runtimes\.nvidia\]\n\s+monitor_path = "\/x\/conmon"/);
+  const docker = await run(
+    "runtime",
+    "configure",
+    "--config",
+    join(dir, "daemon.json"),
+    "--config-source",
+    "command",
+    "--dry-run",
+  );
+  assert.match(docker.stderr, /warning: A command Config Source is not supported for docker; using file/);
+});
+
+test("runtime configure --config-mode oci-hook: a hook for podman's and CRI-O's directories", async (t) => {
+  const file = join(folder(t), "hooks.d/oci-nvidia-hook.json");
+  const path = "/opt/bin/nvidia-container-runtime-hook";
+  const flags = ["--config-mode", "oci-hook", "--nvidia-runtime-hook-path", path];
+  const { stdout, stderr } = await run("runtime", "configure", ...flags);
+  assert.equal(stderr, 'warning: The "oci-hook" config-mode is deprecated\n');
+  assert.deepEqual(JSON.parse(stdout), {
+    version: "1.0.0",
+    hook: {
+      path,
+      args: ["nvidia-container-runtime-hook", "prestart"],
+      env: ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/bin"],
+    },
+    when: { always: true, commands: [".*"] },
+    stages: ["prestart"],
+  });
+  await run("runtime", "configure", ...flags, "--oci-hook-path", file);
+  assert.equal(readFileSync(file, "utf8"), stdout);
+});
+
 test("runtime configure: what is wrong is named, and nothing written", async (t) => {
   const dir = folder(t);
   const file = join(dir, "config.toml");
@@ -196,8 +261,8 @@ test("runtime configure: what is wrong is named, and nothing written", async (t)
     [["--runtime", "containerd", "--nvidia-runtime-path", "x"], /runtime path "x" is not an absolute path/],
     [["--runtime", "containerd", "--drop-in-config", "x"], /drop-in-config path "x" is not an absolute path/],
     [["--drop-in-config", "/x"], /runtime docker does not support drop-in configs/],
-    [["--config-source", "command"], /the engine is not asked; give its file by --config/],
-    [["--config-mode", "oci-hook"], /hooks of a directory are deprecated/],
+    [["--config-source", "x"], /unrecognized Config Source: x/],
+    [["--runtime", "crio", "--config-source", "command", "--executable-path", "/no/crio"], /\/no\/crio/],
   ];
   for (const [flags, message] of bad) {
     const { status, stderr } = await run("runtime", "configure", ...flags);

@@ -3,6 +3,7 @@ import { readFileSync, existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { configPath, FIELDS, isKey, type Key, readConfig, ToolkitConfig } from "../toolkit/config.ts";
 import { formatConfig } from "../toolkit/format.ts";
+import { truth } from "../toolkit/truth.ts";
 
 export interface ConfigFlags {
   readonly configFile?: string | undefined;
@@ -45,18 +46,17 @@ function withOption(config: ToolkitConfig, option: string, separator: string): T
   if (equals < 0 && !isSwitch)
     throw new Error(`invalid --set option ${option}: invalid format: expected key=value; got ${option}`);
   const text = equals < 0 ? "true" : option.slice(equals + 1);
-  const value = isSwitch ? truth(text, option) : Array.isArray(initial) ? list(text, separator) : text;
+  const value = isSwitch ? switchOf(text, option) : Array.isArray(initial) ? list(text, separator) : text;
   // A feature is on, off, or not spoken of.
   const absent = text === "nil" && key.startsWith("features.");
   return config.with<Key>(key, absent ? undefined : value);
 }
 
-/** As Go's strconv.ParseBool. */
-function truth(text: string, option: string): boolean {
-  if (/^(?:1|t|T|true|TRUE|True)$/.test(text)) return true;
-  if (/^(?:0|f|F|false|FALSE|False)$/.test(text)) return false;
-  if (text === "nil") return false;
-  throw new Error(`invalid --set option ${option}: invalid format: "${text}" is neither true nor false`);
+function switchOf(text: string, option: string): boolean {
+  const value = text === "nil" ? false : truth(text);
+  if (value === undefined)
+    throw new Error(`invalid --set option ${option}: invalid format: "${text}" is neither true nor false`);
+  return value;
 }
 
 function list(text: string, separator: string): string[] {

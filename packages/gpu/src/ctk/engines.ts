@@ -15,6 +15,8 @@ export interface Edit {
   readonly file: string;
   /** A file of its own for the entry, which the engine reads beside the first. */
   readonly dropIn: string | undefined;
+  /** What the engine says of its configuration as a whole, in place of the file's text; undefined: it was not asked. */
+  readonly source: string | undefined;
   readonly entry: RuntimeEntry;
 }
 
@@ -24,7 +26,12 @@ export interface Edited {
   readonly dropIn?: string;
 }
 
+/** The engine's program and its arguments. */
+export type Dump = readonly [program: string, ...args: string[]];
+
 interface Engine {
+  /** What makes it tell its configuration; undefined: it cannot. */
+  readonly dump?: Dump;
   readonly configFile: string;
   readonly dropInFile: string | undefined;
   readonly runtimePath: string;
@@ -48,6 +55,7 @@ export const ENGINES: Readonly<Record<EngineName, Engine>> = {
     edit: containerd,
   },
   containerd: {
+    dump: ["containerd", "config", "dump"],
     configFile: "/etc/containerd/config.toml",
     dropInFile: "/etc/containerd/conf.d/99-nvidia.toml",
     runtimePath: INSTALLED,
@@ -55,6 +63,7 @@ export const ENGINES: Readonly<Record<EngineName, Engine>> = {
     edit: containerd,
   },
   crio: {
+    dump: ["crio", "status", "config"],
     configFile: "/etc/crio/crio.conf",
     dropInFile: "/etc/crio/crio.conf.d/99-nvidia.toml",
     runtimePath: INSTALLED,
@@ -74,19 +83,20 @@ const RUNTIME_TYPE = "io.containerd.runc.v2";
 const VERSION = 2;
 
 /** Version 1 has no imports: there the entry is in the file itself. */
-function containerd({ text, file, dropIn, entry }: Edit): Edited {
-  const tree = parseTree(text, file);
+function containerd({ text, file, dropIn, source: told, entry }: Edit): Edited {
+  const own = parseTree(text, file);
+  const tree = told === undefined ? own : parseTree(told, "what containerd says of its configuration");
   const version = Object.keys(tree).length === 0 ? VERSION : (tree["version"] ?? 1);
   if (typeof version !== "number") throw new Error(`${file}: version must be a number`);
   const plugin = version === 1 ? "cri" : version === 2 ? "io.containerd.grpc.v1.cri" : "io.containerd.cri.v1.runtime";
   const cri = ["plugins", plugin];
   const source = treeAt(tree, cri);
-  const base = dropIn === undefined || version === 1 ? tree : source === undefined ? {} : withAt({}, cri, source);
+  const base = version === 1 ? tree : dropIn === undefined ? own : source === undefined ? {} : withAt({}, cri, source);
   const added = withRuntime(withAt(base, ["version"], version), cri, optionsOf(tree, cri), entry);
   const path = [...cri, ...(version === 1 ? ["containerd"] : []), "enable_cdi"];
   const result = formatTree(entry.cdi ? withAt(added, path, true) : added);
   if (dropIn === undefined || version === 1) return { main: result };
-  return { dropIn: result, ...withImport(text, tree, `${dirname(dropIn)}/*.toml`, version) };
+  return { dropIn: result, ...withImport(text, own, `${dirname(dropIn)}/*.toml`, version) };
 }
 
 /** What the node's runtimes have, but for the program, is what this one should have. */
@@ -136,15 +146,16 @@ function withImport(text: string, tree: Tree, pattern: string, version: number):
   return { main: Object.keys(tree).length === 0 ? `${line}version = ${version}\n${text}` : `${line}${text}` };
 }
 
-function crio({ text, file, dropIn, entry }: Edit): Edited {
-  const tree = parseTree(text, file);
+function crio({ text, file, dropIn, source, entry }: Edit): Edited {
+  const written = parseTree(text, file);
+  const tree = source === undefined ? written : parseTree(source, "what crio says of its configuration");
   const runtime = ["crio", "runtime"];
   const own = [...runtime, "runtimes", entry.name];
   const options = lowLevel(at(tree, [...runtime, "default_runtime"]))
     .map((name) => treeAt(tree, [...runtime, "runtimes", name]))
     .find((found) => found !== undefined);
   const filled = { ...options, runtime_path: entry.path, runtime_type: "oci" };
-  const base = dropIn === undefined ? tree : {};
+  const base = dropIn === undefined ? written : {};
   const result = withDefault(withAt(base, own, filled), [...runtime, "default_runtime"], entry.name, entry.asDefault);
   return dropIn === undefined ? { main: formatTree(result) } : { dropIn: formatTree(result) };
 }

@@ -1,20 +1,26 @@
-/** `cdi generate`: from its flags to a specification. */
+/** `cdi generate`: from its flags to specifications. */
 import type { CdiSpec } from "@berth/cdi";
-import { BASE_FILES, CSV_DIR, generateCsv } from "../generate/csv.ts";
-import { Driver } from "../generate/driver.ts";
+import { BASE_FILES, CSV_DIR, type CsvSources } from "../generate/csv.ts";
 import { GATED_MODES, generateGated, generateImex } from "../generate/gated.ts";
 import { hookMaker } from "../generate/hooks.ts";
-import { generate, NAME_STRATEGIES, type NameStrategy } from "../generate/nvml.ts";
+import { generateMachine } from "../generate/machine.ts";
 import { generateManagement } from "../generate/management.ts";
-import { merged, tidy, withoutGroups } from "../generate/tidy.ts";
-import { generateWsl, isWsl } from "../generate/wsl.ts";
-import { NVML_NAME } from "../nvml/name.ts";
-import { Nvml } from "../nvml/library.ts";
-import { isTegra } from "../runtime/mode.ts";
+import { COHERENT, NAME_STRATEGIES, type NameStrategy } from "../generate/nvml.ts";
+import { platformOf } from "../generate/platform.ts";
+import { tidy, withAll, withoutGroups } from "../generate/tidy.ts";
 
 export const MODES = ["auto", "csv", ...GATED_MODES, "imex", "management", "nvml", "wsl"].sort();
-/** Of the reference's: what has no effect here, because it turns off what is not done. */
-const NO_FEATURE = ["disable-nvsandboxutils", "disable-nvsandbox-utils", "disable-multiple-csv-devices"];
+const PLATFORMS = ["csv", "nvml", "wsl"] as const;
+/** The sandbox utilities' library is not asked anyway. */
+const FEATURES = [
+  "disable-ipc-discoverer",
+  "disable-multiple-csv-devices",
+  "disable-nvsandbox-utils",
+  "disable-nvsandboxutils",
+  "enable-coherent-annotations",
+  "enable-explicit-driver-libraries",
+  "no-additional-gids-for-device-nodes",
+];
 
 export interface GenerateFlags {
   readonly mode: string;
@@ -37,83 +43,100 @@ export interface GenerateFlags {
   readonly deviceId?: readonly string[];
 }
 
-/** Throws Error naming the flag, or what is missing of the driver. */
-export function generateSpec(flags: GenerateFlags): CdiSpec {
-  const { withGroups, ...features } = featuresOf(flags.featureFlag ?? []);
-  const spec = specOf(flags, features);
-  return withGroups ? spec : withoutGroups(spec);
+/** A specification, and what its file's name and class have more than those that were asked for. */
+export interface Generated {
+  readonly spec: CdiSpec;
+  readonly infix: string;
 }
 
-function specOf(flags: GenerateFlags, features: { readonly withoutSockets: boolean }): CdiSpec {
-  if (!MODES.includes(flags.mode))
-    throw new Error(`invalid discovery mode: ${flags.mode} (one of ${MODES.join(", ")})`);
+/** Throws Error naming the flag, or what is missing of the driver. The first is of all devices. */
+export function generateSpecs(flags: GenerateFlags, warn?: (message: string) => void): Generated[] {
+  const { withGroups, ...features } = featuresOf(flags.featureFlag ?? []);
+  const made = specOf(flags, features, warn);
+  const spec = withGroups ? made : withoutGroups(made);
+  return [
+    { spec: withoutCoherence(spec), infix: "" },
+    ...["true", "false"].flatMap((value) => ofCoherence(spec, value, flags)),
+  ];
+}
+
+function specOf(flags: GenerateFlags, features: Features, warn?: (message: string) => void): CdiSpec {
+  const mode = flags.mode.toLowerCase();
+  if (!MODES.includes(mode)) throw new Error(`invalid discovery mode: ${flags.mode} (one of ${MODES.join(", ")})`);
+  if (flags.enableHook?.includes("all")) throw new Error("enabling all hooks is not supported");
   const root = flags.driverRoot.replace(/\/+$/, "");
-  const names = (flags.deviceNameStrategy ?? ["index", "uuid"]).map(strategyOf);
-  const common = {
+  const ids = flags.deviceId ?? ["all"];
+  const options = {
     driverRoot: root,
     devRoot: (flags.devRoot ?? root).replace(/\/+$/, ""),
     kind: `${flags.vendor}/${flags.class}`,
     hooks: hookMaker(flags.nvidiaCdiHookPath, flags.disableHook ?? [], flags.enableHook ?? []),
     ldconfigPath: flags.ldconfigPath,
     configSearchPaths: flags.configSearchPath ?? [],
+    librarySearchPaths: flags.librarySearchPath ?? [],
+    names: (flags.deviceNameStrategy ?? ["index", "uuid"]).map(strategyOf),
+    ids,
+    all: flags.allDevice && !ids.includes("none"),
+    csv: csvSources(flags),
+    ...(warn && { warn }),
     ...features,
   };
-  const ids = flags.deviceId ?? ["all"];
-  const all = flags.allDevice && !ids.includes("none");
-  const mode = flags.mode === "auto" ? foundMode(root) : flags.mode;
   const gated = GATED_MODES.find((name) => name === mode);
-  if (gated !== undefined) return generateGated(gated, common);
+  if (gated !== undefined) return generateGated(gated, options);
   switch (mode) {
-    case "imex":
-      return withAll(generateImex(ids, common), all);
-    case "management":
-      return generateManagement(common);
-    case "wsl":
-      return generateWsl(common, flags.librarySearchPath?.[0]);
-    case "csv":
-      return withAll(generateCsv({ ...common, ...csvOptions(flags, root), ids }), all);
-    default: {
-      using nvml = new Nvml(Driver.findNvml(root) ?? NVML_NAME);
-      return generate(nvml, { ...common, names, ids, all });
+    case "imex": {
+      const spec = generateImex(ids, options);
+      return options.all ? withAll(spec) : spec;
     }
+    case "management":
+      return generateManagement(options);
+    default:
+      return generateMachine(PLATFORMS.find((name) => name === mode) ?? platformOf(root), {
+        ...options,
+        csv: { ...options.csv, oneDevice: features.oneDevice },
+      });
   }
 }
 
-function foundMode(root: string): string {
-  return isWsl(root) ? "wsl" : isTegra(root) ? "csv" : "nvml";
-}
-
-function csvOptions(flags: GenerateFlags, root: string) {
-  const found = Driver.findNvml(root);
-  using nvml = found === undefined ? undefined : new Nvml(found);
+function csvSources(flags: GenerateFlags): CsvSources {
   return {
     files: flags["csv.file"] ?? BASE_FILES.map((name) => `${CSV_DIR}/${name}`),
     ignore: flags["csv.ignorePattern"] ?? [],
-    names: namesOfOne(flags.deviceNameStrategy ?? ["index"]),
-    cudaVersion: nvml?.cudaVersion(),
     compatRoot: flags["csv.compatContainerRoot"],
   };
 }
 
-/** The one GPU of a Tegra system; NVML, which would know its UUID, is not there. */
-function namesOfOne(strategies: readonly string[]): string[] {
-  const names = strategies.flatMap((name) => ({ index: ["0"], "type-index": ["gpu0"] })[name] ?? []);
-  return names.length > 0 ? names : ["0"];
+/** Devices that are, or are not, coherent, where that was asked about. */
+function ofCoherence(spec: CdiSpec, value: string, flags: GenerateFlags): Generated[] {
+  const devices = spec.devices.filter(({ annotations }) => annotations?.[COHERENT] === value);
+  if (devices.length === 0) return [];
+  const infix = value === "true" ? ".coherent" : ".noncoherent";
+  const part = withoutCoherence({ ...spec, kind: `${spec.kind}${infix}`, devices });
+  return [{ spec: flags.allDevice ? withAll(part) : part, infix }];
 }
 
-function withAll(spec: CdiSpec, all: boolean): CdiSpec {
-  if (!all || spec.devices.some(({ name }) => name === "all")) return spec;
-  return tidy({ ...spec, devices: [...spec.devices, merged("all", spec.devices)] });
+/** It was for telling them apart only. */
+function withoutCoherence(spec: CdiSpec): CdiSpec {
+  return tidy({ ...spec, devices: spec.devices.map(({ name, containerEdits }) => ({ name, containerEdits })) });
 }
 
-function featuresOf(flags: readonly string[]): { readonly withoutSockets: boolean; readonly withGroups: boolean } {
-  const known = ["disable-ipc-discoverer", "no-additional-gids-for-device-nodes", ...NO_FEATURE];
-  const unknown = flags.find((flag) => !known.includes(flag));
+interface Features {
+  readonly withoutSockets: boolean;
+  readonly withExplicitLibraries: boolean;
+  readonly withCoherence: boolean;
+  readonly oneDevice: boolean;
+}
+
+function featuresOf(flags: readonly string[]): Features & { readonly withGroups: boolean } {
+  const unknown = flags.find((flag) => !FEATURES.includes(flag));
   if (unknown !== undefined)
-    throw new Error(`--feature-flag ${unknown}: berth has no such feature (${known.join(", ")})`);
+    throw new Error(`--feature-flag ${unknown}: berth has no such feature (${FEATURES.join(", ")})`);
   return {
     withoutSockets: flags.includes("disable-ipc-discoverer"),
     withGroups: !flags.includes("no-additional-gids-for-device-nodes"),
+    withExplicitLibraries: flags.includes("enable-explicit-driver-libraries"),
+    withCoherence: flags.includes("enable-coherent-annotations"),
+    oneDevice: flags.includes("disable-multiple-csv-devices"),
   };
 }
 

@@ -1,7 +1,7 @@
 /** What every container gets with any of the devices: the driver's files, the environment and the hooks that go with them. */
 import type { ContainerEdits } from "@berth/cdi";
 import type { Driver } from "./driver.ts";
-import { graphicsLinks, type HookMaker, libraryFolders, libraryLinks, linkHook } from "./hooks.ts";
+import { cacheHook, graphicsLinks, type HookMaker, libraryLinks, linkHook } from "./hooks.ts";
 
 export interface SpecOptions {
   readonly driverRoot: string;
@@ -12,23 +12,25 @@ export interface SpecOptions {
   readonly ldconfigPath: string | undefined;
   /** Directories where configuration is looked for in place of the usual ones, whatever the driver's root. */
   readonly configSearchPaths?: readonly string[];
+  /** Directories of the machine where libraries are looked for in place of the usual ones. */
+  readonly librarySearchPaths?: readonly string[];
   /** The sockets of the driver's daemons are left out. */
   readonly withoutSockets?: boolean;
+  /** Libraries beside the driver's own, which other packages have too, are mounted as well. */
+  readonly withExplicitLibraries?: boolean;
 }
 
 /** The driver without graphics. */
 export function driverEdits(driver: Driver, options: SpecOptions): ContainerEdits {
   const { hooks, ldconfigPath, withoutSockets } = options;
-  const libraries = driver.libraries();
-  const folders = libraryFolders(libraries).flatMap((folder) => ["--folder", folder]);
-  const ldconfig = ldconfigPath === undefined ? [] : ["--ldconfig-path", ldconfigPath];
+  const libraries = [...driver.libraries(), ...(options.withExplicitLibraries ? driver.explicitLibraries() : [])];
   return {
     env: [`NVIDIA_CTK_LIBCUDA_DIR=${driver.libraryDirs.join(":")}`, "NVIDIA_VISIBLE_DEVICES=void"],
     mounts: [...libraries, ...driver.files(), ...(withoutSockets ? [] : driver.sockets())],
     hooks: [
       ...linkHook(hooks, libraryLinks(libraries)),
       ...hooks("enable-cuda-compat", [`--host-driver-version=${driver.version}`]),
-      ...hooks("update-ldcache", [...ldconfig, ...folders]),
+      ...cacheHook(hooks, libraries, ldconfigPath),
       ...hooks("disable-device-node-modification", []),
     ],
   };

@@ -1,10 +1,12 @@
 /** The files of an installed NVIDIA driver, below a root: what there is, where, and where it belongs in a container. */
 import { existsSync, globSync, readFileSync, realpathSync, statSync } from "node:fs";
 import { release } from "node:os";
-import { basename, dirname, join } from "node:path";
+import { basename, dirname, join, matchesGlob } from "node:path";
 import type { CdiMount } from "@berth/cdi";
+import { NVML_NAME } from "../nvml/name.ts";
+import { cachedLibraries } from "./ldcache.ts";
+import { MOUNT_OPTIONS } from "./mounts.ts";
 
-export const MOUNT_OPTIONS = ["ro", "nosuid", "nodev", "rbind", "rprivate"];
 const IPC_OPTIONS = ["nosuid", "nodev", "rbind", "rprivate", "noexec"];
 const LIBRARY_DIRS = [
   "/usr/lib64",
@@ -29,6 +31,20 @@ const BINARIES = [
   "nvidia-imex-ctl",
 ];
 const GRAPHICS_LIBRARIES = ["gbm", "wayland", "wayland2", "xcb", "xlib"].map((name) => `libnvidia-egl-${name}.so.*.*`);
+/** Of libglvnd and the OpenCL loader, which NVIDIA's installer may have brought. */
+const EXPLICIT_LIBRARIES = [
+  "libEGL.so",
+  "libGL.so",
+  "libGLESv1_CM.so",
+  "libGLESv2.so",
+  "libGLX.so",
+  "libGLdispatch.so",
+  "libOpenCL.so",
+  "libOpenGL.so",
+  "libnvidia-api.so",
+  "libnvidia-egl-xcb.so",
+  "libnvidia-egl-xlib.so",
+];
 const SHARE_CONFIGS = [
   "glvnd/egl_vendor.d/10_nvidia.json",
   "egl/egl_external_platform.d/15_nvidia_gbm.json",
@@ -55,23 +71,35 @@ export class Driver {
   readonly version: string;
   /** As the container has them. */
   readonly libraryDirs: readonly string[];
+  readonly #searchPaths: readonly string[];
 
-  /** `version`: NVML's word; without it, what the names of the libraries say. Throws Error when there is no driver. */
-  constructor(root: string, version?: string) {
+  /**
+   * `version`: NVML's word; without it, what the names of the libraries say. `searchPaths`: directories of the machine for the
+   * usual ones. Throws Error when there is no driver.
+   */
+  constructor(root: string, version?: string, searchPaths: readonly string[] = []) {
     this.root = root.replace(/\/+$/, "");
+    this.#searchPaths = searchPaths;
     this.version = version ?? this.#inferVersion();
-    const libraries = this.#locate(LIBRARY_DIRS, `lib*.so.${this.version}`);
+    const libraries = this.#library(`lib*.so.${this.version}`);
     this.libraryDirs = [...new Set(libraries.map((path) => dirname(this.inContainer(path))))];
     if (this.libraryDirs.length === 0)
       throw new Error(`no library of driver version ${this.version} below ${this.root || "/"}: is the driver there?`);
   }
 
-  static findNvml(root: string): string | undefined {
-    return Driver.findLibrary(root, "libnvidia-ml.so.1");
+  static findNvml(root: string, searchPaths: readonly string[] = []): string | undefined {
+    const named = searchPaths.map((dir) => join(dir, NVML_NAME)).find((path) => existsSync(path));
+    return named ?? Driver.findLibrary(root, NVML_NAME);
   }
 
   static findLibrary(root: string, name: string): string | undefined {
-    return LIBRARY_DIRS.map((dir) => join(root, dir, name)).find((path) => existsSync(path));
+    const usual = LIBRARY_DIRS.map((dir) => join(root, dir, name)).find((path) => existsSync(path));
+    return (
+      usual ??
+      cachedLibraries(root)
+        .map((path) => join(root, path))
+        .find((path) => basename(path) === name && existsSync(path))
+    );
   }
 
   inContainer(path: string): string {
@@ -85,10 +113,15 @@ export class Driver {
     return this.#mounts([...versioned, ...this.#locate(this.libraryDirs, "libnvidia-nvvm70.so.*")]);
   }
 
+  /** Mounts of libraries by which programs reach the driver's. */
+  explicitLibraries(): CdiMount[] {
+    return this.#mounts(EXPLICIT_LIBRARIES.flatMap((name) => this.#locate(this.libraryDirs, name)));
+  }
+
   /** Mounts of what graphics takes beside them; the allocator is among the libraries. */
   graphics(): CdiMount[] {
     const producer = `libnvidia-vulkan-producer.so.${this.version}`;
-    const libraries = [...GRAPHICS_LIBRARIES, producer].flatMap((name) => this.#locate(LIBRARY_DIRS, name));
+    const libraries = [...GRAPHICS_LIBRARIES, producer].flatMap((name) => this.#library(name));
     const xorgDirs = [
       ...this.libraryDirs.flatMap((dir) => [`${dir}/nvidia/xorg`, ...XORG_DIRS.map((xorg) => `${dir}/${xorg}`)]),
       ...["/usr/lib", "/usr/lib64"].flatMap((dir) => XORG_DIRS.map((xorg) => `${dir}/${xorg}`)),
@@ -135,7 +168,7 @@ export class Driver {
 
   #inferVersion(): string {
     for (const library of ["libcuda.so.", "libnvidia-ml.so."]) {
-      const [path] = this.#locate(LIBRARY_DIRS, `${library}*.*`);
+      const [path] = this.#library(`${library}*.*`);
       if (path !== undefined) return basename(path).slice(library.length);
     }
     throw new Error(`no libcuda.so.VERSION or libnvidia-ml.so.VERSION below ${this.root || "/"}: is the driver there?`);
@@ -143,8 +176,18 @@ export class Driver {
 
   /** Files that match, links followed, each once, in the order of `dirs` and then of their names. */
   #locate(dirs: readonly string[], pattern: string, follow = true): string[] {
-    const found = dirs.flatMap((dir) => globSync(join(this.root, dir, pattern)).sort()).filter(isFile);
-    return [...new Set(follow ? found.map((path) => realpathSync(path)) : found)];
+    const found = dirs.flatMap((dir) => globSync(join(this.root, dir, pattern)).sort());
+    return files(found, follow);
+  }
+
+  /** In the usual directories, else where the linker's cache says. */
+  #library(pattern: string): string[] {
+    if (this.#searchPaths.length > 0)
+      return files(this.#searchPaths.flatMap((dir) => globSync(join(dir, pattern)).sort()));
+    const usual = this.#locate(LIBRARY_DIRS, pattern);
+    if (usual.length > 0) return usual;
+    const cached = cachedLibraries(this.root).map((path) => join(this.root, path));
+    return files(cached).filter((path) => matchesGlob(basename(path), pattern));
   }
 
   #first(paths: readonly string[], fits: (path: string) => boolean = isFile): string[] {
@@ -178,6 +221,12 @@ function firmwareDirs(): string[] {
   const custom = existsSync(parameter) ? readFileSync(parameter, "utf8").trim() : "";
   const standard = ["/lib/firmware/updates", "/lib/firmware"].flatMap((dir) => [`${dir}/${release()}`, dir]);
   return custom === "" ? standard : [custom, ...standard];
+}
+
+/** Those of `paths` that are files, each once. */
+function files(paths: readonly string[], follow = true): string[] {
+  const found = paths.filter(isFile);
+  return [...new Set(follow ? found.map((path) => realpathSync(path)) : found)];
 }
 
 function isFile(path: string): boolean {

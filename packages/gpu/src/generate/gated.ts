@@ -1,8 +1,8 @@
 /** CDI specifications of what stands beside the GPUs: GPUDirect Storage and RDMA, GDRCopy, NVSwitch, channels of IMEX. */
 import { existsSync, globSync, statSync } from "node:fs";
-import { basename, join } from "node:path";
+import { basename } from "node:path";
 import { type CdiDevice, type CdiMount, type CdiSpec, CURRENT_VERSION } from "@berth/cdi";
-import { MOUNT_OPTIONS } from "./driver.ts";
+import { mountsBelow } from "./mounts.ts";
 import { nodeEdits } from "./nodes.ts";
 import { tidy } from "./tidy.ts";
 
@@ -77,10 +77,11 @@ function storageMounts(root: string): CdiMount[] {
     { path: "/run/udev", isDirectory: true },
     { path: "/etc/cufile.json", isDirectory: false },
   ];
-  return files.flatMap(({ path, isDirectory }) => {
-    const hostPath = join(root || "/", path);
-    const stats = statSync(hostPath, { throwIfNoEntry: false });
-    if (stats?.isDirectory() !== isDirectory) return [];
-    return [{ hostPath, containerPath: path, options: MOUNT_OPTIONS }];
-  });
+  const there = files.filter(
+    ({ path, isDirectory }) => statSync(`${root}${path}`, { throwIfNoEntry: false })?.isDirectory() === isDirectory,
+  );
+  return mountsBelow(
+    root,
+    there.map(({ path }) => path),
+  );
 }

@@ -36,6 +36,12 @@ export function linkHook(make: HookMaker, links: readonly string[]): CdiHook[] {
       );
 }
 
+/** Of the linker's cache, for the directories of libraries among the mounts; `ldconfigPath`: the program, if not the usual one. */
+export function cacheHook(make: HookMaker, mounts: readonly CdiMount[], ldconfigPath: string | undefined): CdiHook[] {
+  const program = ldconfigPath === undefined ? [] : ["--ldconfig-path", ldconfigPath];
+  return make("update-ldcache", [...program, ...libraryFolders(mounts).flatMap((folder) => ["--folder", folder])]);
+}
+
 /** Links that graphics programs look for. */
 export function graphicsLinks(mounts: readonly CdiMount[], version: string): string[] {
   return mounts.flatMap(({ containerPath }) => {
@@ -95,8 +101,7 @@ function isLink(path: string): boolean {
   return lstatSync(path, { throwIfNoEntry: false })?.isSymbolicLink() === true;
 }
 
-/** Directories of libraries, for the linker's cache. */
-export function libraryFolders(mounts: readonly CdiMount[]): string[] {
+function libraryFolders(mounts: readonly CdiMount[]): string[] {
   const libraries = mounts.filter(({ containerPath }) => /^lib.+\.so(\.[^/]*)?$/.test(basename(containerPath)));
   return [...new Set(libraries.map(({ containerPath }) => dirname(containerPath)))];
 }

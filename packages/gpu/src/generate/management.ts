@@ -1,22 +1,19 @@
 /** A CDI specification for containers that manage the GPUs: every device node of the driver as one device, and no graphics. */
 import { globSync } from "node:fs";
-import { basename } from "node:path";
 import { type CdiSpec, CURRENT_VERSION } from "@berth/cdi";
 import { driverEdits, type SpecOptions } from "./common.ts";
 import type { HookMaker } from "./hooks.ts";
 import { Driver } from "./driver.ts";
-import { nodeEdits } from "./nodes.ts";
+import { isOfOtherPart, nodeEdits } from "./nodes.ts";
 import { tidy } from "./tidy.ts";
 
 const PATTERNS = ["/dev/nvidia*", "/dev/nvidia-caps/nvidia-cap*", "/dev/nvidia-caps-imex-channels/channel*"];
-/** Of other parts of the driver, which have specifications of their own. */
-const OTHERS = ["nvidia-fs", "nvidia-nvswitch", "nvidia-nvlink"];
 
 /** NVML is not asked. Throws Error where there is no node, or no driver. */
 export function generateManagement(options: SpecOptions): CdiSpec {
   const { devRoot } = options;
   const paths = PATTERNS.flatMap((pattern) => globSync(`${devRoot}${pattern}`))
-    .filter((path) => !OTHERS.some((prefix) => basename(path).startsWith(prefix)))
+    .filter((path) => !isOfOtherPart(path))
     .map((path) => path.slice(devRoot.length));
   const containerEdits = nodeEdits(devRoot, paths);
   if (containerEdits.deviceNodes?.length === 0) throw new Error(`no NVIDIA device nodes found below ${devRoot || "/"}`);
@@ -24,7 +21,10 @@ export function generateManagement(options: SpecOptions): CdiSpec {
     cdiVersion: CURRENT_VERSION,
     kind: options.kind,
     devices: [{ name: "all", containerEdits }],
-    containerEdits: driverEdits(new Driver(options.driverRoot), { ...options, hooks: allButNodes(options.hooks) }),
+    containerEdits: driverEdits(new Driver(options.driverRoot, undefined, options.librarySearchPaths), {
+      ...options,
+      hooks: allButNodes(options.hooks),
+    }),
   });
 }
 

@@ -1,7 +1,14 @@
 /** Device nodes as a specification has them, with what the host's nodes are. */
-import { lstatSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
-import { dirname, join } from "node:path";
-import type { ContainerEdits, DeviceNode } from "@berth/cdi";
+import { existsSync, lstatSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
+import { type ContainerEdits, type DeviceNode, deviceNumber } from "@berth/cdi";
+
+/** Of storage and switches, which have specifications of their own. */
+const OTHER_PARTS = ["nvidia-fs", "nvidia-nvswitch", "nvidia-nvlink"];
+const MIG_MINORS = "/proc/driver/nvidia-caps/mig-minors";
+
+/** Whether a node of the driver is none of the GPUs'. */
+export const isOfOtherPart = (path: string): boolean => OTHER_PARTS.some((prefix) => basename(path).startsWith(prefix));
 
 const OTHERS_READ_AND_WRITE = 0o006;
 
@@ -18,7 +25,7 @@ function nodeAt(devRoot: string, path: string): DeviceNode[] {
   const hostPath = `${devRoot}${path}`;
   const stats = lstatSync(hostPath, { throwIfNoEntry: false });
   if (!stats?.isCharacterDevice()) return [];
-  const { major, minor } = nodeNumber(stats.rdev);
+  const { major, minor } = deviceNumber(stats.rdev);
   const fileMode = stats.mode & 0o7777;
   return [
     {
@@ -31,11 +38,6 @@ function nodeAt(devRoot: string, path: string): DeviceNode[] {
       ...(stats.gid !== 0 && { gid: stats.gid }),
     },
   ];
-}
-
-/** glibc's gnu_dev_major and gnu_dev_minor, for numbers up to 32 bits. */
-export function nodeNumber(rdev: number): { readonly major: number; readonly minor: number } {
-  return { major: (rdev >>> 8) & 0xfff, minor: (rdev & 0xff) | ((rdev >>> 12) & 0xfff00) };
 }
 
 /** /dev/dri nodes of a GPU, by its address on the PCI bus. */
@@ -65,16 +67,18 @@ export function byPathLinks(devRoot: string, busId: string, nodes: readonly Devi
 
 /** The capability nodes of a MIG device: its GPU instance's, and its compute instance's. Throws Error when the driver has none. */
 export function migNodes(gpu: number, gpuInstance: number, computeInstance: number): string[] {
-  const file = "/proc/driver/nvidia-caps/mig-minors";
-  const minors = new Map(
-    readFileSync(file, "utf8")
-      .split("\n")
-      .map((line) => line.split(" ") as [string, string]),
-  );
+  const minors = migMinors();
   const gi = `gpu${gpu}/gi${gpuInstance}`;
   return [`${gi}/access`, `${gi}/ci${computeInstance}/access`].map((capability) => {
-    const minor = minors.get(capability);
-    if (minor === undefined) throw new Error(`${file} has no ${capability}`);
+    const minor = minors?.get(capability);
+    if (minor === undefined) throw new Error(`${MIG_MINORS} has no ${capability}`);
     return `/dev/nvidia-caps/nvidia-cap${minor}`;
   });
+}
+
+/** Minor numbers by capability, as "gpu0/gi1/ci0/access"; undefined: no GPU of the machine can be divided. */
+export function migMinors(): ReadonlyMap<string, number> | undefined {
+  if (!existsSync(MIG_MINORS)) return undefined;
+  const lines = [...readFileSync(MIG_MINORS, "utf8").matchAll(/^(\S+) (\d+)$/gm)];
+  return new Map(lines.map(([, capability, minor]) => [capability ?? "", Number(minor)]));
 }

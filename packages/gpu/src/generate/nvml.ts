@@ -5,7 +5,7 @@ import { Driver } from "./driver.ts";
 import { driverEdits, graphicsEdits, type SpecOptions } from "./common.ts";
 import { linkHook } from "./hooks.ts";
 import { byPathLinks, drmNodes, migNodes, nodeEdits } from "./nodes.ts";
-import { merged, tidy } from "./tidy.ts";
+import { tidy, withAll } from "./tidy.ts";
 
 export const NAME_STRATEGIES = ["index", "type-index", "uuid"] as const;
 export type NameStrategy = (typeof NAME_STRATEGIES)[number];
@@ -16,18 +16,23 @@ export interface GenerateOptions extends SpecOptions {
   readonly ids: readonly string[];
   /** A device `all` of all the others. */
   readonly all: boolean;
+  /** Whole GPUs are annotated with whether they reach the machine's memory coherently. */
+  readonly withCoherence?: boolean;
 }
 
-const CONTROL_NODES = ["/dev/nvidia-modeset", "/dev/nvidia-uvm-tools", "/dev/nvidia-uvm", "/dev/nvidiactl"];
+export const COHERENT = "gpu.nvidia.com/coherent";
+
+export const CONTROL_NODES = ["/dev/nvidia-modeset", "/dev/nvidia-uvm-tools", "/dev/nvidia-uvm", "/dev/nvidiactl"];
 
 /** A device for all the names it has; each of its MIG devices is another. */
-interface Found {
+export interface Found {
   readonly index: string;
   readonly typeIndex: string;
   readonly uuid: string;
   /** It is divided: its parts are given in its place, unless it was asked for. */
   readonly divided: boolean;
   readonly edits: () => ContainerEdits;
+  readonly annotations?: Readonly<Record<string, string>>;
 }
 
 /** Throws NvmlError, and Error where the driver's files are missing, or an id is no device. */
@@ -37,7 +42,7 @@ export function generate(nvml: Nvml, options: GenerateOptions): CdiSpec {
     ? [NONE]
     : chosen(foundBy(nvml, options), options.ids).flatMap((one) => named(one, options.names));
   if (devices.length === 0) throw new Error("NVML knows no GPU that could be given to a container");
-  const driver = new Driver(options.driverRoot, nvml.driverVersion());
+  const driver = new Driver(options.driverRoot, nvml.driverVersion(), options.librarySearchPaths);
   const [own, graphics] = [driverEdits(driver, options), graphicsEdits(driver, options)];
   const spec = tidy({
     cdiVersion: CURRENT_VERSION,
@@ -50,8 +55,7 @@ export function generate(nvml: Nvml, options: GenerateOptions): CdiSpec {
       hooks: [...(graphics.hooks ?? []), ...(own.hooks ?? []), ...options.hooks("update-application-profile", [])],
     },
   });
-  if (!options.all || isNone) return spec;
-  return tidy({ ...spec, devices: [...spec.devices, merged("all", spec.devices)] });
+  return options.all && !isNone ? withAll(spec) : spec;
 }
 
 /** A device must have some edit. */
@@ -69,6 +73,7 @@ function foundBy(nvml: Nvml, options: GenerateOptions): Found[] {
         uuid: nvml.uuid(gpu),
         divided,
         edits: () => gpuEdits(nvml.pciBusId(gpu), minor, options),
+        ...coherence(nvml, gpu, options),
       },
       ...parts.map(({ index: part, handle }) => ({
         index: `${index}:${part}`,
@@ -81,7 +86,12 @@ function foundBy(nvml: Nvml, options: GenerateOptions): Found[] {
   });
 }
 
-function chosen(found: readonly Found[], ids: readonly string[]): Found[] {
+function coherence(nvml: Nvml, gpu: Handle, { withCoherence }: GenerateOptions): Pick<Found, "annotations"> {
+  return withCoherence ? { annotations: { [COHERENT]: `${nvml.isCoherent(gpu)}` } } : {};
+}
+
+/** Throws Error for an id of none. */
+export function chosen(found: readonly Found[], ids: readonly string[]): Found[] {
   if (ids.includes("all")) return found.filter(({ divided }) => !divided);
   const wanted = ids.map((id) => {
     const one = found.find(({ index, uuid }) => index === id || uuid === id);
@@ -91,13 +101,16 @@ function chosen(found: readonly Found[], ids: readonly string[]): Found[] {
   return [...new Set(wanted)];
 }
 
-function named({ index, typeIndex, uuid, edits }: Found, strategies: readonly NameStrategy[]): CdiDevice[] {
+export function named(
+  { index, typeIndex, uuid, edits, annotations }: Found,
+  strategies: readonly NameStrategy[],
+): CdiDevice[] {
   const names: Readonly<Record<NameStrategy, string>> = { index, "type-index": typeIndex, uuid };
   const containerEdits = edits();
-  return strategies.map((strategy) => ({ name: names[strategy], containerEdits }));
+  return strategies.map((strategy) => ({ name: names[strategy], ...(annotations && { annotations }), containerEdits }));
 }
 
-function gpuEdits(busId: string, minor: number, { devRoot, hooks }: GenerateOptions): ContainerEdits {
+export function gpuEdits(busId: string, minor: number, { devRoot, hooks }: GenerateOptions): ContainerEdits {
   const edits = nodeEdits(devRoot, [`/dev/nvidia${minor}`, ...drmNodes(busId)]);
   return { ...edits, hooks: linkHook(hooks, byPathLinks(devRoot, busId, edits.deviceNodes ?? [])) };
 }

@@ -11,7 +11,7 @@ export function tidy(spec: CdiSpec): CdiSpec {
 }
 
 /** One device of all of them together. */
-export function merged(name: string, devices: readonly CdiDevice[]): CdiDevice {
+function merged(name: string, devices: readonly CdiDevice[]): CdiDevice {
   const edits = devices.map((device) => device.containerEdits);
   return {
     name,
@@ -23,6 +23,12 @@ export function merged(name: string, devices: readonly CdiDevice[]): CdiDevice {
       additionalGids: edits.flatMap(({ additionalGids = [] }) => additionalGids),
     },
   };
+}
+
+/** With a device "all" of all the others, if it has none yet. */
+export function withAll(spec: CdiSpec): CdiSpec {
+  if (spec.devices.some(({ name }) => name === "all")) return spec;
+  return tidy({ ...spec, devices: [...spec.devices, merged("all", spec.devices)] });
 }
 
 /** A group that alone may use a node is then none of the container's. */

@@ -1,10 +1,12 @@
 /** A CDI specification of the GPUs of a Windows machine, from its Linux subsystem (WSL 2): one device of them all. */
 import { globSync, statSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
-import { type CdiSpec, type CdiMount, CURRENT_VERSION } from "@berth/cdi";
+import { type CdiSpec, CURRENT_VERSION } from "@berth/cdi";
 import type { SpecOptions } from "./common.ts";
-import { Driver, MOUNT_OPTIONS } from "./driver.ts";
-import { libraryFolders, linkHook } from "./hooks.ts";
+import { driverStores } from "../nvml/dxcore.ts";
+import { Driver } from "./driver.ts";
+import { cacheHook, linkHook } from "./hooks.ts";
+import { mountsBelow } from "./mounts.ts";
 import { nodeEdits } from "./nodes.ts";
 import { tidy } from "./tidy.ts";
 
@@ -25,20 +27,25 @@ const DRIVER_FILES = [
 ];
 
 export function isWsl(root: string): boolean {
-  return Driver.findLibrary(root, CORE) !== undefined || isFile(`${root}${LIBRARY_DIR}/${CORE}`);
+  return coreLibrary(root) !== undefined;
 }
 
-/** `store`: the directory of the driver, where there is more than one. Throws Error where there is none, or no telling which. */
-export function generateWsl(options: SpecOptions, store?: string): CdiSpec {
+function coreLibrary(root: string): string | undefined {
+  const own = `${root}${LIBRARY_DIR}/${CORE}`;
+  return isFile(own) ? own : Driver.findLibrary(root, CORE);
+}
+
+/** `librarySearchPaths`: the directory of the driver, for want of a better way to know. Throws Error where there is none, or no telling which. */
+export function generateWsl(options: SpecOptions): CdiSpec {
   const { driverRoot: root, devRoot, hooks, ldconfigPath } = options;
-  const dir = store ?? onlyStore(root);
+  const dir = options.librarySearchPaths?.[0] ?? storeInUse(root);
   const required = DRIVER_FILES.map((name) => join(dir, name)).filter((path) => isFile(`${root}${path}`));
   const more = ["*.so*", "*.bin", "*.dll"]
     .flatMap((pattern) => globSync(`${root}${dir}/${pattern}`).sort())
     .map((path) => path.slice(root.length))
     .filter((path) => !DRIVER_FILES.includes(basename(path)));
   const core = isFile(`${root}${LIBRARY_DIR}/${CORE}`) ? [`${LIBRARY_DIR}/${CORE}`] : [];
-  const libraries = mountsOf(root, [...required, ...core]);
+  const libraries = mountsBelow(root, [...required, ...core]);
   const smi = required.find((path) => basename(path) === "nvidia-smi");
   return tidy({
     cdiVersion: CURRENT_VERSION,
@@ -46,16 +53,20 @@ export function generateWsl(options: SpecOptions, store?: string): CdiSpec {
     devices: [{ name: "all", containerEdits: nodeEdits(devRoot, ["/dev/dxg"]) }],
     containerEdits: {
       env: ["NVIDIA_VISIBLE_DEVICES=void"],
-      mounts: [...libraries, ...mountsOf(root, more)],
+      mounts: [...libraries, ...mountsBelow(root, more)],
       hooks: [
         ...linkHook(hooks, smi === undefined ? [] : [`${smi}::/usr/bin/nvidia-smi`]),
-        ...hooks("update-ldcache", [
-          ...(ldconfigPath === undefined ? [] : ["--ldconfig-path", ldconfigPath]),
-          ...libraryFolders(libraries).flatMap((folder) => ["--folder", folder]),
-        ]),
+        ...cacheHook(hooks, libraries, ldconfigPath),
       ],
     },
   });
+}
+
+/** Windows knows which of its drivers its adapters use; a library that cannot ask it leaves it to what there is. */
+function storeInUse(root: string): string {
+  const library = coreLibrary(root);
+  const stores = library === undefined ? [] : driverStores(library);
+  return stores.find((dir) => isFile(`${root}${dir}/${CUDA}`)) ?? onlyStore(root);
 }
 
 function onlyStore(root: string): string {
@@ -68,10 +79,6 @@ function onlyStore(root: string): string {
       `several drivers are in Windows' store: ${stores.join(", ")}; name the one in use by --library-search-path`,
     );
   return store;
-}
-
-function mountsOf(root: string, paths: readonly string[]): CdiMount[] {
-  return paths.map((path) => ({ hostPath: `${root}${path}`, containerPath: path, options: MOUNT_OPTIONS }));
 }
 
 function isFile(path: string): boolean {

@@ -10,6 +10,10 @@ const NAME_SIZE = 96;
 const NOT_SUPPORTED = 3;
 const INVALID_ARGUMENT = 2;
 const NOT_FOUND = 6;
+const FUNCTION_NOT_FOUND = 13;
+
+/** Of a device that has not what was asked, or of a driver from before it. */
+const isMissing = (code: number): boolean => code === NOT_SUPPORTED || code === FUNCTION_NOT_FOUND;
 
 export class NvmlError extends Error {
   override readonly name = "NvmlError";
@@ -59,6 +63,20 @@ koffi.struct("berth_nvml_event", {
   computeInstance: "uint32_t",
 });
 
+koffi.struct("berth_nvml_addressing", { version: "uint32_t", value: "uint32_t" });
+
+/** nvmlDeviceAddressingMode_v1: its size, and the version in the highest byte. */
+const ADDRESSING_VERSION = 8 | (1 << 24);
+const ADDRESSING_ATS = 2;
+const PCI_CALLS = ["nvmlDeviceGetPciInfo_v3", "nvmlDeviceGetPciInfo_v2"];
+const PCI_PARAMETERS = "void *device, _Out_ berth_nvml_pci *out";
+
+export interface BusAddress {
+  readonly domain: number;
+  readonly bus: number;
+  readonly device: number;
+}
+
 /** nvmlEventTypeXidCriticalError. */
 const XID_EVENT = 8n;
 const TIMEOUT = 10;
@@ -83,13 +101,22 @@ export interface XidEvent {
 /** How two GPUs reach each other (nvmlGpuTopologyLevel_t). */
 export const TOPOLOGY = { board: 0, switch: 10, switches: 20, hostBridge: 30, node: 40, system: 50 } as const;
 
+function loaded(path: string): ReturnType<typeof koffi.load> {
+  try {
+    return koffi.load(path);
+  } catch (error) {
+    const { message } = error as Error;
+    throw new Error(`${path}: ${message}: is NVIDIA's driver installed here?`, { cause: error });
+  }
+}
+
 export class Nvml implements Disposable {
   readonly #library: ReturnType<typeof koffi.load>;
   readonly #functions = new Map<string, Call | undefined>();
 
   /** Loads and initializes it. Throws where there is no such library, and NvmlError. */
   constructor(path: string) {
-    this.#library = koffi.load(path);
+    this.#library = loaded(path);
     this.#call(["nvmlInit_v2", "nvmlInit"], "", []);
   }
 
@@ -148,13 +175,29 @@ export class Nvml implements Disposable {
     return this.#number(["nvmlDeviceGetMinorNumber"], "void *device, _Out_ uint32_t *out", [device]);
   }
 
+  /** undefined: it is on no bus, as the GPU that is part of a chip. */
+  busAddress(device: Handle): BusAddress | undefined {
+    const out = {} as { domain?: number; bus?: number; device?: number };
+    const code = this.#code(PCI_CALLS, PCI_PARAMETERS, [device, out]);
+    if (isMissing(code)) return undefined;
+    this.#check(PCI_CALLS[0] ?? "", code);
+    return { domain: out.domain ?? 0, bus: out.bus ?? 0, device: out.device ?? 0 };
+  }
+
+  /** Whether it and the processors see each other's memory coherently, by address translation (ATS). */
+  isCoherent(device: Handle): boolean {
+    const mode = { version: ADDRESSING_VERSION, value: 0 };
+    const name = "nvmlDeviceGetAddressingMode";
+    const code = this.#code([name], "void *device, _Inout_ berth_nvml_addressing *mode", [device, mode]);
+    if (isMissing(code)) return false;
+    this.#check(name, code);
+    return mode.value === ADDRESSING_ATS;
+  }
+
   /** As sysfs names it: "0000:01:00.0". */
   pciBusId(device: Handle): string {
     const out = {} as { busId?: string };
-    this.#call(["nvmlDeviceGetPciInfo_v3", "nvmlDeviceGetPciInfo_v2"], "void *device, _Out_ berth_nvml_pci *out", [
-      device,
-      out,
-    ]);
+    this.#call(PCI_CALLS, PCI_PARAMETERS, [device, out]);
     // NVML writes the domain with eight digits, the kernel with four.
     return (out.busId ?? "").toLowerCase().replace(/^0000(?=[0-9a-f]{4}:)/, "");
   }
@@ -166,7 +209,7 @@ export class Nvml implements Disposable {
       now,
       pending,
     ]);
-    if (code === NOT_SUPPORTED) return false;
+    if (isMissing(code)) return false;
     this.#check("nvmlDeviceGetMigMode", code);
     return now[0] === 1;
   }
@@ -237,7 +280,7 @@ export class Nvml implements Disposable {
     for (const device of devices) {
       const name = "nvmlDeviceRegisterEvents";
       const code = this.#code([name], "void *device, uint64_t types, void *set", [device, XID_EVENT, set]);
-      if (code !== NOT_SUPPORTED) this.#check(name, code);
+      if (!isMissing(code)) this.#check(name, code);
     }
     return {
       next: (timeoutMs) => this.#nextXid(set, timeoutMs),
@@ -300,7 +343,7 @@ export class Nvml implements Disposable {
       const found = this.#function(name, "int", parameters);
       if (found) return found(...values) as number;
     }
-    throw new NvmlError(names[0] ?? "", NOT_SUPPORTED, "the library has no such function");
+    return FUNCTION_NOT_FOUND;
   }
 
   #function(name: string, result: string, parameters: string): Call | undefined {

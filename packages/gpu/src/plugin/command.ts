@@ -2,6 +2,7 @@
 import { readFileSync } from "node:fs";
 import { StrictDocument } from "@berth/cdi";
 import { Command, InvalidArgumentError, Option } from "commander";
+import { truth } from "../toolkit/truth.ts";
 import { parseConfig, type PluginConfig } from "./config.ts";
 import {
   DEFAULT_FLAGS,
@@ -34,10 +35,10 @@ const LEVELS = ["debug", "info", "warn", "error"];
 const split = (text: string): string[] => text.split(",").map((one) => one.trim());
 
 /** Of Go's flags: --flag, --flag=false. */
-function truth(text: string): boolean {
-  if (/^(?:1|t|T|true|TRUE|True)$/.test(text)) return true;
-  if (/^(?:0|f|F|false|FALSE|False)$/.test(text)) return false;
-  throw new InvalidArgumentError("it is true or false");
+function switchOf(text: string): boolean {
+  const value = truth(text);
+  if (value === undefined) throw new InvalidArgumentError("it is true or false");
+  return value;
 }
 
 function strategies(text: string): ListStrategy[] {
@@ -59,7 +60,7 @@ const variable = (flag: string): string => flag.toUpperCase().replaceAll("-", "_
 const valued = (name: string, about: string, value = "value"): Option =>
   new Option(`--${name} <${value}>`, about).env(variable(name));
 const switched = (name: string, about: string): Option =>
-  new Option(`--${name} [bool]`, about).env(variable(name)).argParser(truth).preset("true");
+  new Option(`--${name} [bool]`, about).env(variable(name)).argParser(switchOf).preset("true");
 
 export function parseCommand(argv: readonly string[]): CommandOptions {
   const command = new Command("berth-device-plugin")

@@ -1,7 +1,7 @@
 /** The devices of a resource, as the kubelet counts them: each CDI device, or each share of one, with its health. */
 import { lstat, readFile, stat } from "node:fs/promises";
 import { dirname } from "node:path";
-import type { ContainerEdits, LoadedDevice, Registry } from "@berth/cdi";
+import { type ContainerEdits, deviceNumber, type LoadedDevice, type Registry } from "@berth/cdi";
 import type { ResourceConfig } from "./config.ts";
 import type { ListedDevice } from "./offer.ts";
 
@@ -80,8 +80,8 @@ async function numaNodesOf({ deviceNodes = [] }: ContainerEdits): Promise<number
 async function numaNodeOf(path: string): Promise<number> {
   try {
     const { rdev, isBlock } = await lstat(path).then((stats) => ({ rdev: stats.rdev, isBlock: stats.isBlockDevice() }));
-    const number = `${(rdev >>> 8) & 0xfff}:${(rdev & 0xff) | ((rdev >>> 12) & 0xfff00)}`;
-    const file = `/sys/dev/${isBlock ? "block" : "char"}/${number}/device/numa_node`;
+    const { major, minor } = deviceNumber(rdev);
+    const file = `/sys/dev/${isBlock ? "block" : "char"}/${major}:${minor}/device/numa_node`;
     return Number.parseInt(await readFile(file, "utf8"), 10);
   } catch {
     return -1;

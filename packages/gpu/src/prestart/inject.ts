@@ -2,29 +2,16 @@
  * What `nvidia-container-cli configure` does, where that is not installed: the driver's files and device nodes are bound
  * into a container that is being made, before its root is its own, and its device rules let it use them.
  */
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { readFileSync } from "node:fs";
 import type { CdiHook, CdiMount, ContainerEdits, DeviceNode } from "@berth/cdi";
-import {
-  CLONE,
-  type Hand,
-  MOUNT_ATTR,
-  MS,
-  NO_SLOT,
-  O,
-  type Order,
-  probeHost,
-  startHand,
-  updateResources,
-} from "@berth/kernel";
+import { CLONE, type Hand, MOUNT_ATTR, MS, NO_SLOT, O, type Order, probeHost, updateResources } from "@berth/kernel";
 import type { oci } from "@berth/spec";
+import { withHand } from "../hand.ts";
 import { checkRequirements, makerOf, makeSpec } from "../runtime/make.ts";
 import type { ToolkitConfig } from "../toolkit/config.ts";
 import type { Request } from "../toolkit/request.ts";
 import type { Target } from "./arguments.ts";
 
-const BOSUN = new URL("../../../../.build/native/bosun", import.meta.url).pathname;
 const PID_SLOT = 0;
 const ROOT_SLOT = 1;
 const FIRST_SLOT = 2;
@@ -49,16 +36,11 @@ export async function inject(injection: Injection): Promise<void> {
     maker,
   );
   const edits = [spec.containerEdits ?? {}, ...spec.devices.map(({ containerEdits }) => containerEdits)];
-  const state = mkdtempSync(join(tmpdir(), "berth-nvidia-hook-"));
-  const hand = await startHand({ bosun: BOSUN, state });
-  try {
+  await withHand(async (hand) => {
     if (!config.get("nvidia-container-cli.no-cgroups")) await allowNodes(hand, injection.spec, edits, target.pid);
     await hand.run({ orders: bindings(edits, injection.capabilities, target) });
     for (const hook of edits.flatMap(({ hooks = [] }) => hooks)) await runHook(hand, hook, target);
-  } finally {
-    await hand.close();
-    rmSync(state, { recursive: true, force: true });
-  }
+  });
 }
 
 /** The container's own rules again, with those of the nodes behind them: a v2 program holds all of them or none. */

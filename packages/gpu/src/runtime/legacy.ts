@@ -4,10 +4,10 @@ import { basename } from "node:path";
 import { applyEdits, hostDevice, type ContainerEdits } from "@berth/cdi";
 import { Driver } from "../generate/driver.ts";
 import { graphicsEdits } from "../generate/common.ts";
+import { openNvml } from "../generate/machine.ts";
 import { hookMaker, linkHook } from "../generate/hooks.ts";
 import { byPathLinks, drmNodes, nodeEdits } from "../generate/nodes.ts";
-import { Nvml } from "../nvml/library.ts";
-import { NVML_NAME } from "../nvml/name.ts";
+import type { Nvml } from "../nvml/library.ts";
 import type { ToolkitConfig } from "../toolkit/config.ts";
 import type { Request } from "../toolkit/request.ts";
 import { gatedSpecs, withSpecs } from "./beside.ts";
@@ -15,18 +15,19 @@ import type { Maker } from "./make.ts";
 
 const HOOK_NAMES = ["nvidia-container-runtime-hook", "nvidia-container-toolkit"];
 
+/** What a container asks for, of which machine. */
+export interface Wanted {
+  readonly request: Request;
+  readonly devices: readonly string[];
+  readonly config: ToolkitConfig;
+  readonly maker: Maker;
+}
+
 /** The hook is there once, whoever put it there. */
-export async function legacyModified(
-  spec: oci.Spec,
-  request: Request,
-  devices: readonly string[],
-  config: ToolkitConfig,
-  maker: Maker,
-): Promise<oci.Spec> {
+export async function legacyModified(spec: oci.Spec, wanted: Wanted): Promise<oci.Spec> {
+  const { request, devices, maker } = wanted;
   const edited =
-    devices.length === 0
-      ? spec
-      : await withBeside(await withSpecs(spec, gatedSpecs(request, maker)), request, devices, config, maker);
+    devices.length === 0 ? spec : await withBeside(await withSpecs(spec, gatedSpecs(request, maker)), wanted);
   if (edited.hooks?.prestart?.some(isNvidiaHook)) return edited;
   const path = maker.prestartHook;
   const hook: oci.Hook = { path, args: [basename(path), "prestart"] };
@@ -43,20 +44,14 @@ export function withoutHook(spec: oci.Spec): oci.Spec {
 const isNvidiaHook = ({ path }: oci.Hook): boolean => HOOK_NAMES.includes(basename(path));
 
 /** What the hook does not bring: files and nodes of graphics, and newer CUDA libraries of the image by a hook. */
-async function withBeside(
-  spec: oci.Spec,
-  request: Request,
-  devices: readonly string[],
-  config: ToolkitConfig,
-  maker: Maker,
-): Promise<oci.Spec> {
-  const wanted = request.capabilities();
-  const graphics = ["all", "graphics", "display"].some((name) => wanted.has(name));
+async function withBeside(spec: oci.Spec, { request, devices, config, maker }: Wanted): Promise<oci.Spec> {
+  const capabilities = request.capabilities();
+  const graphics = ["all", "graphics", "display"].some((name) => capabilities.has(name));
   const compat =
     config.get("nvidia-container-runtime.modes.legacy.cuda-compat-mode") === "hook" &&
     !config.get("features.disable-cuda-compat-lib-hook");
   if (!graphics && !compat) return spec;
-  using nvml = new Nvml(Driver.findNvml(maker.driverRoot) ?? NVML_NAME);
+  using nvml = openNvml(maker.driverRoot);
   const driver = new Driver(maker.driverRoot, nvml.driverVersion());
   const edits = [
     ...(compat ? [compatEdits(driver, maker)] : []),

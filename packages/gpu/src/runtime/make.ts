@@ -1,16 +1,13 @@
 /** Specifications made for one container: by the mode that its request asks for, or that the machine is of. */
+import { basename } from "node:path";
 import type { CdiSpec } from "@berth/cdi";
-import { BASE_FILES, csvFiles, generateCsv } from "../generate/csv.ts";
-import { Driver } from "../generate/driver.ts";
+import { BASE_FILES, CSV_DIR, csvFiles, type CsvSources } from "../generate/csv.ts";
 import { GATED_MODES, type GatedMode, generateGated, generateImex } from "../generate/gated.ts";
 import { hookMaker } from "../generate/hooks.ts";
-import { generate } from "../generate/nvml.ts";
+import { foundNvml, generateMachine } from "../generate/machine.ts";
+import { platformOf } from "../generate/platform.ts";
 import { withoutGroups } from "../generate/tidy.ts";
-import { generateWsl, isWsl } from "../generate/wsl.ts";
-import { Nvml } from "../nvml/library.ts";
-import { NVML_NAME } from "../nvml/name.ts";
 import type { ToolkitConfig } from "../toolkit/config.ts";
-import { isTegra } from "./mode.ts";
 import { hookProgram, prestartHook } from "./programs.ts";
 import { assertRequirements } from "./requirements.ts";
 
@@ -34,6 +31,7 @@ export interface Maker {
   /** A group that alone may use a node is made one of the container's. */
   readonly withGroups: boolean;
   readonly csv?: CsvPlaces;
+  readonly warn?: (message: string) => void;
 }
 
 export function makerOf(config: ToolkitConfig, path: string | undefined): Maker {
@@ -69,28 +67,26 @@ function specOf(mode: SpecMode, ids: readonly string[], maker: Maker): CdiSpec {
     hooks: hookMaker(maker.hookPath, maker.disabledHooks),
     ldconfigPath: undefined,
     withoutSockets: maker.withoutSockets,
+    names: ["index" as const],
+    ids,
+    all: false,
+    ...(maker.warn && { warn: maker.warn }),
+    csv: csvSources(maker.csv ?? { dir: CSV_DIR, compatRoot: undefined, files: "base" }),
   };
-  if (mode === "csv" || isTegra(maker.driverRoot)) return generateCsv({ ...common, ...csvOptions(maker), ids });
-  if (isWsl(maker.driverRoot)) return generateWsl(common);
-  using nvml = new Nvml(Driver.findNvml(maker.driverRoot) ?? NVML_NAME);
-  return generate(nvml, { ...common, names: ["index"], ids, all: false });
+  return generateMachine(mode === "csv" ? "csv" : platformOf(maker.driverRoot), common);
 }
 
-function csvOptions({ csv, driverRoot }: Maker) {
-  const all = csvFiles(csv?.dir ?? "");
-  const base = new Set(BASE_FILES);
-  const files = csv?.files === "all" ? all : all.filter((file) => base.has(file.slice(file.lastIndexOf("/") + 1)));
-  const found = Driver.findNvml(driverRoot);
-  using nvml = found === undefined ? undefined : new Nvml(found);
-  return { files, ignore: [], names: ["0"], cudaVersion: nvml?.cudaVersion(), compatRoot: csv?.compatRoot };
+function csvSources({ dir, compatRoot, files }: CsvPlaces): CsvSources {
+  const all = csvFiles(dir);
+  const base = all.filter((file) => BASE_FILES.includes(basename(file)));
+  return { files: files === "all" ? all : base, ignore: [], compatRoot };
 }
 
 /** What an image requires of the driver is asked of NVML; where that is not there, nothing is known to be met. */
 export function checkRequirements(requirements: readonly string[], driverRoot: string): void {
   if (requirements.length === 0) return;
-  const found = Driver.findNvml(driverRoot);
-  if (found === undefined) return assertRequirements(requirements, {});
-  using nvml = new Nvml(found);
+  using nvml = foundNvml(driverRoot);
+  if (nvml === undefined) return assertRequirements(requirements, {});
   const [gpu] = nvml.gpus();
   assertRequirements(requirements, {
     cuda: nvml.cudaVersion(),

@@ -1,7 +1,6 @@
 /** nvidia-container-runtime's modes, and what "auto" comes to. */
-import { readFileSync, statSync } from "node:fs";
 import { isQualifiedName } from "@berth/cdi";
-import { Driver } from "../generate/driver.ts";
+import { platformOf } from "../generate/platform.ts";
 import type { Request } from "../toolkit/request.ts";
 
 export const RUNTIME_MODES = ["legacy", "csv", "cdi", "jit-cdi"] as const;
@@ -18,17 +17,5 @@ export function runtimeMode(configured: string, request: Request, driverRoot: st
   }
   const devices = request.devices(true);
   if (devices.length > 0 && devices.every(isQualifiedName)) return "cdi";
-  return isTegra(driverRoot) ? "csv" : "jit-cdi";
-}
-
-/** A system on a chip, whose driver NVML knows nothing of. */
-export function isTegra(root: string): boolean {
-  return hasTegraFiles(root) && Driver.findNvml(root) === undefined;
-}
-
-function hasTegraFiles(root: string): boolean {
-  if (statSync(`${root}/etc/nv_tegra_release`, { throwIfNoEntry: false })?.isFile()) return true;
-  const family = `${root}/sys/devices/soc0/family`;
-  if (!statSync(family, { throwIfNoEntry: false })?.isFile()) return false;
-  return readFileSync(family, "utf8").toLowerCase().startsWith("tegra");
+  return platformOf(driverRoot) === "csv" ? "csv" : "jit-cdi";
 }

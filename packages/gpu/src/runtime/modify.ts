@@ -5,7 +5,7 @@ import type { ToolkitConfig } from "../toolkit/config.ts";
 import { Request } from "../toolkit/request.ts";
 import { checkRequirements, type Maker, makeSpec } from "./make.ts";
 import { gatedSpecs, withSpecs } from "./beside.ts";
-import { legacyModified, withoutHook } from "./legacy.ts";
+import { legacyModified, type Wanted, withoutHook } from "./legacy.ts";
 import { type RuntimeMode, runtimeMode } from "./mode.ts";
 
 /** The kind of devices that are made for one container alone. */
@@ -21,35 +21,35 @@ export interface RuntimeLog {
 export async function modified(
   spec: oci.Spec,
   config: ToolkitConfig,
-  maker: Maker,
+  machine: Maker,
   log: RuntimeLog,
 ): Promise<oci.Spec> {
-  const request = new Request(spec, config, (message) => log.warn(message));
+  const warn = (message: string): void => log.warn(message);
+  const maker = { ...machine, warn };
+  const request = new Request(spec, config, warn);
   const mode = runtimeMode(config.get("nvidia-container-runtime.mode"), request, maker.driverRoot);
   log.info(`mode ${mode}`);
   const devices = [...new Set(request.devices(mode === "cdi"))];
+  const wanted = { request, devices, config, maker };
   if (devices.length === 0) {
     log.debug("no device is asked for");
-    return mode === "legacy" ? legacyModified(spec, request, devices, config, maker) : withoutHook(spec);
+    return mode === "legacy" ? legacyModified(spec, wanted) : withoutHook(spec);
   }
   log.info(`devices ${devices.map((name) => name || "none").join(", ")}`);
   switch (mode) {
     case "legacy":
-      return await legacyModified(spec, request, devices, config, maker);
+      return await legacyModified(spec, wanted);
     case "csv":
-      return await withSpecs(withoutHook(spec), csvSpecs(devices, request, config, maker));
+      return await withSpecs(withoutHook(spec), csvSpecs(wanted));
     default:
-      return await withCdi(withoutHook(spec), mode, devices, request, config, maker);
+      return await withCdi(withoutHook(spec), mode, wanted);
   }
 }
 
 async function withCdi(
   spec: oci.Spec,
   mode: RuntimeMode,
-  devices: readonly string[],
-  request: Request,
-  config: ToolkitConfig,
-  maker: Maker,
+  { request, devices, config, maker }: Wanted,
 ): Promise<oci.Spec> {
   const kind = mode === "jit-cdi" ? AUTOMATIC : config.get("nvidia-container-runtime.modes.cdi.default-kind");
   const names = devices.map((name) => (isQualifiedName(name) ? name : `${kind}=${name || "none"}`));
@@ -64,7 +64,7 @@ async function withCdi(
   return await withSpecs(spec, [makeSpec("auto", ids, maker), ...besideSpecs(request, maker)]);
 }
 
-function csvSpecs(devices: readonly string[], request: Request, config: ToolkitConfig, maker: Maker): CdiSpec[] {
+function csvSpecs({ request, devices, config, maker }: Wanted): CdiSpec[] {
   checkRequirements(request.requirements(), maker.driverRoot);
   const files = request.env.get("NVIDIA_REQUIRE_JETPACK") === "csv-mounts=all" ? "all" : "base";
   const ids = devices.map((name) => name || "none");

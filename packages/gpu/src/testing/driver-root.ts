@@ -47,20 +47,7 @@ export function makeDriverRoot(root: string): void {
     mkdirSync(dirname(join(root, path)), { recursive: true });
     writeFileSync(join(root, path), "", { mode });
   };
-  const library = (name: string, soname: string, source = "/dev/null"): void => {
-    put(`${LIB}/${name}`);
-    run("gcc", [
-      "-shared",
-      "-fPIC",
-      ...(source === "/dev/null" ? ["-nostdlib"] : ["-Wall", "-Wextra", "-Werror"]),
-      "-x",
-      "c",
-      source,
-      "-o",
-      join(root, LIB, name),
-      `-Wl,-soname,${soname}`,
-    ]);
-  };
+  const library = (name: string, soname: string): void => makeLibrary(root, `${LIB}/${name}`, soname);
   for (const [name, soname, linked] of LIBRARIES) {
     library(`${name}.${VERSION}`, soname);
     if (linked) symlinkSync(`${name}.${VERSION}`, join(root, LIB, soname));
@@ -69,14 +56,35 @@ export function makeDriverRoot(root: string): void {
   library("libnvidia-egl-gbm.so.1.1.0", "libnvidia-egl-gbm.so.1");
   library("libnvidia-nvvm70.so.4", "libnvidia-nvvm70.so.4");
   library("nvidia/xorg/nvidia_drv.so", "x");
-  library(`libnvidia-ml.so.${VERSION}`, "libnvidia-ml.so.1", new URL("nvml.c", import.meta.url).pathname);
-  symlinkSync(`libnvidia-ml.so.${VERSION}`, join(root, LIB, "libnvidia-ml.so.1"));
+  makeNvml(root);
   for (const path of FILES) put(path);
   for (const name of BINARIES) put(`usr/bin/${name}`, 0o755);
   for (const node of NODES) makeNode(root, ...node);
   mkdirSync(join(root, "dev/dri/by-path"));
   symlinkSync("../card0", join(root, "dev/dri/by-path/pci-0000:01:00.0-card"));
   symlinkSync("../renderD128", join(root, "dev/dri/by-path/pci-0000:01:00.0-render"));
+}
+
+/** A libnvidia-ml.so.1 that says what FAKE_NVML's file says. */
+export function makeNvml(root: string): void {
+  makeLibrary(root, `${LIB}/libnvidia-ml.so.${VERSION}`, "libnvidia-ml.so.1", source("nvml.c"));
+  symlinkSync(`libnvidia-ml.so.${VERSION}`, join(root, LIB, "libnvidia-ml.so.1"));
+}
+
+/** A libdxcore.so whose adapters are those of FAKE_DXCORE's file. */
+export function makeDxcore(root: string): void {
+  makeLibrary(root, "usr/lib/wsl/lib/libdxcore.so", "libdxcore.so", source("dxcore.c"));
+}
+
+const source = (name: string): string => new URL(name, import.meta.url).pathname;
+
+/** Of `from`, a C file; without one there is nothing in it. */
+export function makeLibrary(root: string, path: string, soname: string, from?: string): void {
+  const file = join(root, path);
+  mkdirSync(dirname(file), { recursive: true });
+  const content =
+    from === undefined ? ["-nostdlib", "-x", "c", "/dev/null"] : ["-Wall", "-Wextra", "-Werror", "-x", "c", from];
+  run("gcc", ["-shared", "-fPIC", ...content, "-o", file, `-Wl,-soname,${soname}`]);
 }
 
 /** Below `root`/dev. */

@@ -2,7 +2,7 @@
  * A libnvidia-ml.so for machines without a GPU: what it says comes from the file that FAKE_NVML names, read at nvmlInit.
  *
  *   driver VERSION            cuda 12000          links N    fail FUNCTION CODE
- *   gpu UUID MINOR BUS-ID MIG(0|1) NAME...
+ *   gpu UUID MINOR BUS-ID(- for one that is part of the chip) MIG(0|1) NAME...
  *   mig UUID GPU-INSTANCE COMPUTE-INSTANCE                   (of the gpu above)
  */
 #include <stdio.h>
@@ -104,10 +104,22 @@ int nvmlDeviceGetMinorNumber(struct mig *d, unsigned *out) { CHECK("nvmlDeviceGe
 int nvmlDeviceGetPciInfo_v3(struct mig *d, struct pci_info *out)
 {
   CHECK("nvmlDeviceGetPciInfo_v3");
+  if (strcmp(d->parent->bus, "-") == 0)
+    return NOT_SUPPORTED;
   memset(out, 0, sizeof *out);
   text(out->bus_id, sizeof out->bus_id, d->parent->bus);
   sscanf(d->parent->bus, "%x:%x:%x", &out->domain, &out->bus, &out->device);
   snprintf(out->legacy, sizeof out->legacy, "%04x:%02x:%02x.0", out->domain, out->bus & 0xff, out->device & 0xff);
+  return SUCCESS;
+}
+/* A Grace Hopper's GPU is coherent with its processor (ATS). */
+struct addressing { unsigned version, value; };
+int nvmlDeviceGetAddressingMode(struct mig *d, struct addressing *out)
+{
+  CHECK("nvmlDeviceGetAddressingMode");
+  if (out->version != (sizeof *out | 1u << 24))
+    return INVALID_ARGUMENT;
+  out->value = strstr(d->parent->name, "GH200") ? 2 : 0;
   return SUCCESS;
 }
 int nvmlDeviceGetPciInfo(struct mig *d, struct pci_info *out) { return nvmlDeviceGetPciInfo_v3(d, out); }

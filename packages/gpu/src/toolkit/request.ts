@@ -6,6 +6,7 @@ import { isAbsolute, normalize } from "node:path";
 import type { oci } from "@berth/spec";
 import { isQualifiedName } from "@berth/cdi";
 import type { ToolkitConfig } from "./config.ts";
+import { truth } from "./truth.ts";
 
 const MOUNTS = "/var/run/nvidia-container-devices";
 
@@ -65,7 +66,7 @@ export class Request {
 
   /** Conditions on the driver, as nvidia-container-cli's --require takes them. Throws Error where CUDA_VERSION is no version. */
   requirements(): string[] {
-    if (this.#config.get("disable-require") || isTrue(this.env.get("NVIDIA_DISABLE_REQUIRE"))) return [];
+    if (this.#config.get("disable-require") || truth(this.env.get("NVIDIA_DISABLE_REQUIRE") ?? "") === true) return [];
     const given = [...this.env].flatMap(([name, value]) =>
       name.startsWith("NVIDIA_REQUIRE_") && !name.startsWith("NVIDIA_REQUIRE_JETPACK") ? [value] : [],
     );
@@ -150,9 +151,6 @@ function variable(entry: string): [string, string] {
 }
 
 const after = (text: string, prefix: string): string[] => (text.startsWith(prefix) ? [text.slice(prefix.length)] : []);
-
-/** What Go's strconv.ParseBool takes for true. */
-const isTrue = (text: string | undefined): boolean => /^(?:1|t|T|true|TRUE|True)$/.test(text ?? "");
 
 function majorMinor(version: string): string {
   const match = /^v?(\d+)(?:\.(\d+))?(?:\.\d+)?(?:[-+].*)?$/.exec(version);
