@@ -71,6 +71,12 @@ export function makeNvml(root: string): void {
   symlinkSync(`libnvidia-ml.so.${VERSION}`, join(root, LIB, "libnvidia-ml.so.1"));
 }
 
+/** An nvidia-smi that runs, and a libcuda.so.1 that adds vectors, in place of files with nothing in them. */
+export function makeDriverPrograms(root: string): void {
+  makeLibrary(root, `${LIB}/libcuda.so.${VERSION}`, "libcuda.so.1", source("cuda.c"));
+  run("gcc", ["-Wall", "-Wextra", "-Werror", source("smi.c"), "-o", join(root, "usr/bin/nvidia-smi")]);
+}
+
 /** A libdxcore.so whose adapters are those of FAKE_DXCORE's file. */
 export function makeDxcore(root: string): void {
   makeLibrary(root, "usr/lib/wsl/lib/libdxcore.so", "libdxcore.so", source("dxcore.c"));
