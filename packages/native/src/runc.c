@@ -24,7 +24,8 @@ struct runc {
   struct launch launch;
   struct buffer launch_request; /* its texts are in use until the end */
   struct buffer undo;
-  bool attended;
+  bool attended, ended; /* ended: with `status` */
+  int status;
 };
 
 static pid_t start_decider(char **arguments, int *channel)
@@ -137,6 +138,7 @@ static bool carry_out(struct runc *r, int channel, struct buffer *out, const str
   struct message_attend a;
   struct message_notify n;
   struct message_wait_oom w;
+  struct message_end e;
   struct report report = {.order = NO_ORDER};
   switch (header->type) {
   case MESSAGE_RUN:
@@ -181,6 +183,12 @@ static bool carry_out(struct runc *r, int channel, struct buffer *out, const str
     r->attended = true;
     answer_report(out, header->id, &done);
     return true;
+  case MESSAGE_END:
+    if (!message_end_decode(body->data, body->size, &e))
+      return false;
+    r->ended = true;
+    r->status = (int)e.status;
+    return true;
   }
   return false;
 }
@@ -200,7 +208,7 @@ static bool read_all(int fd, void *data, size_t size)
   return true;
 }
 
-/* Until the decider ends. False: it said what nobody understands. */
+/* Until the decider ends, or says that it has. False: it said what nobody understands. */
 static bool serve_decider(struct runc *r, int channel)
 {
   struct frame_header header;
@@ -219,6 +227,8 @@ static bool serve_decider(struct runc *r, int channel)
     buffer_free(&out);
     if (!understood)
       return false;
+    if (r->ended)
+      return true;
   }
   return true;
 }
@@ -252,14 +262,14 @@ int runc_main(char **arguments)
   }
   forward_signals();
   bool understood = serve_decider(r, channel);
-  if (r->attended || !understood)
+  if (r->attended || r->ended || !understood)
     kill(decider, SIGKILL); /* it has nothing more to say: its own winding up would only take time */
   close(channel);
   while (waitpid(decider, &status, 0) < 0 && errno == EINTR)
     ;
   if (r->attended)
     return attend(r);
-  status = understood ? exit_status(status) : 1;
+  status = !understood ? 1 : r->ended ? r->status : exit_status(status);
   if (status != 0 && r->launch.step != LAUNCH_NONE && !r->launch.dead)
     launch_abandon(&r->launch);
   else if (status == 0)

@@ -6,7 +6,6 @@
  */
 import { spawnSync } from "node:child_process";
 import { chmodSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
-import type { Plugin } from "esbuild";
 import { isAbsolute, join, relative } from "node:path";
 import { MODULE } from "./load.ts";
 
@@ -15,8 +14,16 @@ const out = join(root, ".build/command");
 /** Read by packages/native/command/decider.c: this version, Node, its flags, what `--version` prints, then files with size and time. */
 const MANIFEST = "manifest";
 const VERSION = "berth-runc 1";
-/** A command ends before its garbage would fill a larger young generation, and has nothing for V8's threads to do. */
-const FLAGS = ["--disable-warning=ExperimentalWarning", "--min-semi-space-size=16", "--v8-pool-size=0"];
+/**
+ * A command ends before its garbage would fill a larger young generation, and has nothing for V8's threads to do. Its strings are
+ * hashed as they are in Node's own snapshot: to draw a new seed, and to rehash all by it, takes as long as to make a plan.
+ */
+const FLAGS = [
+  "--disable-warning=ExperimentalWarning",
+  "--min-semi-space-size=16",
+  "--v8-pool-size=0",
+  "--no-rehash-snapshot",
+];
 const OWN = ["build.ts", "load.ts", "start.ts", "warm-up.ts"].map((name) => `packages/runtime/bundle/${name}`);
 
 async function make(): Promise<void> {
@@ -56,8 +63,7 @@ async function bundle(directory: string): Promise<string[]> {
   const main = await build({
     ...common,
     entryPoints: ["packages/runtime/src/command/run.ts"],
-    external: ["koffi"],
-    plugins: [lazyBuiltins],
+    external: ["koffi", "node:*"],
     // A script has no way to import; what is external is required.
     supported: { "dynamic-import": false },
     define: { "import.meta.url": "moduleUrl" },
@@ -75,30 +81,8 @@ async function bundle(directory: string): Promise<string[]> {
     define: { "import.meta.dirname": "__dirname" },
     outfile: join(directory, "main.cjs"),
   });
-  return Object.keys(main.metafile.inputs).filter((path) => !path.startsWith(`${LAZY}:`));
+  return Object.keys(main.metafile.inputs);
 }
-
-const LAZY = "lazy";
-
-/**
- * Node's own modules are loaded at the first use of one of their exports: what imports them is in the bundle for some command, and
- * node:crypto alone takes as long as the rest of most.
- */
-const lazyBuiltins: Plugin = {
-  name: "lazy-builtins",
-  setup(build) {
-    build.onResolve({ filter: /^node:/ }, ({ path, namespace }) =>
-      namespace === LAZY ? { path, external: true } : { path, namespace: LAZY },
-    );
-    build.onLoad({ filter: /./, namespace: LAZY }, async ({ path }) => {
-      const names = Object.keys((await import(path)) as object).filter((name) => name !== "default");
-      const contents = `let loaded;
-for (const name of ${JSON.stringify(names)})
-  Object.defineProperty(exports, name, { enumerable: true, get: () => (loaded ??= require("${path}"))[name] });`;
-      return { contents, loader: "js" };
-    });
-  },
-};
 
 /** Relative to the checkout where it is in it. */
 function nodePath(): string {

@@ -13,11 +13,9 @@ import {
   statSync,
   writeFileSync,
 } from "node:fs";
-import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
-import { loadBundle } from "../bundle/load.ts";
 import { flatRecord } from "../src/state/flat.ts";
 import { StateDirectory, type ContainerRecord } from "../src/state/record.ts";
 import { processStart } from "../src/state/status.ts";
@@ -210,8 +208,15 @@ describe("Node", () => {
     "takes the code that was compiled when the bundle was made",
     noBuild === undefined ? {} : { skip: noBuild },
     () => {
-      const { script } = loadBundle(join(BUILT, "../command"), createRequire(import.meta.url));
-      assert.equal(script.cachedDataRejected, false);
+      const directory = join(BUILT, "../command");
+      const [, , flags = ""] = readFileSync(join(directory, "manifest"), "utf8").split("\0");
+      // By V8 with the same flags.
+      const script = `import { createRequire } from "node:module";
+import { loadBundle } from ${JSON.stringify(new URL("../bundle/load.ts", import.meta.url).href)};
+const { script } = loadBundle(${JSON.stringify(directory)}, createRequire(${JSON.stringify(import.meta.url)}));
+console.log(script.cachedDataRejected);`;
+      const argv = [...flags.split(" "), "--input-type=module", "-e", script];
+      assert.equal(execFileSync(process.execPath, argv, { encoding: "utf8" }), "false\n");
     },
   );
 });

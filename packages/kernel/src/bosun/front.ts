@@ -98,10 +98,19 @@ export class Front {
     expect(this.#request("abandon", {}), "report", "abandon");
   }
 
-  #request<N extends MessageName>(name: N, fields: MessageFields<N>): AnyMessage {
-    const id = this.#nextId++;
+  /** bosun exits with this status, and ends this process first. */
+  end(status: number): void {
+    this.#send("end", 0, { status });
+  }
+
+  #send<N extends MessageName>(name: N, id: number, fields: MessageFields<N>): void {
     const frame = encodeMessage(name, id, 0, fields);
     for (let sent = 0; sent < frame.length;) sent += writeSync(this.#fd, frame, sent);
+  }
+
+  #request<N extends MessageName>(name: N, fields: MessageFields<N>): AnyMessage {
+    const id = this.#nextId++;
+    this.#send(name, id, fields);
     const header = decodeHeader(this.#read(HEADER_SIZE, name));
     if (header.id !== id) throw new Error(`bosun answered request ${header.id} where ${id} (${name}) was asked`);
     return decodeMessage(header.type, this.#read(header.size, name));

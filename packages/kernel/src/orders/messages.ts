@@ -193,6 +193,8 @@ export const MESSAGES = {
   notify: { type: 55, fields: { socket: "str", host: "str", pid: "u32" } },
   /** Waits for a kill for memory in the cgroup `memory`, for the end of process `pid`, or for `timeoutMs`; answered by `report`. */
   wait_oom: { type: 56, fields: { memory: "str", pid: "u32", timeoutMs: "u32" } },
+  /** The command's exit status. The decider is killed, whose own winding up takes milliseconds; not answered. */
+  end: { type: 57, fields: { status: "u32" } },
 } as const satisfies Record<string, MessageSpec>;
 
 export type MessageName = keyof typeof MESSAGES;

@@ -1,4 +1,4 @@
 /** `berth-runc`: what `bin/berth-runc` does not answer by itself, under `bosun runc`. Loads only what the command needs: every millisecond is the caller's. */
-import { run } from "./run.ts";
+import { main } from "./run.ts";
 
-process.exitCode = await run(process.argv.slice(2));
+await main(process.argv.slice(2));

@@ -16,6 +16,14 @@ const UNKNOWN_COMMAND = 3;
 const HELP_FLAGS = [{ name: "help", short: "h", kind: "boolean", usage: "show help" }] as const;
 const VERSION_FLAG = { name: "version", short: "v", kind: "boolean", usage: "print the version" } as const;
 
+/** Runs a command line (without program names), and ends this process. */
+export async function main(argv: readonly string[]): Promise<void> {
+  const status = await run(argv);
+  // All has been written: what Node winds up behind this is nobody's gain, and everybody's time.
+  if (opened === undefined) process.exit(status);
+  opened.end(status);
+}
+
 /** Runs a command line (without program names) and returns the exit status. */
 export async function run(argv: readonly string[]): Promise<number> {
   let log = new Log(undefined, "text", false);
@@ -48,11 +56,14 @@ async function runCommand(spec: CommandSpec, argv: readonly string[], global: Fl
   }
 }
 
+let opened: Front | undefined;
+
 async function front(): Promise<Front> {
   const fd = process.env.BERTH_RUNC_CHANNEL;
   if (fd === undefined) throw new CommandError("this program is started by bin/berth-runc");
   const { Front: Channel } = await import("./front.ts");
-  return new Channel(Number(fd));
+  opened = new Channel(Number(fd));
+  return opened;
 }
 
 function openLog(global: Flags): Log {

@@ -31,6 +31,8 @@ export interface Runtime {
   readonly title: string;
   readonly path: string;
   readonly env?: NodeJS.ProcessEnv;
+  /** Of one command, ms. */
+  readonly limitMs?: number;
 }
 
 /** berth-runc, once more without what it answers before Node is started, and runc where it is installed. */
@@ -46,11 +48,13 @@ export class Workshop implements Disposable {
   readonly root = join(this.directory, "state");
   readonly runtime: string;
   readonly #env: NodeJS.ProcessEnv | undefined;
+  readonly #limitMs: number;
   readonly #prefix = `t${process.pid}-${Math.floor(Math.random() * 1e9).toString(36)}`;
   #next = 0;
 
-  constructor({ path, env }: Pick<Runtime, "path" | "env">) {
+  constructor({ path, env, limitMs = LIMIT_MS }: Pick<Runtime, "path" | "env" | "limitMs">) {
     this.runtime = path;
+    this.#limitMs = limitMs;
     this.#env = env === undefined ? undefined : { ...process.env, ...env };
     const bin = join(this.directory, "rootfs", "bin");
     mkdirSync(bin, { recursive: true });
@@ -92,7 +96,7 @@ export class Workshop implements Disposable {
   ): Output {
     const { status, stdout, stderr, error } = spawnSync(this.runtime, ["--root", this.root, ...args], {
       encoding: "utf8",
-      timeout: LIMIT_MS,
+      timeout: this.#limitMs,
       ...(options.input === undefined ? { stdio: ["ignore", "pipe", "pipe"] } : { input: options.input }),
       env: options.env ?? this.#env,
       ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
@@ -105,7 +109,7 @@ export class Workshop implements Disposable {
   quiet(...args: readonly string[]): number {
     const { status } = spawnSync(this.runtime, ["--root", this.root, ...args], {
       stdio: "ignore",
-      timeout: LIMIT_MS,
+      timeout: this.#limitMs,
       env: this.#env,
     });
     return status ?? -1;
