@@ -31,7 +31,7 @@ describe("checkpoint where criu cannot work", { skip: whyNoRuntime() ?? (lacking
     assert.equal(shop.quiet("run", "-d", "-b", shop.bundle("exec sleep 60"), id), 0);
     for (const args of [
       ["checkpoint", "--image-path", images, id],
-      ["restore", "--image-path", images, shop.id()],
+      ["restore", "-b", shop.bundle("true"), "--image-path", images, shop.id()],
     ]) {
       const { status, stderr } = shop.run(...args);
       assert.equal(status, 1);

@@ -186,6 +186,38 @@ for (const runtime of runtimes()) {
       assert.match(stderr, /cannot allocate tty if runc will detach without setting console socket/);
     });
 
+    test("what is wrong with a command line, in the words of runc 1.5", { skip: name === "runc" }, () => {
+      const said = (...args: string[]): readonly unknown[] => {
+        const { status, stdout, stderr } = shop.run(...args);
+        return [status, stdout.split("\n")[0], stderr.replace(/^time="[^"]+" /gm, "")];
+      };
+      const wrongFlag = (args: readonly string[], reason: string): void => {
+        const lines = `Incorrect Usage: ${reason}\n\nlevel=error msg=${JSON.stringify(reason)}\n`;
+        assert.deepEqual(said(...args), [1, "NAME:", lines]);
+      };
+      wrongFlag(["run", "--bogus", "x"], "flag provided but not defined: -bogus");
+      wrongFlag(["create", "--pid-file"], "flag needs an argument: --pid-file");
+      wrongFlag(["run", "--detach=maybe", "x"], 'invalid value "maybe" for flag -detach: parse error');
+      const notANumber = 'invalid value "x" for flag -g: strconv.ParseInt: parsing "x": invalid syntax';
+      wrongFlag(["exec", "-g", "x", "absent", "true"], notANumber);
+      wrongFlag(["events", "--interval", "x", "y"], 'invalid value "x" for flag -interval: time: invalid duration "x"');
+      const [status, stdout, stderr] = said("exec");
+      assert.deepEqual([status, stdout], [1, "Incorrect Usage."]);
+      assert.match(String(stderr), /^level=error msg="\S+: \\"exec\\" requires a minimum of 1 argument\(s\)"\n$/);
+      const missing = 'level=error msg="runc create failed: chdir /absent: no such file or directory"\n';
+      assert.deepEqual(said("create", "-b", "/absent", "x"), [1, "", missing]);
+      for (const command of ["list", "spec"])
+        assert.deepEqual(
+          said("--log", "/absent/log", command),
+          [1, "", 'level=error msg="open /absent/log: no such file or directory"\n'],
+          command,
+        );
+      assert.match(
+        shop.run("events", "--help").stdout,
+        /^ {3}--interval duration {2}set the stats .* \(default: 5s\)$/m,
+      );
+    });
+
     test("list: a table, JSON, names", () => {
       const id = shop.id();
       using empty = new Workshop(runtime);

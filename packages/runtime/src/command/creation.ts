@@ -59,7 +59,6 @@ export async function decide(
   plan: (decided: Decided) => Promise<Planned>,
 ): Promise<Creation> {
   const { args, flags, global, log } = context;
-  const id = checkId(args[0] ?? "");
   // Relative to where the caller is, not to the bundle.
   const pidFile = flags.has("pid-file") ? resolve(flags.text("pid-file")) : undefined;
   if (flags.has("bundle")) process.chdir(flags.text("bundle"));
@@ -67,6 +66,7 @@ export async function decide(
   if (!existsSync(join(directory, "config.json")))
     throw new CommandError("JSON specification file config.json not found");
   const bundle = readBundle(directory);
+  const id = checkId(args[0] ?? "");
   const machine = readHost();
   const { spec } = bundle;
   checkTerminal(context, spec.process?.terminal === true, detached);

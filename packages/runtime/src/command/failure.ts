@@ -8,9 +8,9 @@ export class CommandError extends Error {
   }
 }
 
-/** Flags or arguments that do not fit: the command's help goes to standard output first. */
+/** Flags or arguments that do not fit. */
 export class UsageError extends CommandError {
-  /** What follows "Incorrect Usage". */
+  /** What is wrong with a flag; "" where it is the number of arguments. */
   readonly detail: string;
   constructor(message: string, detail = "") {
     super(message);

@@ -7,7 +7,7 @@ import { UsageError } from "./failure.ts";
 export interface Flag {
   readonly name: string;
   readonly short?: string;
-  readonly kind: "boolean" | "text" | "texts" | "number" | "duration";
+  readonly kind: "boolean" | "text" | "texts" | "number" | "numbers" | "duration";
   readonly usage: string;
   /** Shown by help; numbers and durations have it as text. */
   readonly default?: string;
@@ -75,7 +75,7 @@ export function parseFlags(argv: readonly string[], known: readonly Flag[], stop
     if (flag.kind === "boolean") flags.set(flag.name, String(booleanOf(value ?? "true", name)));
     else {
       const given = value ?? argv[++index];
-      if (given === undefined) throw usage(`flag needs an argument: -${name}`);
+      if (given === undefined) throw usage(`flag needs an argument: ${word}`);
       flags.set(flag.name, checked(flag, given, name));
     }
   }
@@ -99,16 +99,20 @@ const BOOLEANS: Readonly<Record<string, boolean>> = {
 
 function booleanOf(text: string, name: string): boolean {
   const value = BOOLEANS[text];
-  if (value === undefined) throw usage(`invalid boolean value ${JSON.stringify(text)} for -${name}: parse error`);
+  if (value === undefined) throw invalid(text, name, "parse error");
   return value;
 }
 
-function checked(flag: Flag, text: string, name: string): string {
-  if (flag.kind === "number" && !/^[+-]?\d+$/.test(text))
-    throw usage(`invalid value ${JSON.stringify(text)} for flag -${name}: parse error`);
-  if (flag.kind === "duration" && milliseconds(text) === undefined)
-    throw usage(`invalid value ${JSON.stringify(text)} for flag -${name}: parse error`);
+function checked({ kind }: Flag, text: string, name: string): string {
+  if ((kind === "number" || kind === "numbers") && !/^[+-]?\d+$/.test(text))
+    throw invalid(text, name, `strconv.ParseInt: parsing ${JSON.stringify(text)}: invalid syntax`);
+  if (kind === "duration" && milliseconds(text) === undefined)
+    throw invalid(text, name, `time: invalid duration ${JSON.stringify(text)}`);
   return text;
+}
+
+function invalid(text: string, name: string, reason: string): UsageError {
+  return usage(`invalid value ${JSON.stringify(text)} for flag -${name}: ${reason}`);
 }
 
 const UNITS: Readonly<Record<string, number>> = {
@@ -124,9 +128,9 @@ const UNITS: Readonly<Record<string, number>> = {
 /** Go's durations ("5s", "1m30s", "250ms"); undefined for what is none. */
 export function milliseconds(text: string): number | undefined {
   if (text === "0") return 0;
-  if (!/^(\d+(\.\d+)?(ns|us|µs|ms|s|m|h))+$/.test(text)) return undefined;
+  if (!/^[+-]?(\d+(\.\d+)?(ns|us|µs|ms|s|m|h))+$/.test(text)) return undefined;
   let total = 0;
   for (const [, number, unit] of text.matchAll(/(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)/g))
     total += Number(number) * (UNITS[unit ?? ""] ?? 0);
-  return total;
+  return text.startsWith("-") ? -total : total;
 }

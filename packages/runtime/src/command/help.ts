@@ -4,14 +4,18 @@ import type { Flag } from "./flags.ts";
 
 const HELP_FLAG: Flag = { name: "help", short: "h", kind: "boolean", usage: "show help" };
 
-export function commandHelp({ name, summary, usage, description, flags }: CommandSpec): string {
+export function commandHelp(
+  { name, summary, usage, description, flags }: CommandSpec,
+  global: readonly Flag[],
+): string {
   const parts = [
     `NAME:\n   berth-runc ${name} - ${summary}`,
-    `USAGE:\n   berth-runc ${name} [command options] ${usage}`,
+    `USAGE:\n   berth-runc ${name} [options] ${usage}`,
     ...(description === undefined ? [] : [`DESCRIPTION:\n   ${description}`]),
-    ...(flags.length === 0 ? [] : [`OPTIONS:\n${flagLines(flags)}`]),
+    `OPTIONS:\n${flagLines([...flags, HELP_FLAG])}`,
+    `GLOBAL OPTIONS:\n${flagLines(global)}`,
   ];
-  return `${parts.join("\n\n")}\n\n`;
+  return `${parts.join("\n\n")}\n`;
 }
 
 export function globalHelp(version: string, commands: readonly CommandSpec[], flags: readonly Flag[]): string {
@@ -34,7 +38,7 @@ To start a new instance of a container:
     # berth-runc run [ -b bundle ] <container-id>
 
 USAGE:
-   berth-runc [global options] command [command options] [arguments...]
+   berth-runc [global options] [command [command options]]
 
 VERSION:
    ${version.trimEnd().split("\n").join("\n   ")}
@@ -55,12 +59,18 @@ function flagLines(flags: readonly Flag[]): string {
   return rows.map((row) => `   ${row.names.padEnd(width)}${row.usage}`).join("\n");
 }
 
+const VALUES: Readonly<Record<Flag["kind"], string>> = {
+  boolean: "",
+  text: " string",
+  texts: " string",
+  number: " int",
+  numbers: " int",
+  duration: " duration",
+};
+
 function names({ name, short, kind }: Flag): string {
-  const value = kind === "boolean" ? "" : " value";
-  return [
-    `--${name}${value}`,
-    ...(short === undefined ? [] : [`${short.length > 1 ? "--" : "-"}${short}${value}`]),
-  ].join(", ");
+  const all = [`--${name}${VALUES[kind]}`, ...(short === undefined ? [] : [`-${short}${VALUES[kind]}`])].join(", ");
+  return kind === "texts" || kind === "numbers" ? `${all} [ ${all} ]` : all;
 }
 
 function usageOf({ usage, default: value, kind }: Flag): string {

@@ -1,26 +1,28 @@
 /** The log as containerd, CRI-O and podman read it: logrus's text and JSON, to a file or to standard error. */
-import { appendFileSync, fstatSync, writeSync } from "node:fs";
+import { fstatSync, openSync, writeSync } from "node:fs";
 
 export type Level = "debug" | "info" | "warning" | "error";
 
 const COLOURS: Readonly<Record<Level, string>> = { debug: "37", info: "36", warning: "33", error: "31" };
 const STDERR = 2;
+/** null(4): 1:3. */
+const NULL_DEVICE = 0x103;
 
 export class Log {
-  readonly #file: string | undefined;
+  readonly #fd: number | undefined;
   readonly #format: "text" | "json";
   readonly #debug: boolean;
   readonly #began = Date.now();
 
-  /** `file` undefined: standard error. */
+  /** `file` undefined: standard error. Throws where it cannot be opened. */
   constructor(file: string | undefined, format: "text" | "json", debug: boolean) {
-    this.#file = file;
+    this.#fd = file === undefined ? undefined : openSync(file, "a", 0o644);
     this.#format = format;
     this.#debug = debug;
   }
 
   get toStderr(): boolean {
-    return this.#file === undefined;
+    return this.#fd === undefined;
   }
 
   get isDebug(): boolean {
@@ -41,14 +43,13 @@ export class Log {
 
   #write(level: Level, message: string): void {
     const line = `${this.#line(level, message)}\n`;
-    if (this.#file === undefined) writeAll(STDERR, line);
-    else appendFileSync(this.#file, line, { mode: 0o644 });
+    writeAll(this.#fd ?? STDERR, line);
   }
 
   #line(level: Level, message: string): string {
     const time = new Date().toISOString().replace(/\.\d+Z$/, "Z");
     if (this.#format === "json") return JSON.stringify({ level, msg: message, time });
-    if (this.#file === undefined && isTerminal(STDERR)) {
+    if (this.#fd === undefined && isTerminal(STDERR)) {
       const seconds = String(Math.floor((Date.now() - this.#began) / 1000)).padStart(4, "0");
       return `\u001b[${COLOURS[level]}m${level.slice(0, 4).toUpperCase()}\u001b[0m[${seconds}] ${message}`;
     }
@@ -58,7 +59,9 @@ export class Log {
 
 /** node:tty brings streams and sockets with it: six milliseconds that only those on a character device are charged. */
 function isTerminal(fd: number): boolean {
-  return fstatSync(fd).isCharacterDevice() && process.getBuiltinModule("node:tty").isatty(fd);
+  const info = fstatSync(fd);
+  if (!info.isCharacterDevice() || info.rdev === NULL_DEVICE) return false;
+  return process.getBuiltinModule("node:tty").isatty(fd);
 }
 
 function quoted(text: string): string {

@@ -1,6 +1,7 @@
 /** One command line: which command is meant, its flags, and what becomes of its failure. */
 import { chmodSync, mkdirSync } from "node:fs";
 import { resolve } from "node:path";
+import { getSystemErrorMessage } from "node:util";
 import type { Front } from "@berth/kernel";
 import { StateDirectory } from "../state/record.ts";
 import { COMMANDS, GLOBAL_FLAGS, type CommandSpec } from "./commands.ts";
@@ -105,7 +106,10 @@ async function showHelp(name: string | undefined): Promise<number> {
   const spec = COMMANDS.find((one) => one.name === name);
   if (name !== undefined && spec === undefined)
     throw new CommandError(`No help topic for '${name}'`, { exitCode: UNKNOWN_COMMAND });
-  writeAll(STDOUT, spec === undefined ? globalHelp(await versionText(), COMMANDS, GLOBAL_FLAGS) : commandHelp(spec));
+  writeAll(
+    STDOUT,
+    spec === undefined ? globalHelp(await versionText(), COMMANDS, GLOBAL_FLAGS) : commandHelp(spec, GLOBAL_FLAGS),
+  );
   return 0;
 }
 
@@ -117,17 +121,32 @@ async function showVersion(): Promise<number> {
 
 /** To the log, and where that is a file to standard error too. */
 async function report(error: unknown, log: Log, spec: CommandSpec | undefined): Promise<number> {
-  if (error instanceof UsageError && spec !== undefined) {
-    const { commandHelp } = await import("./help.ts");
-    writeAll(STDOUT, `Incorrect Usage${error.detail === "" ? "." : `: ${error.detail}`}\n\n${commandHelp(spec)}`);
-  }
+  if (error instanceof UsageError) return await reportUsage(error, log, spec);
   const known = error instanceof Error && isExpected(error);
-  const text = !(error instanceof Error) ? String(error) : known ? error.message : (error.stack ?? error.message);
+  const text = !(error instanceof Error) ? String(error) : known ? messageOf(error) : (error.stack ?? error.message);
   const blame = error instanceof Error && error.name === "PlanError" ? "invalid configuration: " : "";
-  const message = `${spec?.failure ?? ""}${blame}${text}`;
+  say(log, `${spec?.failure ?? ""}${blame}${text}`);
+  return error instanceof CommandError && error.exitCode !== 1 ? error.exitCode : (spec?.failureStatus ?? 1);
+}
+
+/** Flags that do not fit get the help, on standard output; arguments that do not are told. */
+async function reportUsage({ message, detail }: UsageError, log: Log, spec: CommandSpec | undefined): Promise<number> {
+  writeAll(detail === "" ? STDOUT : STDERR, `Incorrect Usage${detail === "" ? "." : `: ${detail}`}\n\n`);
+  if (detail !== "") await showHelp(spec?.name);
+  say(log, message);
+  return 1;
+}
+
+function say(log: Log, message: string): void {
   log.error(message);
   if (!log.toStderr) writeAll(STDERR, `${message}\n`);
-  return error instanceof CommandError && error.exitCode !== 1 ? error.exitCode : (spec?.failureStatus ?? 1);
+}
+
+/** What the system refused in the words that runc has for it: "open /x: no such file or directory". */
+function messageOf(error: Error): string {
+  const { syscall, errno, path, dest } = error as NodeJS.ErrnoException & { readonly dest?: string };
+  if (syscall === undefined || errno === undefined || path === undefined) return error.message;
+  return `${syscall} ${dest ?? path}: ${getSystemErrorMessage(errno)}`;
 }
 
 /** What a configuration, the machine or the caller is to blame for; anything else is a fault of berth's and comes with its stack. */

@@ -11,9 +11,9 @@ const DEFAULT_INTERVAL = "5s";
 export const command: Command = {
   async run(context) {
     const { args, flags, states } = context;
+    const record = states.read(args[0] ?? "");
     const interval = milliseconds(flags.text("interval") || DEFAULT_INTERVAL) ?? 0;
     if (interval <= 0) throw new CommandError("duration interval must be greater than 0");
-    const record = states.read(args[0] ?? "");
     if (statusOf(record, states) === "stopped") throw new CommandError(`container with id ${record.id} is not running`);
     if (flags.boolean("stats")) print(context, "stats", record, containerStats(record));
     else await follow(context, record, interval);

@@ -10,7 +10,7 @@ import { withoutLinks } from "../criu/dump.ts";
 import { externalMounts } from "../criu/external.ts";
 import { DESCRIPTORS_FILE, type CriuOptions } from "../criu/options.ts";
 import { planMountPoints, planRestore, RESTORE_LOG, type RestoreContext } from "../criu/restore.ts";
-import { checkId, isMissing } from "../state/record.ts";
+import { isMissing } from "../state/record.ts";
 import { environment } from "./checkpoint.ts";
 
 /** In the container's state directory. */
@@ -18,19 +18,18 @@ const ROOT_PLACE = "criu-root";
 
 export const command: Command = {
   async run(context) {
-    const { args, flags, log, states } = context;
-    const id = checkId(args[0] ?? "");
+    const { flags, log, states } = context;
     if (process.geteuid?.() !== 0) log.warning("berth-runc restore is untested with rootless containers");
     const detached = flags.boolean("detach");
     const options = commonFlags(flags);
     const paths = pathsOf(flags);
-    checkCriu();
-    for (const flag of ["lsm-profile", "lsm-mount-context"])
-      if (flags.text(flag) !== "") checkVersion("3.16", `--${flag}`);
-    const descriptors = descriptorsOf(paths);
     const restoration: { context?: RestoreContext } = {};
     const creation = await decide(context, detached, async (decided) => {
       const { spec } = decided.bundle;
+      checkCriu();
+      for (const flag of ["lsm-profile", "lsm-mount-context"])
+        if (flags.text(flag) !== "") checkVersion("3.16", `--${flag}`);
+      const descriptors = descriptorsOf(paths);
       restoration.context = await restoreContext(context, decided, paths, options, descriptors);
       return planRestore(spec, restoration.context) satisfies Planned;
     });
@@ -39,7 +38,7 @@ export const command: Command = {
     if (paths.work !== undefined) mkdirSync(paths.work, { recursive: true, mode: 0o700 });
     try {
       await place(context, { ...creation, restores: true }, front, () => {
-        mkdirSync(join(states.path(id), ROOT_PLACE), { mode: 0o700 });
+        mkdirSync(join(states.path(creation.id), ROOT_PLACE), { mode: 0o700 });
         if (restoration.context !== undefined) front.run(planMountPoints(creation.bundle.spec, restoration.context));
       });
     } catch (error) {
