@@ -155,7 +155,7 @@ describe(
       await fails("state.json", /ENOSPC: state\.json/, (id) =>
         poisoned("write", ...creation, "--console-socket", socket, id),
       );
-      await fails("the pid file", /no such file or directory, open .*nowhere/, (id) =>
+      await fails("the pid file", /open .*nowhere.*: no such file or directory/, (id) =>
         plain(...creation, "--console-socket", socket, "--pid-file", nowhere, id),
       );
       await fails("the console's socket", /ENOENT|no such file/, (id) =>
