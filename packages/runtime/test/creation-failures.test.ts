@@ -178,7 +178,7 @@ describe(
       }
       const file = join(shop.directory, "file");
       writeFileSync(file, "");
-      await fails("a state directory that cannot be made", /ENOTDIR|EEXIST/, (id) =>
+      await fails("a state directory that cannot be made", /not a directory|file exists/, (id) =>
         start([BERTH_RUNC, "--root", file, ...creation, "--console-socket", socket, id]),
       );
     });

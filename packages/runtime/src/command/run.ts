@@ -142,11 +142,14 @@ function say(log: Log, message: string): void {
   if (!log.toStderr) writeAll(STDERR, `${message}\n`);
 }
 
+/** strerror(3)'s, where libuv has others. */
+const REASONS: Readonly<Record<string, string>> = { EEXIST: "file exists", EISDIR: "is a directory" };
+
 /** What the system refused in the words that runc has for it: "open /x: no such file or directory". */
 function messageOf(error: Error): string {
-  const { syscall, errno, path, dest } = error as NodeJS.ErrnoException & { readonly dest?: string };
+  const { syscall, code = "", errno, path, dest } = error as NodeJS.ErrnoException & { readonly dest?: string };
   if (syscall === undefined || errno === undefined || path === undefined) return error.message;
-  return `${syscall} ${dest ?? path}: ${getSystemErrorMessage(errno)}`;
+  return `${syscall} ${dest ?? path}: ${REASONS[code] ?? getSystemErrorMessage(errno)}`;
 }
 
 /** What a configuration, the machine or the caller is to blame for; anything else is a fault of berth's and comes with its stack. */
