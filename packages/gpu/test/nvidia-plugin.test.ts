@@ -7,11 +7,13 @@ import { after, before, describe, type TestContext, test } from "node:test";
 import { parseCdiSpec } from "@berth/cdi";
 import * as api from "@berth/spec/device-plugin";
 import { choose, parseCommand } from "../src/plugin/command.ts";
-import { type Gpu, profileOf } from "../src/plugin/nvidia/inventory.ts";
+import { sizeName } from "../src/nvml/mig-profile.ts";
+import { parseSettings } from "../src/plugin/nvidia/file.ts";
+import type { Gpu } from "../src/plugin/nvidia/inventory.ts";
 import { concerned, resourcesOf } from "../src/plugin/nvidia/offers.ts";
 import { NvidiaPlugin, type NvidiaPluginOptions } from "../src/plugin/nvidia/plugin.ts";
 import { preferredGpus } from "../src/plugin/nvidia/prefer.ts";
-import { DEFAULT_FLAGS, type Flags, parseSettings } from "../src/plugin/nvidia/settings.ts";
+import { DEFAULT_FLAGS, type Flags } from "../src/plugin/nvidia/settings.ts";
 import { xidRules } from "../src/plugin/nvidia/xids.ts";
 import { makeDriverRoot, makeNode } from "../src/testing/driver-root.ts";
 import { FakeKubelet } from "../src/testing/kubelet.ts";
@@ -26,9 +28,9 @@ const { method } = api.DevicePlugin;
 
 test("profiles of MIG devices are named as nvidia-smi names them", () => {
   const forty = 42_505_273_344;
-  assert.equal(profileOf({ gpuSlices: 1, computeSlices: 1, memoryMib: 4864 }, forty), "1g.5gb");
-  assert.equal(profileOf({ gpuSlices: 2, computeSlices: 1, memoryMib: 9856 }, forty), "1c.2g.10gb");
-  assert.equal(profileOf({ gpuSlices: 7, computeSlices: 7, memoryMib: 40_320 }, forty), "7g.40gb");
+  assert.equal(sizeName({ gpuSlices: 1, computeSlices: 1, memoryMib: 4864 }, forty), "1g.5gb");
+  assert.equal(sizeName({ gpuSlices: 2, computeSlices: 1, memoryMib: 9856 }, forty), "1c.2g.10gb");
+  assert.equal(sizeName({ gpuSlices: 7, computeSlices: 7, memoryMib: 40_320 }, forty), "7g.40gb");
 });
 
 test("XIDs: applications' own errors count for nothing, and both variables are heard", () => {
@@ -64,13 +66,20 @@ test("MIG strategies: one name for each profile, one for all, none", () => {
     paths: [`/dev/${id}`],
     numaNodes: [],
     profile,
+    memory: 0,
+    compute: "8.0",
     parent: parent === undefined ? undefined : { uuid: parent, gpuInstance: Number(id.at(-1)), computeInstance: 0 },
   });
   const parts = [gpu("m1", "1g.5gb", "b"), gpu("m2", "1g.5gb", "b"), gpu("m3", "1g.5gb+me", "b")];
-  const found = (gpus: Gpu[]) => ({ gpus, divided: new Set(["b"]), scores: new Map<string, number>() });
+  const found = (gpus: Gpu[]) => ({
+    platform: "nvml" as const,
+    gpus,
+    divided: new Set(["b"]),
+    scores: new Map<string, number>(),
+  });
   const names = (gpus: Gpu[], migStrategy: Flags["migStrategy"]) =>
     Object.fromEntries(
-      resourcesOf(found(gpus), { flags: { ...DEFAULT_FLAGS, migStrategy }, timeSlicing: undefined, imex: NO_IMEX }).map(
+      resourcesOf(found(gpus), { flags: { ...DEFAULT_FLAGS, migStrategy }, sharing: undefined, imex: NO_IMEX }).map(
         ({ offer, gpus: own }) => [offer.name, own.map(({ uuid: id }) => id).join(" ")],
       ),
     );
@@ -116,7 +125,6 @@ test("settings: the command line over the environment over the file; what is wro
     ["version: v1\nflags: {migStrategy: x}", /"x" is none of none, single, mixed/],
     ["version: v1\nsharing: {timeSlicing: {resources: []}}", /no resources specified/],
     ["version: v1\nsharing: {timeSlicing: {resources: [{name: a, replicas: 1}]}}", /1 is not between 2 and/],
-    ["version: v1\nsharing: {mps: {resources: [{name: a, replicas: 2}]}}", /MPS is not supported by this plugin/],
     ["version: v1\nflag: {}", /unknown field.*flags/],
   ];
   for (const [text, message] of bad) assert.throws(() => parseSettings(text, "f.yaml"), message);
@@ -149,10 +157,10 @@ describe("NVIDIA's device plugin", { skip: process.getuid?.() === 0 ? false : "n
     more: string = "",
     options: Partial<NvidiaPluginOptions> = {},
   ): Promise<NvidiaPlugin> => {
-    const { timeSlicing, imex } = parseSettings(`version: v1\n${more}`);
+    const { sharing, imex } = parseSettings(`version: v1\n${more}`);
     const own = { nvidiaDriverRoot: join(dir, "root"), containerDriverRoot: "/none" };
     const plugin = await NvidiaPlugin.start({
-      settings: { flags: { ...DEFAULT_FLAGS, ...own, ...flags }, timeSlicing, imex },
+      settings: { flags: { ...DEFAULT_FLAGS, ...own, ...flags }, sharing, imex },
       rules: xidRules(undefined, undefined, () => {}),
       kubeletSocket: kubelet.socket,
       cdiDir: join(dir, "cdi"),
@@ -276,6 +284,52 @@ describe("NVIDIA's device plugin", { skip: process.getuid?.() === 0 ? false : "n
     await assert.rejects(allocated([`${uuid(1)}::0`], "nvidia.com/gpu.shared"), /XID 79 of GPU/);
     await kubelet.until(() => healthOf(1)[0] === "Healthy");
     assert.deepEqual(healthOf(1), ["Healthy", "Healthy"]);
+  });
+
+  test("a GPU that falls off the bus is unhealthy until it is back; so are all while NVML says nothing", async (t) => {
+    say(FOUR);
+    // Nobody else has NVML open: each look reads what it says anew.
+    const plugin = await start(t, {}, "", { rules: xidRules("all", undefined, () => {}) });
+    await kubelet.until(() => resource().lists.length > 0);
+    const health = () => [0, 1, 2, 3].map((index) => resource().lists.at(-1)?.[uuid(index)]?.[0]).join("");
+    assert.equal(health(), "HHHH");
+    appendFileSync(join(dir, "nvml.txt"), `lost ${uuid(2)}\n`);
+    await plugin.examine();
+    await kubelet.until(() => health() === "HHUH");
+    await assert.rejects(allocated([uuid(2)]), /GPU-2.*nvmlDeviceGetHandleByIndex_v2.*\(15\)/);
+    say(`fail nvmlDeviceGetCount_v2 999\n${FOUR}`);
+    await plugin.examine();
+    await kubelet.until(() => health() === "UUUU");
+    say(FOUR);
+    await plugin.examine();
+    await kubelet.until(() => health() === "HHHH");
+  });
+
+  test("a kubelet that starts anew is registered with, without waiting for the next look", async (t) => {
+    say(FOUR);
+    await start(t);
+    await kubelet.until(() => (kubelet.resources.get("nvidia.com/gpu")?.lists.length ?? 0) > 0);
+    await kubelet.stop();
+    for (const name of readdirSync(join(dir, "plugins"))) rmSync(join(dir, "plugins", name));
+    await kubelet.start();
+    await kubelet.until(() => (kubelet.resources.get("nvidia.com/gpu")?.lists.length ?? 0) > 0);
+    kubelet.resources.clear();
+    rmSync(join(dir, "plugins/nvidia-gpu.sock"));
+    await kubelet.until(() => (kubelet.resources.get("nvidia.com/gpu")?.lists.length ?? 0) > 0);
+  });
+
+  test("what this machine does not have beside GPUs is no device of a container", async (t) => {
+    say(FOUR);
+    const flags = { gdsEnabled: true, gdrcopyEnabled: true, cdiDisableHooks: ["all"] };
+    await start(t, { ...flags, deviceListStrategy: ["cdi-cri"], nvidiaDriverRoot: join(dir, "root") });
+    const { cdiDevices, envs } = await allocated([uuid(0)]);
+    assert.deepEqual(
+      cdiDevices.map(({ name }) => name),
+      [`k8s.device-plugin.nvidia.com/gpu=${uuid(0)}`],
+    );
+    assert.deepEqual(envs, { NVIDIA_GDS: "enabled", NVIDIA_GDRCOPY: "enabled" });
+    const spec = readFileSync(join(dir, "cdi/k8s.device-plugin.nvidia.com-gpu.json"), "utf8");
+    assert.doesNotMatch(spec, /"hooks"/);
   });
 
   test("a GPU with MIG devices is whole without a strategy, and refused where it has none", async (t) => {

@@ -14,6 +14,8 @@ const FUNCTION_NOT_FOUND = 13;
 
 /** Of a device that has not what was asked, or of a driver from before it. */
 const isMissing = (code: number): boolean => code === NOT_SUPPORTED || code === FUNCTION_NOT_FOUND;
+/** NVML_ERROR_GPU_IS_LOST: it has fallen off the bus. */
+export const GPU_IS_LOST = 15;
 
 export class NvmlError extends Error {
   override readonly name = "NvmlError";
@@ -76,6 +78,36 @@ export interface BusAddress {
   readonly bus: number;
   readonly device: number;
 }
+koffi.struct("berth_nvml_gpu_instance", {
+  device: "void *",
+  id: "uint32_t",
+  profile: "uint32_t",
+  placement: koffi.array("uint32_t", 2),
+});
+koffi.struct("berth_nvml_compute_instance", {
+  device: "void *",
+  gpuInstance: "void *",
+  id: "uint32_t",
+  profile: "uint32_t",
+  placement: koffi.array("uint32_t", 2),
+});
+koffi.struct("berth_nvml_gpu_profile", {
+  id: "uint32_t",
+  others: koffi.array("uint32_t", 9),
+  memoryMib: "uint64_t",
+});
+koffi.struct("berth_nvml_compute_profile", { id: "uint32_t", others: koffi.array("uint32_t", 8) });
+koffi.struct("berth_nvml_fabric", {
+  cluster: koffi.array("uint8_t", 16, "Typed"),
+  status: "uint32_t",
+  clique: "uint32_t",
+  state: "uint8_t",
+});
+/** NVML_GPU_INSTANCE_PROFILE_COUNT and NVML_COMPUTE_INSTANCE_PROFILE_COUNT. */
+const GPU_PROFILES = 18;
+const COMPUTE_PROFILES = 9;
+/** nvmlGpuFabricState_t. */
+const FABRIC_COMPLETED = 3;
 
 /** nvmlEventTypeXidCriticalError. */
 const XID_EVENT = 8n;
@@ -84,11 +116,32 @@ const MAX_LINKS = 18;
 /** Of an event that is about the whole GPU. */
 const NO_INSTANCE = 0xffffffff;
 
-/** Of a MIG device, as its profile is named by. */
+/** Of a MIG device: what it has of its GPU. */
 export interface MigAttributes {
+  readonly multiprocessors: number;
+  readonly copyEngines: number;
+  readonly decoders: number;
+  readonly encoders: number;
+  readonly jpegs: number;
+  readonly opticalFlows: number;
   readonly gpuSlices: number;
   readonly computeSlices: number;
   readonly memoryMib: number;
+}
+
+/** Numbers of NVML's, by which a profile is named: NVML_GPU_INSTANCE_PROFILE_… and NVML_COMPUTE_INSTANCE_PROFILE_… */
+export interface MigProfile {
+  readonly gpu: number;
+  readonly compute: number;
+}
+
+/** nvmlComputeMode_t: how many processes may use a GPU at a time. */
+export const COMPUTE_MODE = { default: 0, exclusiveProcess: 3 } as const;
+
+/** Of GPUs that are linked by NVSwitches across machines. */
+export interface Fabric {
+  readonly cluster: string;
+  readonly clique: number;
 }
 
 export interface XidEvent {
@@ -156,14 +209,16 @@ export class Nvml implements Disposable {
 
   /** Handles of all GPUs, in the order of their indexes. */
   gpus(): Handle[] {
-    const count = this.#number(["nvmlDeviceGetCount_v2", "nvmlDeviceGetCount"], "_Out_ uint32_t *out", []);
-    return Array.from({ length: count }, (_, index) =>
-      this.#handle(
-        ["nvmlDeviceGetHandleByIndex_v2", "nvmlDeviceGetHandleByIndex"],
-        "uint32_t index, _Out_ void **out",
-        [index],
-      ),
-    );
+    return Array.from({ length: this.gpuCount() }, (_, index) => this.gpu(index));
+  }
+
+  gpuCount(): number {
+    return this.#number(["nvmlDeviceGetCount_v2", "nvmlDeviceGetCount"], "_Out_ uint32_t *out", []);
+  }
+
+  gpu(index: number): Handle {
+    const names = ["nvmlDeviceGetHandleByIndex_v2", "nvmlDeviceGetHandleByIndex"];
+    return this.#handle(names, "uint32_t index, _Out_ void **out", [index]);
   }
 
   uuid(device: Handle): string {
@@ -202,16 +257,22 @@ export class Nvml implements Disposable {
     return (out.busId ?? "").toLowerCase().replace(/^0000(?=[0-9a-f]{4}:)/, "");
   }
 
+  isMigCapable(device: Handle): boolean {
+    return this.#migMode(device) !== undefined;
+  }
+
   isMigEnabled(device: Handle): boolean {
+    return this.#migMode(device) === 1;
+  }
+
+  #migMode(device: Handle): number | undefined {
     const [now, pending] = [[0], [0]];
-    const code = this.#code(["nvmlDeviceGetMigMode"], "void *device, _Out_ uint32_t *now, _Out_ uint32_t *pending", [
-      device,
-      now,
-      pending,
-    ]);
-    if (isMissing(code)) return false;
-    this.#check("nvmlDeviceGetMigMode", code);
-    return now[0] === 1;
+    const name = "nvmlDeviceGetMigMode";
+    const parameters = "void *device, _Out_ uint32_t *now, _Out_ uint32_t *pending";
+    const code = this.#code([name], parameters, [device, now, pending]);
+    if (isMissing(code)) return undefined;
+    this.#check(name, code);
+    return now[0];
   }
 
   /** MIG devices, with their indexes on the GPU. */
@@ -243,10 +304,65 @@ export class Nvml implements Disposable {
   }
 
   migAttributes(mig: Handle): MigAttributes {
-    const out = {} as { gpuSlices?: number; computeSlices?: number; memoryMib?: number | bigint };
+    const out = {} as Omit<MigAttributes, "memoryMib"> & { memoryMib: number | bigint };
     this.#call(["nvmlDeviceGetAttributes_v2"], "void *device, _Out_ berth_nvml_attributes *out", [mig, out]);
-    const { gpuSlices = 0, computeSlices = 0, memoryMib = 0 } = out;
-    return { gpuSlices, computeSlices, memoryMib: Number(memoryMib) };
+    return { ...out, memoryMib: Number(out.memoryMib) };
+  }
+
+  /** undefined: the library is too old to tell, or knows none that this is. */
+  migProfile(gpu: Handle, gpuInstance: number, computeInstance: number): MigProfile | undefined {
+    const byId = "void *from, uint32_t id, _Out_ void **out";
+    const found: (Handle | null)[] = [null];
+    const code = this.#code(["nvmlDeviceGetGpuInstanceById"], byId, [gpu, gpuInstance, found]);
+    if (code === FUNCTION_NOT_FOUND) return undefined;
+    this.#check("nvmlDeviceGetGpuInstanceById", code);
+    const instance = found[0] ?? {};
+    const part = this.#handle(["nvmlGpuInstanceGetComputeInstanceById"], byId, [instance, computeInstance]);
+    const of = (name: string, struct: string, handle: Handle): number | undefined => {
+      const out = {} as { profile?: number };
+      this.#call([name], `void *instance, _Out_ ${struct} *out`, [handle, out]);
+      return out.profile;
+    };
+    const gpuId = of("nvmlGpuInstanceGetInfo", "berth_nvml_gpu_instance", instance);
+    const computeId = of("nvmlComputeInstanceGetInfo_v2", "berth_nvml_compute_instance", part);
+    const gpuProfile = Array.from({ length: GPU_PROFILES }, (_, index) => index).find((index) => {
+      const name = "nvmlDeviceGetGpuInstanceProfileInfo";
+      return this.#profileId(name, "uint32_t number, _Out_ berth_nvml_gpu_profile *out", [gpu, index]) === gpuId;
+    });
+    const computeProfile = Array.from({ length: COMPUTE_PROFILES }, (_, index) => index).find((index) => {
+      const name = "nvmlGpuInstanceGetComputeInstanceProfileInfo";
+      const parameters = "uint32_t number, uint32_t engines, _Out_ berth_nvml_compute_profile *out";
+      return this.#profileId(name, parameters, [instance, index, 0]) === computeId;
+    });
+    if (gpuProfile === undefined || computeProfile === undefined) return undefined;
+    return { gpu: gpuProfile, compute: computeProfile };
+  }
+
+  /** undefined: the GPU has no such profile. */
+  #profileId(name: string, parameters: string, values: readonly unknown[]): number | undefined {
+    const out = {} as { id?: number };
+    const code = this.#code([name], `void *from, ${parameters}`, [...values, out]);
+    if (code === NOT_SUPPORTED || code === INVALID_ARGUMENT) return undefined;
+    this.#check(name, code);
+    return out.id;
+  }
+
+  /** `mode`: one of COMPUTE_MODE. */
+  setComputeMode(device: Handle, mode: number): void {
+    this.#call(["nvmlDeviceSetComputeMode"], "void *device, int32_t mode", [device, mode]);
+  }
+
+  /** undefined: it is in none, or its place in it is not known yet. */
+  fabric(device: Handle): Fabric | undefined {
+    const name = "nvmlDeviceGetGpuFabricInfo";
+    const out = {} as { cluster?: Uint8Array; status?: number; clique?: number; state?: number };
+    const code = this.#code([name], "void *device, _Out_ berth_nvml_fabric *out", [device, out]);
+    if (isMissing(code)) return undefined;
+    this.#check(name, code);
+    const { cluster = new Uint8Array(), status, clique = 0, state } = out;
+    if (state !== FABRIC_COMPLETED || status !== 0 || cluster.every((byte) => byte === 0)) return undefined;
+    const hex = Buffer.from(cluster).toString("hex");
+    return { cluster: hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5"), clique };
   }
 
   /** One of TOPOLOGY; undefined: NVML cannot tell. */
@@ -334,10 +450,12 @@ export class Nvml implements Disposable {
 
   #check(name: string, code: number): void {
     if (code === 0) return;
+    if (code === FUNCTION_NOT_FOUND) throw new NvmlError(name, code, "the library has no such function");
     const describe = this.#function("nvmlErrorString", "const char *", "int code");
     throw new NvmlError(name, code, describe ? String(describe(code)) : "error");
   }
 
+  /** Of the first function that the library has. */
   #code(names: readonly string[], parameters: string, values: readonly unknown[]): number {
     for (const name of names) {
       const found = this.#function(name, "int", parameters);

@@ -47,30 +47,42 @@ function preferred(config: ResourceConfig, devices: readonly PluginDevice[], req
   if (unknown !== undefined) throw new AllocationError(`${config.name}: there is no device ${JSON.stringify(unknown)}`);
   if (size < must.length || size > new Set([...available, ...must]).size)
     throw new AllocationError(`${config.name}: ${size} of ${available.length} available devices cannot be given`);
+  if (config.replicas > 1) return takeShares(config.allocationPolicy, [...order.keys()], request);
   const left = available
     .filter((id) => !must.includes(id))
     .sort((a, b) => (order.get(a)?.index ?? 0) - (order.get(b)?.index ?? 0));
   const chosen = [...must];
   while (chosen.length < size) {
-    const next =
-      config.replicas > 1
-        ? nextShare(config.allocationPolicy, left, chosen)
-        : nextNear(left, chosen, size, (id) => order.get(id)?.device);
+    const next = nextNear(left, chosen, size, (id) => order.get(id)?.device);
     left.splice(left.indexOf(next), 1);
     chosen.push(next);
   }
   return chosen;
 }
 
-/** A share of the device with the most shares left (distributed) or the fewest (packed); one not used for this container first. */
-export function nextShare(policy: AllocationPolicy, left: readonly string[], chosen: readonly string[]): string {
+/**
+ * `size` of `available`, among them all of `must`: next is each time the device of which the fewest shares are given away (distributed), or
+ * the most (packed). `all`: the shares that there are. Throws AllocationError when there are not so many.
+ */
+export function takeShares(
+  policy: AllocationPolicy,
+  all: readonly string[],
+  { available, must, size }: Preference,
+): string[] {
+  const free = new Set(available.filter((id) => !must.includes(id)));
+  const left = all.filter((id) => free.has(id));
+  if (size - must.length > left.length) throw new AllocationError("not enough available devices to satisfy allocation");
   const count = (ids: readonly string[], of: string): number =>
     ids.filter((id) => deviceOfId(id) === deviceOfId(of)).length;
-  const sign = policy === "distributed" ? -1 : 1;
-  const [best = ""] = left.toSorted(
-    (a, b) => count(chosen, a) - count(chosen, b) || sign * (count(left, a) - count(left, b)),
-  );
-  return best;
+  const sign = policy === "distributed" ? 1 : -1;
+  const chosen: string[] = [];
+  while (chosen.length < size - must.length) {
+    const given = (id: string): number => count(all, id) - count(left, id);
+    const [next = ""] = left.toSorted((a, b) => sign * (given(a) - given(b)) || count(chosen, a) - count(chosen, b));
+    left.splice(left.indexOf(next), 1);
+    chosen.push(next);
+  }
+  return [...must, ...chosen];
 }
 
 function nextNear(

@@ -1,26 +1,33 @@
 /** `berth-device-plugin`'s command line: which plugin it is to be, with which settings. */
 import { readFileSync } from "node:fs";
 import { StrictDocument } from "@berth/cdi";
-import { Command, InvalidArgumentError, Option } from "commander";
-import { truth } from "../toolkit/truth.ts";
+import { InvalidArgumentError } from "commander";
+import { among, option, parseFlags, present, several, split, switched, valued } from "../flags.ts";
 import { parseConfig, type PluginConfig } from "./config.ts";
+import { KUBELET_SOCKET } from "./kubelet.ts";
+import { parseSettings } from "./nvidia/file.ts";
 import {
+  CDI_FEATURES,
+  checkSettings,
   DEFAULT_FLAGS,
+  DISCOVERY_STRATEGIES,
   type Flags,
   ID_STRATEGIES,
   LIST_STRATEGIES,
-  type ListStrategy,
   MIG_STRATEGIES,
   type NvidiaSettings,
-  parseSettings,
   POLICIES,
 } from "./nvidia/settings.ts";
 
 export interface CommandOptions {
   readonly configFile: string | undefined;
   readonly cdiSpecDirs: readonly string[];
+  /** "": no kubelet is told. */
   readonly kubeletSocket: string;
   readonly logLevel: string;
+  /** "IP:PORT" of the metrics; undefined: they are not served. */
+  readonly httpEndpoint: string | undefined;
+  readonly metricsPath: string;
   /** Of NVIDIA's plugin; one that is not on the command line or in the environment is undefined. */
   readonly flags: Partial<Flags>;
   readonly imexChannelIds: readonly number[] | undefined;
@@ -29,119 +36,98 @@ export interface CommandOptions {
 
 export type Chosen =
   | { readonly kind: "cdi"; readonly config: PluginConfig }
-  | { readonly kind: "nvidia"; readonly settings: NvidiaSettings };
+  | { readonly kind: "nvidia"; readonly settings: NvidiaSettings; readonly warnings: readonly string[] };
 
 const LEVELS = ["debug", "info", "warn", "error"];
-const split = (text: string): string[] => text.split(",").map((one) => one.trim());
 
-/** Of Go's flags: --flag, --flag=false. */
-function switchOf(text: string): boolean {
-  const value = truth(text);
-  if (value === undefined) throw new InvalidArgumentError("it is true or false");
-  return value;
+function channel(text: string): number {
+  if (!/^\d+$/.test(text)) throw new InvalidArgumentError(`"${text}" is no channel`);
+  return Number(text);
 }
 
-function strategies(text: string): ListStrategy[] {
-  return split(text).map((name) => {
-    const found = LIST_STRATEGIES.find((known) => known === name);
-    if (found === undefined) throw new InvalidArgumentError(`"${name}" is none of ${LIST_STRATEGIES.join(", ")}`);
-    return found;
-  });
+/** Those of NVIDIA's that are so anyway are taken; what is not done is refused. */
+function feature(text: string): string {
+  const known: readonly string[] = [...CDI_FEATURES, "disable-nvsandboxutils", "disable-multiple-csv-devices"];
+  if (known.includes(text)) return text;
+  throw new InvalidArgumentError(`feature "${text}" is not supported: there are ${known.join(", ")}`);
 }
 
-function numbers(text: string): number[] {
-  return split(text).map((one) => {
-    if (!/^\d+$/.test(one)) throw new InvalidArgumentError(`"${one}" is no channel`);
-    return Number(one);
-  });
-}
-
-const variable = (flag: string): string => flag.toUpperCase().replaceAll("-", "_");
-const valued = (name: string, about: string, value = "value"): Option =>
-  new Option(`--${name} <${value}>`, about).env(variable(name));
-const switched = (name: string, about: string): Option =>
-  new Option(`--${name} [bool]`, about).env(variable(name)).argParser(switchOf).preset("true");
+const OWN_OPTIONS = () => [
+  valued("config-file", "what to offer: NVIDIA's own file, or one with CDI kinds under `resources`", "file"),
+  valued("cdi-spec-dirs", "where CDI specifications are, comma-separated; NVIDIA's are written to the last", "dirs")
+    .argParser(split)
+    .default(["/etc/cdi", "/var/run/cdi"], "/etc/cdi,/var/run/cdi"),
+  valued("kubelet-socket", "the kubelet's registration socket; the plugin's own are made beside it", "file").default(
+    KUBELET_SOCKET,
+  ),
+  valued("log-level", "how much is logged", "level").choices(LEVELS).default("info"),
+  valued("http-endpoint", "where Prometheus finds metrics, as IP:PORT; none: they are not served", "address"),
+  valued("metrics-path", "their path", "path").default("/metrics"),
+];
+const NVIDIA_OPTIONS = () => [
+  valued("mig-strategy", "how MIG devices are offered").choices(MIG_STRATEGIES),
+  switched("fail-on-init-error", "end where NVML cannot be asked (default: true)"),
+  option("--nvidia-driver-root, --driver-root <dir>", "of the driver", ["NVIDIA_DRIVER_ROOT"]),
+  option("--nvidia-dev-root, --dev-root <dir>", "of its device nodes", ["NVIDIA_DEV_ROOT"]),
+  switched("pass-device-specs", "give device nodes to containers by name"),
+  valued("device-list-strategy", `how runtimes are told: ${LIST_STRATEGIES.join(", ")}`).argParser(
+    several(among(LIST_STRATEGIES)),
+  ),
+  valued("device-id-strategy", "what runtimes are told").choices(ID_STRATEGIES),
+  switched("gdrcopy-enabled", "containers get GDRCopy"),
+  switched("gds-enabled", "containers get GPUDirect Storage"),
+  switched("mofed-enabled", "containers get Mellanox's devices"),
+  valued("cdi-annotation-prefix", "of annotations that name devices"),
+  option("--nvidia-cdi-hook-path, --nvidia-ctk-path <file>", "the hooks' program, in specifications", [
+    "NVIDIA_CDI_HOOK_PATH",
+    "NVIDIA_CTK_PATH",
+  ]),
+  option("--container-driver-root, --driver-root-ctr-path <dir>", "the driver's root, as this container has it", [
+    "DRIVER_ROOT_CTR_PATH",
+    "CONTAINER_DRIVER_ROOT",
+  ]),
+  valued("mps-root", "where the host has what MPS control daemons make", "dir"),
+  valued("mps-root-ctr-path", "where this container has it", "dir"),
+  valued("shared-devices-allocation-policy", "which device's share is next").choices(POLICIES),
+  valued("device-discovery-strategy", "how GPUs are found").choices(DISCOVERY_STRATEGIES),
+  valued("imex-channel-ids", "IMEX channels of every container: none, or 0").argParser(several(channel)),
+  switched("imex-required", "end where a channel is not there"),
+  valued("cdi-feature-flags", `of specifications: ${CDI_FEATURES.join(", ")}`).argParser(several(feature)),
+  valued("cdi-disable-hooks", "hooks that specifications are to leave out, or all").argParser(several(String)),
+];
 
 export function parseCommand(argv: readonly string[]): CommandOptions {
-  const command = new Command("berth-device-plugin")
-    .description("Makes NVIDIA GPUs, or devices of any CDI kind, resources of this Kubernetes node.")
-    .addOption(
-      valued("config-file", "what to offer: NVIDIA's own file, or one with CDI kinds under `resources`", "file"),
-    )
-    .addOption(
-      valued("cdi-spec-dirs", "where CDI specifications are, comma-separated; NVIDIA's are written to the last", "dirs")
-        .argParser(split)
-        .default(["/etc/cdi", "/var/run/cdi"], "/etc/cdi,/var/run/cdi"),
-    )
-    .addOption(
-      valued(
-        "kubelet-socket",
-        "the kubelet's registration socket; the plugin's own are made beside it",
-        "file",
-      ).default("/var/lib/kubelet/device-plugins/kubelet.sock"),
-    )
-    .addOption(valued("log-level", "how much is logged", "level").choices(LEVELS).default("info"))
-    .addOption(valued("mig-strategy", "how MIG devices are offered").choices(MIG_STRATEGIES))
-    .addOption(switched("fail-on-init-error", "end where NVML cannot be asked (default: true)"))
-    .addOption(new Option("--nvidia-driver-root, --driver-root <dir>", "of the driver").env("NVIDIA_DRIVER_ROOT"))
-    .addOption(new Option("--nvidia-dev-root, --dev-root <dir>", "of its device nodes").env("NVIDIA_DEV_ROOT"))
-    .addOption(switched("pass-device-specs", "give device nodes to containers by name"))
-    .addOption(
-      valued(
-        "device-list-strategy",
-        "how runtimes are told: envvar, volume-mounts, cdi-annotations, cdi-cri",
-      ).argParser(strategies),
-    )
-    .addOption(valued("device-id-strategy", "what runtimes are told").choices(ID_STRATEGIES))
-    .addOption(switched("gdrcopy-enabled", "containers get GDRCopy"))
-    .addOption(switched("gds-enabled", "containers get GPUDirect Storage"))
-    .addOption(switched("mofed-enabled", "containers get Mellanox's devices"))
-    .addOption(valued("cdi-annotation-prefix", "of annotations that name devices"))
-    .addOption(
-      new Option("--nvidia-cdi-hook-path, --nvidia-ctk-path <file>", "the hooks' program, in specifications").env(
-        "NVIDIA_CDI_HOOK_PATH",
-      ),
-    )
-    .addOption(
-      new Option(
-        "--container-driver-root, --driver-root-ctr-path <dir>",
-        "the driver's root, as this container has it",
-      ).env("DRIVER_ROOT_CTR_PATH"),
-    )
-    .addOption(valued("shared-devices-allocation-policy", "which device's share is next").choices(POLICIES))
-    .addOption(valued("device-discovery-strategy", "how GPUs are found").choices(["auto", "nvml"]))
-    .addOption(valued("imex-channel-ids", "IMEX channels of every container").argParser(numbers))
-    .addOption(switched("imex-required", "end where a channel is not there"))
-    .addOption(valued("mps-root", "has no effect: MPS is not supported").hideHelp())
-    .allowExcessArguments(false)
-    .parse([...argv], { from: "user" });
-  return optionsOf(command.opts());
-}
-
-function optionsOf(given: Record<string, unknown>): CommandOptions {
-  const at = <T>(name: string): T | undefined => given[name] as T | undefined;
-  const flags: Record<string, unknown> = {
-    migStrategy: at("migStrategy"),
-    failOnInitError: at("failOnInitError"),
-    nvidiaDriverRoot: at("driverRoot"),
-    nvidiaDevRoot: at("devRoot"),
-    gdrcopyEnabled: at("gdrcopyEnabled"),
-    gdsEnabled: at("gdsEnabled"),
-    mofedEnabled: at("mofedEnabled"),
-    passDeviceSpecs: at("passDeviceSpecs"),
-    deviceListStrategy: at("deviceListStrategy"),
-    deviceIDStrategy: at("deviceIdStrategy"),
-    cdiAnnotationPrefix: at("cdiAnnotationPrefix"),
-    nvidiaCTKPath: at("nvidiaCtkPath"),
-    containerDriverRoot: at("driverRootCtrPath"),
-    sharedDevicesAllocationPolicy: at("sharedDevicesAllocationPolicy"),
+  const about = "Makes NVIDIA GPUs, or devices of any CDI kind, resources of this Kubernetes node.";
+  const { at } = parseFlags("berth-device-plugin", about, [...OWN_OPTIONS(), ...NVIDIA_OPTIONS()], argv);
+  const flags = {
+    migStrategy: at<Flags["migStrategy"]>("migStrategy"),
+    failOnInitError: at<boolean>("failOnInitError"),
+    nvidiaDriverRoot: at<string>("driverRoot"),
+    nvidiaDevRoot: at<string>("devRoot"),
+    gdrcopyEnabled: at<boolean>("gdrcopyEnabled"),
+    gdsEnabled: at<boolean>("gdsEnabled"),
+    mofedEnabled: at<boolean>("mofedEnabled"),
+    passDeviceSpecs: at<boolean>("passDeviceSpecs"),
+    deviceListStrategy: at<Flags["deviceListStrategy"]>("deviceListStrategy"),
+    deviceIDStrategy: at<Flags["deviceIDStrategy"]>("deviceIdStrategy"),
+    cdiAnnotationPrefix: at<string>("cdiAnnotationPrefix"),
+    nvidiaCTKPath: at<string>("nvidiaCtkPath"),
+    containerDriverRoot: at<string>("driverRootCtrPath"),
+    sharedDevicesAllocationPolicy: at<Flags["sharedDevicesAllocationPolicy"]>("sharedDevicesAllocationPolicy"),
+    deviceDiscoveryStrategy: at<Flags["deviceDiscoveryStrategy"]>("deviceDiscoveryStrategy"),
+    mpsRoot: at<string>("mpsRoot"),
+    mpsContainerRoot: at<string>("mpsRootCtrPath"),
+    cdiFeatureFlags: at<string[]>("cdiFeatureFlags"),
+    cdiDisableHooks: at<string[]>("cdiDisableHooks"),
   };
   return {
     configFile: at("configFile"),
     cdiSpecDirs: at<string[]>("cdiSpecDirs") ?? [],
     kubeletSocket: at<string>("kubeletSocket") ?? "",
     logLevel: at<string>("logLevel") ?? "info",
-    flags: Object.fromEntries(Object.entries(flags).filter(([, value]) => value !== undefined)),
+    httpEndpoint: at("httpEndpoint"),
+    metricsPath: at<string>("metricsPath") ?? "",
+    flags: present(flags) as Partial<Flags>,
     imexChannelIds: at("imexChannelIds"),
     imexRequired: at("imexRequired"),
   };
@@ -150,20 +136,21 @@ function optionsOf(given: Record<string, unknown>): CommandOptions {
 /** The command line counts over the environment, which counts over the file. Throws CdiError, and the error of a file that cannot be read. */
 export function choose(options: CommandOptions): Chosen {
   const { configFile } = options;
-  const content = configFile === undefined ? "version: v1\n" : readFileSync(configFile, "utf8");
+  const content = configFile ? readFileSync(configFile, "utf8") : "version: v1\n";
   if (isGeneric(content, configFile)) return { kind: "cdi", config: parseConfig(content, configFile) };
-  const { flags, timeSlicing, imex } = parseSettings(content, configFile);
-  return {
-    kind: "nvidia",
-    settings: {
-      flags: { ...DEFAULT_FLAGS, ...flags, ...options.flags },
-      timeSlicing,
-      imex: {
-        channelIDs: options.imexChannelIds ?? imex.channelIDs,
-        required: options.imexRequired ?? imex.required,
-      },
+  const { flags, discovery, sharing, imex, warnings } = parseSettings(content, configFile);
+  const deviceDiscoveryStrategy =
+    options.flags.deviceDiscoveryStrategy ?? among(DISCOVERY_STRATEGIES)(discovery ?? "auto");
+  const settings: NvidiaSettings = {
+    flags: { ...DEFAULT_FLAGS, ...flags, ...options.flags, deviceDiscoveryStrategy },
+    sharing,
+    imex: {
+      channelIDs: options.imexChannelIds ?? imex.channelIDs,
+      required: options.imexRequired ?? imex.required,
     },
   };
+  checkSettings(settings);
+  return { kind: "nvidia", settings, warnings };
 }
 
 /** A list of resources is of CDI kinds; NVIDIA's file has none. */

@@ -1,9 +1,10 @@
 /** The device plugin: every resource's server, kept in step with CDI's directories, the devices' health and the kubelet's restarts. */
-import { dirname } from "node:path";
 import { type DirWatch, Registry, watchDirs } from "@berth/cdi";
 import type { PluginConfig } from "./config.ts";
 import { offerOf } from "./allocate.ts";
 import { devicesOf, directoriesOf, type PluginDevice } from "./devices.ts";
+import { socketDirectory } from "./kubelet.ts";
+import type { PluginMetrics } from "./metrics.ts";
 import { type Log, Registrations } from "./registrations.ts";
 
 export interface PluginOptions {
@@ -15,6 +16,7 @@ export interface PluginOptions {
   readonly retryMs?: number;
   /** ms between looks at the devices where no event tells of a change. */
   readonly examineMs?: number;
+  readonly metrics?: PluginMetrics;
 }
 
 const EXAMINE_MS = 30_000;
@@ -48,7 +50,7 @@ export class DevicePlugin {
     const registry = await Registry.open({ dirs: cdiSpecDirs, onChange: changed });
     this.#registry = registry;
     this.#stack.defer(() => registry.close());
-    this.#watchOver([dirname(kubeletSocket)]);
+    this.#watchOver([socketDirectory(kubeletSocket)]);
     const timer = setInterval(changed, examineMs ?? EXAMINE_MS).unref();
     this.#stack.defer(() => clearInterval(timer));
     await this.examine();
@@ -84,7 +86,7 @@ export class DevicePlugin {
     for (let again = true; again;) {
       await this.#watched?.watch.rearm();
       const devices = await this.#examineDevices(registry);
-      again = this.#watchOver([dirname(this.#options.kubeletSocket), ...directoriesOf(devices, registry)]);
+      again = this.#watchOver([socketDirectory(this.#options.kubeletSocket), ...directoriesOf(devices, registry)]);
     }
   }
 

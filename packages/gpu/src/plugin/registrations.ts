@@ -1,6 +1,7 @@
 /** Every resource's server, kept registered with a kubelet that comes, goes and starts anew. */
 import { stat } from "node:fs/promises";
 import type { ListedDevice, Offer } from "./offer.ts";
+import type { OfferedResource, PluginMetrics } from "./metrics.ts";
 import { PluginServer } from "./server.ts";
 
 export interface Log {
@@ -14,6 +15,7 @@ export interface RegistrationOptions {
   readonly log: Log;
   /** ms between attempts to reach the kubelet. */
   readonly retryMs?: number | undefined;
+  readonly metrics?: PluginMetrics | undefined;
 }
 
 const RETRY_MS = 30_000;
@@ -22,6 +24,8 @@ export class Registrations<D extends ListedDevice> {
   readonly #options: RegistrationOptions;
   readonly #onRetry: () => void;
   readonly #servers = new Map<string, PluginServer<D>>();
+  /** Those that the kubelet could not be told of. */
+  readonly #waiting = new Map<string, readonly D[]>();
   #kubelet: string | undefined;
   #retry: NodeJS.Timeout | undefined;
 
@@ -29,6 +33,7 @@ export class Registrations<D extends ListedDevice> {
   constructor(options: RegistrationOptions, onRetry: () => void) {
     this.#options = options;
     this.#onRetry = onRetry;
+    if (options.metrics) options.metrics.offered = () => this.#offered();
   }
 
   /** A kubelet that starts removes every socket of its directory and knows of nobody. */
@@ -43,16 +48,22 @@ export class Registrations<D extends ListedDevice> {
     this.#kubelet = kubelet;
   }
 
+  /** Whether the kubelet has been told of it. */
+  has(name: string): boolean {
+    return this.#servers.has(name);
+  }
+
   /** Resolves when the kubelet has been told, or could not be. */
   async offer(offer: Offer<D>, devices: readonly D[]): Promise<void> {
     const server = this.#servers.get(offer.name);
     this.#tell(offer.name, server?.devices ?? [], devices);
     if (server) server.update(devices);
-    else await this.#register(new PluginServer(offer, devices, this.#options.kubeletSocket));
+    else await this.#register(new PluginServer(offer, devices, this.#options.kubeletSocket, this.#options.metrics));
   }
 
   /** Those that are not among `names` any more are taken back. */
   async keepOnly(names: readonly string[]): Promise<void> {
+    for (const name of this.#waiting.keys()) if (!names.includes(name)) this.#waiting.delete(name);
     for (const [name, server] of this.#servers) {
       if (names.includes(name)) continue;
       this.#servers.delete(name);
@@ -66,22 +77,41 @@ export class Registrations<D extends ListedDevice> {
   }
 
   async #register(server: PluginServer<D>): Promise<void> {
-    const { log, retryMs } = this.#options;
+    const { log, retryMs, metrics, kubeletSocket } = this.#options;
     const { name } = server.offer;
     try {
       await server.start();
       this.#servers.set(name, server);
+      this.#waiting.delete(name);
+      if (kubeletSocket === "") {
+        log.info({ resource: name, socket: server.socket }, "listens; there is no kubelet to be told");
+        return;
+      }
+      metrics?.registered(name, "success");
       log.info(
         { resource: name, devices: server.devices.length, socket: server.socket },
         "registered with the kubelet",
       );
     } catch (error) {
+      metrics?.registered(name, "failure");
+      this.#waiting.set(name, server.devices);
       log.warn({ resource: name, err: error }, `cannot register with the kubelet yet: ${(error as Error).message}`);
       this.#retry ??= setTimeout(() => {
         this.#retry = undefined;
         this.#onRetry();
       }, retryMs ?? RETRY_MS).unref();
     }
+  }
+
+  #offered(): OfferedResource[] {
+    const of = (name: string, devices: readonly D[], isRegistered: boolean): OfferedResource => {
+      const healthy = devices.filter(({ problem }) => problem === undefined).length;
+      return { name, isRegistered, healthy, unhealthy: devices.length - healthy };
+    };
+    return [
+      ...[...this.#servers].map(([name, { devices }]) => of(name, devices, this.#options.kubeletSocket !== "")),
+      ...[...this.#waiting].map(([name, devices]) => of(name, devices, false)),
+    ];
   }
 
   #tell(resource: string, before: readonly D[], now: readonly D[]): void {

@@ -1,9 +1,11 @@
 /** One resource's plugin: its socket, its registration, and the kubelet's calls. */
 import { rm } from "node:fs/promises";
-import { basename, dirname, join } from "node:path";
+import { basename, join } from "node:path";
 import { create, type MessageShape } from "@bufbuild/protobuf";
 import * as api from "@berth/spec/device-plugin";
 import { type sendUnaryData, type ServerUnaryCall, type ServerWritableStream, status } from "@grpc/grpc-js";
+import { socketDirectory } from "./kubelet.ts";
+import type { PluginMetrics } from "./metrics.ts";
 import { AllocationError, type ListedDevice, type Offer } from "./offer.ts";
 import { call, definitionOf, listen, Server } from "./rpc.ts";
 
@@ -18,21 +20,28 @@ export class PluginServer<D extends ListedDevice> {
   readonly #kubelet: string;
   readonly #server = new Server();
   readonly #watching = new Set<ServerWritableStream<unknown, unknown>>();
+  readonly #metrics: PluginMetrics | undefined;
   #devices: readonly D[];
 
-  constructor(offer: Offer<D>, devices: readonly D[], kubeletSocket: string) {
+  /** `kubeletSocket`: "" is told nothing, and plugins then listen where a kubelet would look. */
+  constructor(offer: Offer<D>, devices: readonly D[], kubeletSocket: string, metrics?: PluginMetrics) {
     this.offer = offer;
     this.#devices = devices;
     this.#kubelet = kubeletSocket;
-    this.socket = join(dirname(kubeletSocket), offer.socketName);
+    this.#metrics = metrics;
+    this.socket = join(socketDirectory(kubeletSocket), offer.socketName);
+    const answering = <I, O>(method: string, answer: (request: I) => O) => this.#answering(method, answer);
     this.#server.addService(definitionOf(api.DevicePlugin), {
-      getDevicePluginOptions: answering(() => options()),
+      getDevicePluginOptions: answering("GetDevicePluginOptions", () => options()),
       listAndWatch: (stream: ServerWritableStream<unknown, unknown>) => this.#watch(stream),
-      getPreferredAllocation: answering((request: MessageShape<typeof api.PreferredAllocationRequestSchema>) =>
-        this.#preferred(request),
+      getPreferredAllocation: answering(
+        "GetPreferredAllocation",
+        (request: MessageShape<typeof api.PreferredAllocationRequestSchema>) => this.#preferred(request),
       ),
-      allocate: answering((request: MessageShape<typeof api.AllocateRequestSchema>) => this.#allocate(request)),
-      preStartContainer: answering(() => create(api.PreStartContainerResponseSchema)),
+      allocate: answering("Allocate", (request: MessageShape<typeof api.AllocateRequestSchema>) =>
+        this.#allocate(request),
+      ),
+      preStartContainer: answering("PreStartContainer", () => create(api.PreStartContainerResponseSchema)),
     });
   }
 
@@ -40,6 +49,7 @@ export class PluginServer<D extends ListedDevice> {
   async start(): Promise<void> {
     await rm(this.socket, { force: true });
     await listen(this.#server, this.socket);
+    if (this.#kubelet === "") return;
     try {
       const request = {
         version: API_VERSION,
@@ -72,9 +82,27 @@ export class PluginServer<D extends ListedDevice> {
   }
 
   #watch(stream: ServerWritableStream<unknown, unknown>): void {
+    this.#metrics?.called(this.offer.name, "ListAndWatch", nameOf(status.OK), undefined);
     this.#watching.add(stream);
     stream.on("cancelled", () => this.#watching.delete(stream));
     stream.write(this.#list());
+  }
+
+  #answering<I, O>(method: string, answer: (request: I) => O): Unary<I, O> {
+    const done = (code: status, began: number): void =>
+      this.#metrics?.called(this.offer.name, method, nameOf(code), (performance.now() - began) / 1000);
+    return ({ request }, callback) => {
+      const began = performance.now();
+      try {
+        const answered = answer(request);
+        done(status.OK, began);
+        callback(null, answered);
+      } catch (error) {
+        const code = error instanceof AllocationError ? status.INVALID_ARGUMENT : status.INTERNAL;
+        done(code, began);
+        callback({ code, details: (error as Error).message });
+      }
+    };
   }
 
   #list(): MessageShape<typeof api.ListAndWatchResponseSchema> {
@@ -108,13 +136,8 @@ export class PluginServer<D extends ListedDevice> {
 
 const options = () => create(api.DevicePluginOptionsSchema, { getPreferredAllocationAvailable: true });
 
-function answering<I, O>(answer: (request: I) => O): Unary<I, O> {
-  return ({ request }, callback) => {
-    try {
-      callback(null, answer(request));
-    } catch (error) {
-      const code = error instanceof AllocationError ? status.INVALID_ARGUMENT : status.INTERNAL;
-      callback({ code, details: (error as Error).message });
-    }
-  };
-}
+/** As gRPC writes a status: "InvalidArgument". */
+const nameOf = (code: status): string =>
+  code === status.OK
+    ? "OK"
+    : (status[code] ?? "UNKNOWN").toLowerCase().replace(/(?:^|_)([a-z])/g, (_, letter: string) => letter.toUpperCase());

@@ -1,6 +1,7 @@
 /** Which devices are unhealthy, by XID events, and when they are healthy again. */
 import { Worker } from "node:worker_threads";
 import type { XidEvent } from "../../nvml/library.ts";
+import type { PluginMetrics } from "../metrics.ts";
 import type { Log } from "../registrations.ts";
 import type { HealthMessage } from "./health-worker.ts";
 import type { Gpu } from "./inventory.ts";
@@ -14,6 +15,7 @@ export interface HealthOptions {
   /** ms without another critical error after which a device that NVML still answers for is healthy again. */
   readonly quietMs: number;
   readonly log: Log;
+  readonly metrics: PluginMetrics | undefined;
   readonly onChange: () => void;
 }
 
@@ -77,8 +79,9 @@ export class Health implements AsyncDisposable {
   }
 
   #happened(event: XidEvent): void {
-    const { rules, log, quietMs, onChange } = this.#options;
+    const { rules, log, metrics, quietMs, onChange } = this.#options;
     const devices = concerned(this.#gpus, event);
+    metrics?.xid(event.uuid, event.xid, !rules.isIgnored(event.xid));
     if (rules.isIgnored(event.xid)) {
       log.info({ xid: event.xid, gpu: event.uuid }, "an application's own error: no device is unhealthy by it");
       return;

@@ -1,7 +1,8 @@
 /** NVIDIA's GPUs and MIG devices of this machine, by NVML: what the plugin has to know of each. */
 import { existsSync, readFileSync } from "node:fs";
 import { migNodes } from "../../generate/nodes.ts";
-import { type Handle, type MigAttributes, type Nvml, TOPOLOGY } from "../../nvml/library.ts";
+import { GPU_IS_LOST, type Handle, type Nvml, NvmlError, TOPOLOGY } from "../../nvml/library.ts";
+import { profileName } from "../../nvml/mig-profile.ts";
 
 export interface Gpu {
   readonly uuid: string;
@@ -12,6 +13,10 @@ export interface Gpu {
   readonly numaNodes: readonly number[];
   /** "1g.5gb"; undefined: a whole GPU. */
   readonly profile: string | undefined;
+  /** Bytes; 0: not known. */
+  readonly memory: number;
+  /** Compute capability: "8.0". */
+  readonly compute: string;
   /** Of a MIG device. */
   readonly parent:
     | { readonly uuid: string; readonly gpuInstance: number; readonly computeInstance: number }
@@ -19,33 +24,57 @@ export interface Gpu {
 }
 
 export interface Inventory {
+  /** "wsl" and "tegra" have one device, whatever GPUs there are. */
+  readonly platform: "nvml" | "wsl" | "tegra";
   /** Those whose MIG mode is on are there by their MIG devices too. */
   readonly gpus: readonly Gpu[];
   readonly divided: ReadonlySet<string>;
   /** Between two GPUs, by "uuid uuid": the better they reach each other, the higher. */
   readonly scores: ReadonlyMap<string, number>;
+  /** What NVML says where a GPU was. */
+  readonly lost?: string | undefined;
 }
 
 /** Throws NvmlError. */
 export function inventory(nvml: Nvml): Inventory {
-  const handles = nvml.gpus().map((handle, index) => ({ handle, index, uuid: nvml.uuid(handle) }));
+  const { handles: all, lost } = reachable(nvml);
+  const handles = all.map(({ handle, index }) => ({ handle, index, uuid: nvml.uuid(handle) }));
   const divided = new Set(handles.filter(({ handle }) => nvml.isMigEnabled(handle)).map(({ uuid }) => uuid));
   const gpus = handles.flatMap(({ handle, index, uuid }) => [
     wholeGpu(nvml, handle, index, uuid),
     ...(divided.has(uuid) ? parts(nvml, handle, index, uuid) : []),
   ]);
-  return { gpus, divided, scores: scoresOf(nvml, handles) };
+  return { platform: "nvml", gpus, divided, scores: scoresOf(nvml, handles), lost };
+}
+
+/** GPUs but those that have fallen off the bus. Throws NvmlError. */
+function reachable(nvml: Nvml): {
+  readonly handles: readonly { readonly handle: Handle; readonly index: number }[];
+  readonly lost: string | undefined;
+} {
+  let lost: string | undefined;
+  const handles = Array.from({ length: nvml.gpuCount() }, (_, index) => index).flatMap((index) => {
+    try {
+      return [{ handle: nvml.gpu(index), index }];
+    } catch (error) {
+      if (!(error instanceof NvmlError) || error.code !== GPU_IS_LOST) throw error;
+      lost = error.message;
+      return [];
+    }
+  });
+  return { handles, lost };
 }
 
 function wholeGpu(nvml: Nvml, handle: Handle, index: number, uuid: string): Gpu {
   const numaNodes = numaNodesOf(nvml.pciBusId(handle));
   const paths = [`/dev/nvidia${nvml.minor(handle)}`];
-  return { uuid, index: `${index}`, paths, numaNodes, profile: undefined, parent: undefined };
+  const [memory, compute] = [nvml.totalMemory(handle), nvml.computeCapability(handle)];
+  return { uuid, index: `${index}`, paths, numaNodes, profile: undefined, memory, compute, parent: undefined };
 }
 
 function parts(nvml: Nvml, handle: Handle, gpu: number, parent: string): Gpu[] {
   const minor = nvml.minor(handle);
-  const total = nvml.totalMemory(handle);
+  const compute = nvml.computeCapability(handle);
   const numaNodes = numaNodesOf(nvml.pciBusId(handle));
   return nvml.migDevices(handle).map(({ index, handle: mig }) => {
     const [gpuInstance, computeInstance] = [nvml.gpuInstanceId(mig), nvml.computeInstanceId(mig)];
@@ -54,21 +83,12 @@ function parts(nvml: Nvml, handle: Handle, gpu: number, parent: string): Gpu[] {
       index: `${gpu}:${index}`,
       paths: [`/dev/nvidia${minor}`, ...migNodes(minor, gpuInstance, computeInstance)],
       numaNodes,
-      profile: profileOf(nvml.migAttributes(mig), total),
+      profile: profileName(nvml, handle, mig),
+      memory: nvml.totalMemory(mig),
+      compute,
       parent: { uuid: parent, gpuInstance, computeInstance },
     };
   });
-}
-
-const GIB = 2 ** 30;
-const EIGHTHS = 8;
-
-/** As nvidia-smi names it: a device has whole eighths of its GPU's memory. */
-export function profileOf({ gpuSlices, computeSlices, memoryMib }: MigAttributes, totalBytes: number): string {
-  const eighths = Math.ceil(((memoryMib * 2 ** 20) / totalBytes) * EIGHTHS) / EIGHTHS;
-  const memory = Math.round(eighths * Math.ceil(totalBytes / GIB));
-  const compute = computeSlices === gpuSlices ? "" : `${computeSlices}c.`;
-  return `${compute}${gpuSlices}g.${memory}gb`;
 }
 
 function numaNodesOf(busId: string): number[] {

@@ -3,18 +3,19 @@ import { randomUUID } from "node:crypto";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { ANNOTATION_PREFIX, annotationKey, annotationValue } from "@berth/cdi";
-import { nextShare } from "../allocate.ts";
+import { takeShares } from "../allocate.ts";
 import { sharesOf } from "../devices.ts";
 import { type Allocation, AllocationError, type ListedDevice, type Offer, type Preference } from "../offer.ts";
 import type { Gpu, Inventory } from "./inventory.ts";
+import { mpsAllocation } from "./mps.ts";
 import { preferredGpus } from "./prefer.ts";
-import type { NvidiaSettings } from "./settings.ts";
+import type { Flags, NvidiaSettings } from "./settings.ts";
 
 export const CDI_VENDOR = "k8s.device-plugin.nvidia.com";
 const DEVICES_DIR = "/var/run/nvidia-container-devices";
 /** What all GPUs share; a driver need not have made each. */
 const COMMON_PATHS = ["/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia-modeset"];
-/** Kubernetes's limit of a qualified name's part behind the "/". */
+/** Of a resource's name with its prefix. */
 const MAX_NAME = 63;
 
 export interface NvidiaDevice extends ListedDevice {
@@ -28,15 +29,22 @@ export interface NvidiaResource {
   readonly replicas: number;
 }
 
-/** By the MIG strategy, then sharing. Throws Error for a node that the strategy cannot serve. */
-export function resourcesOf(found: Inventory, settings: NvidiaSettings): NvidiaResource[] {
+/**
+ * By the MIG strategy, then sharing. `kinds`: what CDI specifications there are. Throws Error for a node that the strategy cannot
+ * serve.
+ */
+export function resourcesOf(
+  found: Inventory,
+  settings: NvidiaSettings,
+  kinds: readonly string[] = [],
+): NvidiaResource[] {
+  const { sharing } = settings;
   return [...named(found, settings.flags.migStrategy)].map(([name, gpus]) => {
-    const { timeSlicing } = settings;
-    const replicas = timeSlicing?.resources.find((shared) => shared.name === name)?.replicas ?? 1;
-    const shown = replicas > 1 && timeSlicing?.renameByDefault ? `${name}.shared` : name;
-    if (shown.slice(shown.indexOf("/") + 1).length > MAX_NAME)
-      throw new Error(`resource name ${shown} is longer than ${MAX_NAME} characters`);
-    return { offer: offerOf(shown, replicas, found, settings), gpus, replicas };
+    if (name.length > MAX_NAME)
+      throw new Error(`fully-qualified resource name must be ${MAX_NAME} characters or less: ${name}`);
+    const replicas = sharing?.resources.find((shared) => shared.name === name)?.replicas ?? 1;
+    const shown = replicas > 1 && sharing?.renameByDefault ? `${name}.shared` : name;
+    return { offer: offerOf({ name: shown, replicas, found, settings, kinds }), gpus, replicas };
   });
 }
 
@@ -78,22 +86,23 @@ export const listed = ({ gpus, replicas }: NvidiaResource, problems: ReadonlyMap
     })),
   );
 
-function offerOf(name: string, replicas: number, found: Inventory, settings: NvidiaSettings): Offer<NvidiaDevice> {
-  return {
-    name,
-    socketName: `nvidia-${name.slice(name.indexOf("/") + 1)}.sock`,
-    allocate: (devices, ids) => allocate(name, replicas, devices, ids, settings),
-    preferred: (devices, request) => preferred(name, replicas, devices, request, found, settings),
-  };
+interface Resource {
+  readonly name: string;
+  readonly replicas: number;
+  readonly found: Inventory;
+  readonly settings: NvidiaSettings;
+  readonly kinds: readonly string[];
 }
 
-function allocate(
-  name: string,
-  replicas: number,
-  devices: readonly NvidiaDevice[],
-  ids: readonly string[],
-  settings: NvidiaSettings,
-): Allocation {
+const offerOf = (resource: Resource): Offer<NvidiaDevice> => ({
+  name: resource.name,
+  socketName: `nvidia-${resource.name.slice(resource.name.indexOf("/") + 1)}.sock`,
+  allocate: (devices, ids) => allocate(resource, devices, ids),
+  preferred: (devices, request) => preferred(resource, devices, request),
+});
+
+function allocate(resource: Resource, devices: readonly NvidiaDevice[], ids: readonly string[]): Allocation {
+  const { name, replicas, settings } = resource;
   const known = new Map(devices.map((device) => [device.id, device]));
   const gpus = ids.map((id) => {
     const device = known.get(id);
@@ -102,18 +111,19 @@ function allocate(
     if (device.problem !== undefined) throw new AllocationError(`"${name}": device ${id}: ${device.problem}`);
     return device.gpu;
   });
-  if (replicas > 1 && settings.timeSlicing?.failRequestsGreaterThanOne && ids.length > 1)
+  if (replicas > 1 && settings.sharing?.failRequestsGreaterThanOne && ids.length > 1)
     throw new AllocationError(
       `invalid allocation request for "${name}": maximum request size for shared resources is 1; found ${ids.length}`,
     );
-  return answerFor([...new Set(gpus)], settings);
+  return answerFor([...new Set(gpus)], resource);
 }
 
-function answerFor(gpus: readonly Gpu[], { flags, imex }: NvidiaSettings): Allocation {
+function answerFor(gpus: readonly Gpu[], { name, replicas, found, settings, kinds }: Resource): Allocation {
+  const { flags, imex, sharing } = settings;
   const strategies = flags.deviceListStrategy;
   const names = gpus.map((gpu) => (flags.deviceIDStrategy === "index" ? gpu.index : gpu.uuid));
   const channels = imex.channelIDs.map(String);
-  const cdi = strategies.some((strategy) => strategy.startsWith("cdi-")) ? cdiNames(names, channels, flags) : [];
+  const cdi = strategies.some((strategy) => strategy.startsWith("cdi-")) ? cdiNames(names, channels, kinds) : [];
   const onlyCdi = strategies.every((strategy) => strategy.startsWith("cdi-"));
   const gated = {
     NVIDIA_GDRCOPY: flags.gdrcopyEnabled,
@@ -121,20 +131,21 @@ function answerFor(gpus: readonly Gpu[], { flags, imex }: NvidiaSettings): Alloc
     NVIDIA_MOFED: flags.mofedEnabled,
   };
   const byMounts = strategies.includes("volume-mounts");
+  const mps = sharing?.strategy === "mps" && replicas > 1 ? mpsAllocation(name, flags) : { envs: {}, mounts: [] };
   return {
     envs: {
-      ...Object.fromEntries(Object.entries(gated).flatMap(([name, on]) => (on ? [[name, "enabled"]] : []))),
+      ...mps.envs,
+      ...Object.fromEntries(Object.entries(gated).flatMap(([variable, on]) => (on ? [[variable, "enabled"]] : []))),
       ...(strategies.includes("envvar") && {
         NVIDIA_VISIBLE_DEVICES: names.join(","),
         ...(channels.length > 0 && { NVIDIA_IMEX_CHANNELS: channels.join(",") }),
       }),
       ...(byMounts && { NVIDIA_VISIBLE_DEVICES: DEVICES_DIR }),
     },
-    mounts: byMounts ? [...names, ...channels.map((id) => `imex/${id}`)].map(nullMount) : [],
-    devices:
-      flags.passDeviceSpecs && !onlyCdi ? nodesOf(gpus, channels, flags.nvidiaDevRoot ?? flags.nvidiaDriverRoot) : [],
+    mounts: [...mps.mounts, ...(byMounts ? [...names, ...channels.map((id) => `imex/${id}`)].map(nullMount) : [])],
+    devices: flags.passDeviceSpecs && !onlyCdi ? nodesOf(gpus, channels, found, flags) : [],
     annotations: strategies.includes("cdi-annotations") ? cdiAnnotation(cdi, flags.cdiAnnotationPrefix) : {},
-    cdiDevices: strategies.includes("cdi-cri") ? cdi.map((name) => ({ name })) : [],
+    cdiDevices: strategies.includes("cdi-cri") ? cdi.map((device) => ({ name: device })) : [],
   };
 }
 
@@ -144,12 +155,12 @@ const nullMount = (name: string) => ({
   readOnly: false,
 });
 
-function cdiNames(names: readonly string[], channels: readonly string[], flags: NvidiaSettings["flags"]): string[] {
-  const gated = { gdrcopy: flags.gdrcopyEnabled, gds: flags.gdsEnabled, mofed: flags.mofedEnabled };
+function cdiNames(names: readonly string[], channels: readonly string[], kinds: readonly string[]): string[] {
+  const others = ["gdrcopy", "gds", "mofed"].map((mode) => `${CDI_VENDOR}/${mode}`);
   return [
     ...names.map((name) => `${CDI_VENDOR}/gpu=${name}`),
     ...channels.map((id) => `${CDI_VENDOR}/imex-channel=${id}`),
-    ...Object.entries(gated).flatMap(([mode, on]) => (on ? [`${CDI_VENDOR}/${mode}=all`] : [])),
+    ...others.filter((kind) => kinds.includes(kind)).map((kind) => `${kind}=all`),
   ];
 }
 
@@ -159,8 +170,12 @@ function cdiAnnotation(names: readonly string[], prefix: string): Record<string,
   return { [`${prefix}${key.slice(ANNOTATION_PREFIX.length)}`]: annotationValue(names) };
 }
 
-function nodesOf(gpus: readonly Gpu[], channels: readonly string[], root: string) {
-  const common = COMMON_PATHS.filter((path) => existsSync(join(root, path)));
+function nodesOf(gpus: readonly Gpu[], channels: readonly string[], { platform }: Inventory, flags: Flags) {
+  const root = flags.nvidiaDevRoot ?? flags.nvidiaDriverRoot;
+  // The host's root is elsewhere for this process, if it is in a container.
+  const isThere = (path: string): boolean =>
+    [flags.containerDriverRoot, root, "/"].some((place) => existsSync(join(place, path)));
+  const common = platform === "nvml" ? COMMON_PATHS.filter(isThere) : [];
   const imex = channels.map((id) => `/dev/nvidia-caps-imex-channels/channel${id}`);
   return [...new Set([...common, ...gpus.flatMap(({ paths }) => paths), ...imex])].map((path) => ({
     containerPath: path,
@@ -169,29 +184,17 @@ function nodesOf(gpus: readonly Gpu[], channels: readonly string[], root: string
   }));
 }
 
-function preferred(
-  name: string,
-  replicas: number,
-  devices: readonly NvidiaDevice[],
-  request: Preference,
-  { scores }: Inventory,
-  { flags }: NvidiaSettings,
-): string[] {
+function preferred(resource: Resource, devices: readonly NvidiaDevice[], request: Preference): string[] {
+  const { name, replicas, found, settings } = resource;
   const known = new Map(devices.map((device) => [device.id, device]));
-  const { available, must, size } = request;
+  const { available, must } = request;
   const unknown = [...available, ...must].find((id) => !known.has(id));
   if (unknown !== undefined) throw new AllocationError(`"${name}": unknown device: ${unknown}`);
-  const isWhole = [...available, ...must].every((id) => known.get(id)?.gpu.profile === undefined);
-  if (replicas === 1 && isWhole) return preferredGpus(request, (one, other) => scores.get(`${one} ${other}`) ?? 0);
-  const left = available.filter((id) => !must.includes(id));
-  if (size - must.length > left.length) throw new AllocationError("not enough available devices to satisfy allocation");
-  const chosen = [...must];
-  while (chosen.length < size) {
-    const next = nextShare(flags.sharedDevicesAllocationPolicy, left, chosen);
-    left.splice(left.indexOf(next), 1);
-    chosen.push(next);
-  }
-  return chosen;
+  const isWhole = devices.every(({ gpu }) => gpu.profile === undefined);
+  if (replicas === 1 && isWhole && found.platform === "nvml")
+    return preferredGpus(request, (one, other) => found.scores.get(`${one} ${other}`) ?? 0);
+  const policy = found.platform === "nvml" ? settings.flags.sharedDevicesAllocationPolicy : "distributed";
+  return takeShares(policy, [...known.keys()], request);
 }
 
 /** Devices that an event of a GPU is about: it, or its parts, or that one part. */

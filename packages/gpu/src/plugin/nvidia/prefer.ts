@@ -2,39 +2,74 @@
 import { AllocationError } from "../offer.ts";
 import type { Preference } from "../offer.ts";
 
-/** Above this many choices the best is looked for one GPU at a time. */
-const MAX_CHOICES = 20_000;
+/** Above this many ways the next simpler search is taken. */
+const MAX_WAYS = 20_000;
+
+type Score = (one: string, other: string) => number;
 
 /** `score`: of a pair. Throws AllocationError when there are not so many. */
-export function preferredGpus(
-  { available, must, size }: Preference,
-  score: (one: string, other: string) => number,
-): string[] {
+export function preferredGpus({ available, must, size }: Preference, score: Score): string[] {
   const left = available.filter((id) => !must.includes(id));
   const needed = size - must.length;
   if (needed < 0 || needed > left.length)
     throw new AllocationError(`${size} of ${available.length} available devices cannot be given`);
-  const sum = (ids: readonly string[]): number =>
-    ids.reduce((all, one, index) => all + ids.slice(index + 1).reduce((part, other) => part + score(one, other), 0), 0);
-  if (choices(left.length, needed) > MAX_CHOICES) return greedy(left, must, needed, score);
-  // Of equals, the one that leaves the best together.
+  if (needed === 0) return [...must];
+  const all = [...must, ...left].sort((a, b) => available.indexOf(a) - available.indexOf(b));
+  if (size > 1 && divisions(all.length, size) <= MAX_WAYS) return ofBestDivision(all, must, size, score);
+  if (choices(left.length, needed) <= MAX_WAYS) return bestSet(left, must, needed, score);
+  return greedy(left, must, needed, score);
+}
+
+const sumOf = (ids: readonly string[], score: Score): number =>
+  ids.reduce((all, one, index) => all + ids.slice(index + 1).reduce((part, other) => part + score(one, other), 0), 0);
+
+/**
+ * All are divided into sets of `size`, and what remains, so that the sets' scores add up to the most: as those would get them who come
+ * later. Of these sets the best that has all of `must` (as NVIDIA's best-effort policy).
+ */
+function ofBestDivision(all: readonly string[], must: readonly string[], size: number, score: Score): string[] {
+  const hasAll = (set: readonly string[]): boolean => must.every((id) => set.includes(id));
+  let best: { readonly total: number; readonly sets: readonly string[][] } | undefined;
+  const divide = (rest: readonly string[], sets: readonly string[][], total: number): void => {
+    if (rest.length === 0) {
+      if ((!best || total > best.total) && sets.some((set) => set.length === size && hasAll(set)))
+        best = { total, sets };
+      return;
+    }
+    const [first = "", ...others] = rest;
+    const remainder = rest.length % size;
+    // The remainder is one set: who has the first device decides which.
+    for (const length of remainder === 0 ? [size] : rest.length < size ? [remainder] : [size, remainder])
+      for (const picked of combinations(others, length - 1)) {
+        const set = [first, ...picked];
+        const later = others.filter((id) => !picked.includes(id));
+        divide(later, [...sets, set], total + sumOf(set, score));
+      }
+  };
+  divide(all, [], 0);
+  const fit = best?.sets.filter((set) => set.length === size && hasAll(set)) ?? [];
+  const [chosen = []] = fit.toSorted((a, b) => sumOf(b, score) - sumOf(a, score));
+  return [...must, ...chosen.filter((id) => !must.includes(id))];
+}
+
+/** The best by itself; of equals, the one that leaves the best together. */
+function bestSet(left: readonly string[], must: readonly string[], needed: number, score: Score): string[] {
   let best: { readonly chosen: string[]; readonly own: number; readonly rest: number } | undefined;
   for (const picked of combinations(left, needed)) {
     const chosen = [...must, ...picked];
-    const own = sum(chosen);
+    const own = sumOf(chosen, score);
     if (best && own < best.own) continue;
-    const rest = sum(left.filter((id) => !picked.includes(id)));
+    const rest = sumOf(
+      left.filter((id) => !picked.includes(id)),
+      score,
+    );
     if (!best || own > best.own || rest > best.rest) best = { chosen, own, rest };
   }
   return best?.chosen ?? [...must];
 }
 
-function greedy(
-  left: readonly string[],
-  must: readonly string[],
-  needed: number,
-  score: (one: string, other: string) => number,
-): string[] {
+/** One at a time. */
+function greedy(left: readonly string[], must: readonly string[], needed: number, score: Score): string[] {
   const chosen = [...must];
   const rest = [...left];
   for (let count = 0; count < needed; count++) {
@@ -49,6 +84,14 @@ function greedy(
 function choices(from: number, size: number): number {
   let result = 1;
   for (let index = 1; index <= size; index++) result = (result * (from - size + index)) / index;
+  return result;
+}
+
+/** Ways to divide `from` devices into sets of `size` and one remainder. */
+function divisions(from: number, size: number): number {
+  const sets = Math.floor(from / size);
+  let result = 1;
+  for (let index = 0; index < sets; index++) result = (result * choices(from - index * size, size)) / (index + 1);
   return result;
 }
 

@@ -1,10 +1,17 @@
-/** What NVIDIA's device plugin is told by its file: the flags by their names there, sharing and IMEX (api/config/v1 of k8s-device-plugin 0.20). */
-import { type Decode, type Fields, StrictDocument, type Value } from "@berth/cdi";
+/** What NVIDIA's device plugin is told by flags, variables and its file (api/config/v1 of k8s-device-plugin 0.20). */
+import type { FileSettings } from "./file.ts";
 
 export const MIG_STRATEGIES = ["none", "single", "mixed"] as const;
 export const LIST_STRATEGIES = ["envvar", "volume-mounts", "cdi-annotations", "cdi-cri"] as const;
 export const ID_STRATEGIES = ["uuid", "index"] as const;
 export const POLICIES = ["distributed", "packed"] as const;
+export const DISCOVERY_STRATEGIES = ["auto", "nvml", "tegra"] as const;
+/** Of CDI specifications; the others of NVIDIA's are so anyway. */
+export const CDI_FEATURES = [
+  "disable-ipc-discoverer",
+  "enable-explicit-driver-libraries",
+  "no-additional-gids-for-device-nodes",
+] as const;
 export type MigStrategy = (typeof MIG_STRATEGIES)[number];
 export type ListStrategy = (typeof LIST_STRATEGIES)[number];
 
@@ -26,6 +33,13 @@ export interface Flags {
   /** Where the plugin's own container has the driver's root. */
   readonly containerDriverRoot: string;
   readonly sharedDevicesAllocationPolicy: (typeof POLICIES)[number];
+  readonly deviceDiscoveryStrategy: (typeof DISCOVERY_STRATEGIES)[number];
+  /** Where the host has what MPS control daemons make. */
+  readonly mpsRoot: string | undefined;
+  /** Where the plugin's own container, and those that share a GPU, have it. */
+  readonly mpsContainerRoot: string;
+  readonly cdiDisableHooks: readonly string[];
+  readonly cdiFeatureFlags: readonly string[];
 }
 
 export const DEFAULT_FLAGS: Flags = {
@@ -43,6 +57,11 @@ export const DEFAULT_FLAGS: Flags = {
   nvidiaCTKPath: "/usr/bin/nvidia-ctk",
   containerDriverRoot: "/driver-root",
   sharedDevicesAllocationPolicy: "distributed",
+  deviceDiscoveryStrategy: "auto",
+  mpsRoot: undefined,
+  mpsContainerRoot: "/mps",
+  cdiDisableHooks: [],
+  cdiFeatureFlags: [],
 };
 
 export interface SharedResource {
@@ -50,143 +69,25 @@ export interface SharedResource {
   readonly replicas: number;
 }
 
-export interface TimeSlicing {
+export interface Sharing {
+  readonly strategy: "time-slicing" | "mps";
   /** Shared resources are called NAME.shared. */
   readonly renameByDefault: boolean;
   readonly failRequestsGreaterThanOne: boolean;
   readonly resources: readonly SharedResource[];
 }
 
-export interface FileSettings {
-  readonly flags: Partial<Flags>;
-  readonly timeSlicing: TimeSlicing | undefined;
-  readonly imex: { readonly channelIDs: readonly number[]; readonly required: boolean };
-}
-
-export interface NvidiaSettings extends Omit<FileSettings, "flags"> {
+export interface NvidiaSettings extends Pick<FileSettings, "sharing" | "imex"> {
   readonly flags: Flags;
 }
 
-type Written<T> = { -readonly [K in keyof T]?: T[K] };
-interface PluginFlags {
-  passDeviceSpecs?: boolean;
-  deviceListStrategy?: ListStrategy[];
-  deviceIDStrategy?: Flags["deviceIDStrategy"];
-  cdiAnnotationPrefix?: string;
-  nvidiaCTKPath?: string;
-  containerDriverRoot?: string;
-  sharedDevicesAllocationPolicy?: Flags["sharedDevicesAllocationPolicy"];
-}
-interface FileFlags {
-  migStrategy?: MigStrategy;
-  failOnInitError?: boolean;
-  mpsRoot?: string;
-  nvidiaDriverRoot?: string;
-  nvidiaDevRoot?: string;
-  gdrcopyEnabled?: boolean;
-  gdsEnabled?: boolean;
-  mofedEnabled?: boolean;
-  useNodeFeatureAPI?: boolean;
-  deviceDiscoveryStrategy?: "auto" | "nvml";
-  plugin?: PluginFlags;
-  gfd?: Record<string, string>;
-}
-interface Sharing {
-  timeSlicing?: TimeSlicing;
-}
-
-const text: Decode<string> = (value) => value.string();
-const yesNo: Decode<boolean> = (value) => value.boolean();
-const among =
-  <T extends string>(known: readonly T[]): Decode<T> =>
-  (value) => {
-    const given = value.string();
-    const found = known.find((one) => one === given);
-    if (found === undefined) throw value.fail(`${JSON.stringify(given)} is none of ${known.join(", ")}`);
-    return found;
-  };
-
-const PLUGIN_FLAGS: Fields<PluginFlags> = {
-  passDeviceSpecs: yesNo,
-  deviceListStrategy: (value) => {
-    const one = among(LIST_STRATEGIES);
-    return value.isList ? value.list(one) : [one(value)];
-  },
-  deviceIDStrategy: among(ID_STRATEGIES),
-  cdiAnnotationPrefix: text,
-  nvidiaCTKPath: text,
-  containerDriverRoot: text,
-  sharedDevicesAllocationPolicy: among(POLICIES),
-};
-const FLAGS: Fields<FileFlags> = {
-  migStrategy: among(MIG_STRATEGIES),
-  failOnInitError: yesNo,
-  mpsRoot: text,
-  nvidiaDriverRoot: text,
-  nvidiaDevRoot: text,
-  gdrcopyEnabled: yesNo,
-  gdsEnabled: yesNo,
-  mofedEnabled: yesNo,
-  useNodeFeatureAPI: yesNo,
-  deviceDiscoveryStrategy: among(["auto", "nvml"] as const),
-  plugin: (value) => value.object(PLUGIN_FLAGS),
-  gfd: (value) => value.map(text),
-};
-const MAX_REPLICAS = 1000;
-const SHARED: Fields<Written<SharedResource> & { devices?: "all"; rename?: string }> = {
-  name: text,
-  replicas: (value) => value.integer(2, MAX_REPLICAS),
-  devices: among(["all"] as const),
-  rename: (value) => {
-    throw value.fail("names of one's own are not supported: use renameByDefault");
-  },
-};
-const TIME_SLICING: Fields<Written<TimeSlicing>> = {
-  renameByDefault: yesNo,
-  failRequestsGreaterThanOne: yesNo,
-  resources: (value) => value.list(shared),
-};
-const FILE: Fields<{ version?: "v1"; flags?: FileFlags; sharing?: Sharing; imex?: Written<FileSettings["imex"]> }> = {
-  version: among(["v1"] as const),
-  flags: (value) => value.object(FLAGS),
-  sharing: (value) =>
-    value.object<Sharing & { mps?: undefined }>({
-      timeSlicing,
-      mps: (mps) => {
-        throw mps.fail("MPS is not supported by this plugin: use timeSlicing");
-      },
-    }),
-  imex: (value) =>
-    value.object<Written<FileSettings["imex"]>>({
-      channelIDs: (list) => list.list((item) => item.integer(0, 2 ** 20 - 1)),
-      required: yesNo,
-    }),
-};
-
-/** Throws CdiError naming file, line, column and field. */
-export function parseSettings(content: string, file?: string): FileSettings {
-  const { flags = {}, sharing, imex } = StrictDocument.parse(content, file).root().object(FILE);
-  const { plugin, mpsRoot: _mps, useNodeFeatureAPI: _api, deviceDiscoveryStrategy: _found, gfd: _gfd, ...own } = flags;
-  return {
-    flags: { ...own, ...plugin },
-    timeSlicing: sharing?.timeSlicing,
-    imex: { channelIDs: imex?.channelIDs ?? [], required: imex?.required ?? false },
-  };
-}
-
-function timeSlicing(value: Value): TimeSlicing {
-  const given = value.object(TIME_SLICING);
-  if (!given.resources?.length) throw value.fail("no resources specified");
-  return {
-    renameByDefault: given.renameByDefault ?? false,
-    failRequestsGreaterThanOne: given.failRequestsGreaterThanOne ?? false,
-    resources: given.resources,
-  };
-}
-
-function shared(value: Value): SharedResource {
-  const { name, replicas } = value.object(SHARED);
-  if (name === undefined) throw value.fail("no resource name specified");
-  if (replicas === undefined) throw value.fail("no replicas specified");
-  return { name, replicas };
+/** Throws Error for what does not go together. */
+export function checkSettings({ flags, sharing, imex }: NvidiaSettings): void {
+  if (sharing?.strategy === "mps") {
+    if (flags.migStrategy === "mixed") throw new Error("using --mig-strategy=mixed is not supported with MPS");
+    if (!flags.mpsRoot) throw new Error("using MPS requires --mps-root to be specified");
+  }
+  const { channelIDs } = imex;
+  if (channelIDs.length > 1 || (channelIDs[0] ?? 0) !== 0)
+    throw new Error(`invalid IMEX channel IDs: channelIDs must be [] or [0]; found [${channelIDs.join(" ")}]`);
 }
