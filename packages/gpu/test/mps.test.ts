@@ -216,6 +216,7 @@ describe("MPS", () => {
       kubeletSocket: kubelet.socket,
       cdiDir: join(root, "cdi"),
       log: silent,
+      retryMs: 500,
       metrics,
     });
     t.after(() => plugin.close());

@@ -165,6 +165,8 @@ describe("NVIDIA's device plugin", { skip: process.getuid?.() === 0 ? false : "n
       kubeletSocket: kubelet.socket,
       cdiDir: join(dir, "cdi"),
       log: silent,
+      // A machine under load may not answer in time at first.
+      retryMs: 500,
       ...options,
     });
     t.after(async () => {

@@ -40,6 +40,8 @@ async function node(t: TestContext): Promise<Node> {
       cdiSpecDirs: [cdi],
       kubeletSocket: kubelet.socket,
       log: silent,
+      // A machine under load may not answer in time at first.
+      retryMs: 500,
     });
     t.after(() => plugin.close());
     return plugin;

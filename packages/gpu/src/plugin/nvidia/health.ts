@@ -3,7 +3,7 @@ import { Worker } from "node:worker_threads";
 import type { XidEvent } from "../../nvml/library.ts";
 import type { PluginMetrics } from "../metrics.ts";
 import type { Log } from "../registrations.ts";
-import type { HealthMessage } from "./health-worker.ts";
+import type { HealthMessage, HealthOrders } from "./health-worker.ts";
 import type { Gpu } from "./inventory.ts";
 import { concerned } from "./offers.ts";
 import type { XidRules } from "./xids.ts";
@@ -24,6 +24,7 @@ const RESTART_MS = 30_000;
 export class Health implements AsyncDisposable {
   readonly #options: HealthOptions;
   readonly #since = new Map<string, { readonly text: string; readonly at: number }>();
+  readonly #ended = new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT));
   #gpus: readonly Gpu[] = [];
   #worker: Worker | undefined;
   #broken: string | undefined;
@@ -39,7 +40,7 @@ export class Health implements AsyncDisposable {
     this.#gpus = gpus;
     if (this.#options.rules.off || this.#worker || this.#closed) return;
     const worker = new Worker(new URL("./health-worker.ts", import.meta.url), {
-      workerData: { library: this.#options.library },
+      workerData: { library: this.#options.library, ended: this.#ended } satisfies HealthOrders,
     });
     worker.unref();
     this.#worker = worker;
@@ -75,7 +76,12 @@ export class Health implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.#closed = true;
     clearTimeout(this.#timer);
-    await this.#worker?.terminate();
+    if (!this.#worker) return;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#worker.once("exit", () => resolve());
+    this.#worker.ref();
+    Atomics.store(this.#ended, 0, 1);
+    await promise;
   }
 
   #happened(event: XidEvent): void {
