@@ -54,6 +54,13 @@ export const VERBS: readonly Verb[] = [
     load: () => import("./commands/wait.ts"),
   },
 
+  {
+    name: "checkpoint",
+    group: RUN,
+    summary: "manage checkpoints, which containers go on from",
+    load: () => import("./commands/checkpoint.ts"),
+  },
+
   { name: "ps", group: LOOK, summary: "list containers", load: () => import("./commands/ps.ts") },
   {
     name: "logs",

@@ -1,6 +1,6 @@
 /** berthd for tests: pods, containers and images in memory, on a socket in a directory of its own. */
 import { randomBytes } from "node:crypto";
-import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { Server, ServerCredentials, status } from "@grpc/grpc-js";
@@ -205,6 +205,11 @@ export class FakeDaemon implements AsyncDisposable {
       stopContainer: ({ containerId, timeout }) => {
         this.#enter(`StopContainer ${timeout}`);
         this.#container(containerId).process.stop(timeout);
+        return {};
+      },
+      checkpointContainer: ({ containerId, location }) => {
+        this.#enter("CheckpointContainer");
+        writeFileSync(location, this.#container(containerId).id);
         return {};
       },
       removeContainer: ({ containerId }) => {
