@@ -1,4 +1,4 @@
-/** Checkpoint and restore on a kernel that Debian's CRIU works on: berth-runc's, the CRI's, and runc's own suite for it. */
+/** Checkpoint and restore on a kernel that Debian's CRIU works on: berth-runc's, with each of its flags, and the CRI's. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { guestProblem, runInGuest, type GuestRun } from "./guest.ts";
@@ -25,6 +25,12 @@ for (const cgroups of ["v2", "v1"] as const)
     if (problem !== undefined) return t.skip(problem);
     await passes("packages/runtime/test/checkpoint.test.ts", { cgroups }, 5);
   });
+
+test("each flag of checkpoint and restore", { timeout: TIMEOUT_MS }, async (t) => {
+  const problem = guestProblem();
+  if (problem !== undefined) return t.skip(problem);
+  await passes("packages/runtime/test/checkpoint-flags.test.ts", { cgroups: "v2" }, 13);
+});
 
 test("CheckpointContainer, and containers made of checkpoints", { timeout: TIMEOUT_MS }, async (t) => {
   const problem = guestProblem();
