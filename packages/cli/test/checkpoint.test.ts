@@ -41,7 +41,11 @@ test("checkpoint: create, ls, rm; the container is stopped unless it is left run
 
 test("run: an archive goes in the place of an image, and nothing is pulled", async () => {
   await using daemon = await FakeDaemon.start();
-  daemon.images.set("/checkpoints/one.tar", { id: "/checkpoints/one.tar", tags: ["/checkpoints/one.tar"], cmd: ["sleep", "60"] });
+  daemon.images.set("/checkpoints/one.tar", {
+    id: "/checkpoints/one.tar",
+    tags: ["/checkpoints/one.tar"],
+    cmd: ["sleep", "60"],
+  });
   await run(daemon, "run", "-d", "--name", "again", "/checkpoints/one.tar");
   const [container] = daemon.containers.values();
   assert.equal(container?.config.image?.image, "/checkpoints/one.tar");
