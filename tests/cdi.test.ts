@@ -2,15 +2,17 @@
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { readFile } from "node:fs/promises";
 import { after, before, describe, test } from "node:test";
 import { type ContainerEdits, parseCdiSpec } from "@berth/cdi";
+import { connect } from "@berth/cli";
 import { DevicePlugin, parseConfig } from "@berth/gpu";
 import * as deviceplugin from "@berth/spec/device-plugin";
 import { status as codes } from "@grpc/grpc-js";
 import { FakeKubelet } from "@berth/gpu/testing";
 import { checkout, IMAGE, run, TestDaemon } from "./support/daemon.ts";
 import { assertNothingLeft, inventory } from "./support/leaks.ts";
-import { createContainer, runPod, sh, startContainer } from "./support/pods.ts";
+import { containerConfig, createContainer, runPod, sh, startContainer } from "./support/pods.ts";
 
 const EIGHT = Array.from({ length: 8 }, (_, index) => `device_${index}`);
 const SCRIPT = `#!/bin/sh
@@ -169,7 +171,29 @@ describe("devices by CDI", () => {
       `${specs}/mount.yaml`,
       "cdiVersion: 0.3.0\nkind: mount.com/gpu\ndevices:\n- name: a\n  containerEdits:\n    mounts:\n    - {hostPath: /no/such/library.so, containerPath: /l.so, options: [ro, bind]}\n",
     );
-    await fails(device("mount.com/gpu=a"), codes.UNKNOWN, /\/no\/such\/library\.so/);
+    await fails(
+      device("mount.com/gpu=a"),
+      codes.UNKNOWN,
+      /mount\.yaml: device "mount\.com\/gpu=a": mounts "\/l\.so": .*\/no\/such\/library\.so/,
+    );
+    // A field that no version has, and a path that leaves its directory: read as errors, with their place.
+    const odd = (name: string, edits: string): void =>
+      writeFileSync(
+        `${specs}/${name}.yaml`,
+        `cdiVersion: 0.5.0\nkind: ${name}.com/gpu\ndevices:\n- name: a\n  containerEdits:\n    ${edits}\n`,
+      );
+    odd("field", "deviceNodes: [{path: /dev/g, hostpath: /dev/null}]");
+    await fails(
+      device("field.com/gpu=a"),
+      codes.FAILED_PRECONDITION,
+      /field\.yaml:6:\d+: device "field\.com\/gpu=a": devices\[0\]\.containerEdits\.deviceNodes\[0\]\.hostpath: unknown field/,
+    );
+    odd("climb", "mounts: [{hostPath: /opt/../etc/shadow, containerPath: /x}]");
+    await fails(
+      device("climb.com/gpu=a"),
+      codes.FAILED_PRECONDITION,
+      /climb\.yaml:6:\d+: device "climb\.com\/gpu=a": devices\[0\]\.containerEdits\.mounts\[0\]\.hostPath: .* climbs/,
+    );
     // Half a file, and a kind that two files claim.
     writeFileSync(
       `${specs}/half.yaml`,
@@ -183,7 +207,8 @@ describe("devices by CDI", () => {
       /conflicting device "mock\.com\/gpu=device_0" \(specs ".*twice\.yaml", ".*mock\.yaml"\)/,
     );
     assert.match(daemon.log, /cdi specification: .*half\.yaml:6:14/);
-    for (const name of ["gone.json", "mount.yaml", "half.yaml", "twice.yaml"]) rmSync(`${specs}/${name}`);
+    for (const name of ["gone.json", "mount.yaml", "field.yaml", "climb.yaml", "half.yaml", "twice.yaml"])
+      rmSync(`${specs}/${name}`);
     await daemon.client.runtime.removePodSandbox({ podSandboxId: pod.id });
   });
 
@@ -234,9 +259,28 @@ if [ -e "$bundle/rootfs/bin/sh" ]; then echo "$1 sees the root"; else echo "$1";
       await assert.rejects(createContainer(daemon, pod, "true", config), message);
       await assertNothingLeft(daemon, nothing);
     };
-    await fails("bad", /\/bin\/sh ended with status 3: no such GPU/);
-    await fails("slow", /\/bin\/sleep did not end within 1000 ms and was killed/);
-    for (const name of ["all", "bad", "slow"]) rmSync(`${specs}/${name}.json`);
+    await fails(
+      "bad",
+      /bad\.json: device "bad\.com\/gpu=a": hooks "\/bin\/sh": .*\/bin\/sh ended with status 3: no such GPU/,
+    );
+    await fails(
+      "slow",
+      /slow\.json: device "slow\.com\/gpu=a": hooks "\/bin\/sleep": .*did not end within 1000 ms and was killed/,
+    );
+    // One that sets itself no limit hangs for as long as its caller waits.
+    await run(["mkfifo", `${record}.begun`]);
+    const endless = `echo >${record}.begun; exec sleep 1000`;
+    spec("endless", [{ hookName: "createContainer", path: "/bin/sh", args: ["sh", "-c", endless] }]);
+    const caller = new AbortController();
+    using client = connect(daemon.socket);
+    const config = containerConfig("true", { CDIDevices: [{ name: "endless.com/gpu=a" }] });
+    const request = { podSandboxId: pod.id, sandboxConfig: pod.config, config };
+    const waiting = assert.rejects(client.runtime.createContainer(request, { signal: caller.signal }));
+    await readFile(`${record}.begun`);
+    caller.abort();
+    await waiting;
+    await assertNothingLeft(daemon, nothing);
+    for (const name of ["all", "bad", "slow", "endless"]) rmSync(`${specs}/${name}.json`);
     await daemon.client.runtime.removePodSandbox({ podSandboxId: pod.id });
   });
 

@@ -39,16 +39,20 @@ export async function startService(argv: readonly string[], socket: string, logF
 }
 
 /** As startService, for what has no socket to wait for. */
-export function startProcess(argv: readonly string[], logFile: string): Service {
-  const { service, failed } = begin(argv, logFile);
+export function startProcess(argv: readonly string[], logFile: string, env = process.env): Service {
+  const { service, failed } = begin(argv, logFile, env);
   failed.catch(() => undefined);
   return service;
 }
 
-function begin(argv: readonly string[], logFile: string): { service: Service; failed: Promise<never> } {
+function begin(
+  argv: readonly string[],
+  logFile: string,
+  env = process.env,
+): { service: Service; failed: Promise<never> } {
   const [program = "", ...args] = argv;
   const log = openSync(logFile, "a");
-  const child = spawn(program, args, { stdio: ["ignore", log, log], detached: true });
+  const child = spawn(program, args, { stdio: ["ignore", log, log], detached: true, env });
   closeSync(log);
   const failed = ended(child).then(() =>
     Promise.reject(new Error(`${program} ended at once:\n${readFileSync(logFile, "utf8")}`)),

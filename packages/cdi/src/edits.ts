@@ -1,7 +1,8 @@
 /** Container edits made to an OCI configuration, in the reference's order. The configuration that is given is not changed. */
 import type { oci } from "@berth/spec";
-import { CdiError } from "./errors.ts";
+import { CdiError, type Place } from "./errors.ts";
 import { ociDevice, type HostDevices } from "./device-node.ts";
+import { withOrigin } from "./origins.ts";
 import type { CdiMount, ContainerEdits, DeviceNode, HookName } from "./types.ts";
 import { NO_PERMISSIONS } from "./validate.ts";
 
@@ -29,8 +30,7 @@ export async function applyEdits(
   if (env.length > 0) next.process = { ...processOf(next), env: withEnv(next.process?.env ?? [], env) };
   await addDevices(next, sources, hostDevices);
   addNetDevices(next, sources);
-  const mounts = sources.flatMap(({ edits }) => edits.mounts ?? []);
-  if (mounts.length > 0) next.mounts = withMounts(spec, mounts);
+  if (sources.some(({ edits }) => edits.mounts?.length)) next.mounts = withMounts(spec, sources);
   addHooks(next, sources);
   const rdt = sources.findLast(({ edits }) => edits.intelRdt !== undefined)?.edits.intelRdt;
   if (rdt !== undefined) next.linux = { ...next.linux, intelRdt: { ...rdt } };
@@ -64,17 +64,17 @@ async function addDevices(spec: Draft<oci.Spec>, sources: readonly SourcedEdits[
   if (wanted.length === 0) return;
   const { uid = 0, gid = 0 } = spec.process?.user ?? {};
   const filled = await Promise.all(
-    wanted.map(async ({ node, source }) => ({ node, device: await filledIn(node, source, host) })),
+    wanted.map(async ({ node, source }) => ({ node, source, device: await filledIn(node, source, host) })),
   );
   let devices = [...(spec.linux?.devices ?? [])];
   const rules = [...(spec.linux?.resources?.devices ?? [])];
-  for (const { node, device } of filled) {
+  for (const { node, source, device } of filled) {
     const owned: oci.LinuxDevice = {
       ...device,
       ...(device.uid === undefined && uid > 0 && { uid }),
       ...(device.gid === undefined && gid > 0 && { gid }),
     };
-    devices = replaceDevice(devices, owned);
+    devices = replaceDevice(devices, withOrigin(owned, placeOf(source, "deviceNodes", node.path)));
     if (owned.type === "b" || owned.type === "c")
       rules.push({ allow: true, type: owned.type, major: owned.major, minor: owned.minor, ...access(node) });
   }
@@ -85,11 +85,15 @@ async function filledIn(node: DeviceNode, source: SourcedEdits, host: HostDevice
   try {
     return await ociDevice(node, host);
   } catch (error) {
-    const { file, device } = source;
-    const field = `deviceNodes ${JSON.stringify(node.path)}`;
-    throw new CdiError({ file, device, field }, (error as Error).message, { cause: error });
+    throw new CdiError(placeOf(source, "deviceNodes", node.path), (error as Error).message, { cause: error });
   }
 }
+
+const placeOf = ({ file, device }: SourcedEdits, field: string, name: string): Place => ({
+  file,
+  device,
+  field: `${field} ${JSON.stringify(name)}`,
+});
 
 /** "none" is a rule that allows nothing; it is there all the same. */
 function access({ permissions = "" }: DeviceNode): { access?: string } {
@@ -113,13 +117,14 @@ function addNetDevices(spec: Draft<oci.Spec>, sources: readonly SourcedEdits[]):
 }
 
 /** Afterwards all mounts are in the order of their depth, so that none hides what was mounted below it. */
-function withMounts(spec: oci.Spec, edits: readonly CdiMount[]): oci.Mount[] {
+function withMounts(spec: oci.Spec, sources: readonly SourcedEdits[]): oci.Mount[] {
   const mounts = [...(spec.mounts ?? [])];
   const inUserns = spec.linux?.namespaces?.some(({ type }) => type === "user") === true;
-  for (const mount of edits) {
+  const wanted = sources.flatMap((source) => (source.edits.mounts ?? []).map((mount) => ({ mount, source })));
+  for (const { mount, source } of wanted) {
     const same = mounts.findIndex(({ destination }) => destination === mount.containerPath);
     if (same >= 0) mounts.splice(same, 1);
-    mounts.push(ociMount(mount, inUserns));
+    mounts.push(withOrigin(ociMount(mount, inUserns), placeOf(source, "mounts", mount.containerPath)));
   }
   return mounts.sort((a, b) => depth(a.destination) - depth(b.destination));
 }
@@ -145,11 +150,14 @@ function idmapOption(options: readonly string[], type: string | undefined): stri
 const depth = (path: string): number => path.split("/").filter((part) => part !== "" && part !== ".").length;
 
 function addHooks(spec: Draft<oci.Spec>, sources: readonly SourcedEdits[]): void {
-  const wanted = sources.flatMap(({ edits }) => edits.hooks ?? []);
+  const wanted = sources.flatMap((source) => (source.edits.hooks ?? []).map((hook) => ({ hook, source })));
   if (wanted.length === 0) return;
   const hooks: { -readonly [K in HookName]?: readonly oci.Hook[] | undefined } = { ...spec.hooks };
-  for (const { hookName, ...hook } of wanted)
-    hooks[hookName as HookName] = [...(hooks[hookName as HookName] ?? []), hook];
+  for (const { hook, source } of wanted) {
+    const { hookName, ...own } = hook;
+    const placed = withOrigin(own, placeOf(source, "hooks", hook.path));
+    hooks[hookName as HookName] = [...(hooks[hookName as HookName] ?? []), placed];
+  }
   spec.hooks = hooks;
 }
 

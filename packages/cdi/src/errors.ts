@@ -20,7 +20,7 @@ export class CdiError extends Error {
   readonly what: string;
 
   constructor(place: Place, what: string, options?: ErrorOptions) {
-    super([...describe(place), what].join(": "), options);
+    super([...partsOf(place), what].join(": "), options);
     this.place = place;
     this.what = what;
   }
@@ -36,7 +36,9 @@ export class UnresolvedError extends CdiError {
   }
 }
 
-function describe({ file, line, column, device, field }: Place): string[] {
+export const placeText = (place: Place): string => partsOf(place).join(": ");
+
+function partsOf({ file, line, column, device, field }: Place): string[] {
   const parts: string[] = [];
   if (file !== undefined) parts.push(line === undefined ? file : `${file}:${line}:${column ?? 1}`);
   else if (line !== undefined) parts.push(`line ${line}, column ${column ?? 1}`);

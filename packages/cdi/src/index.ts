@@ -6,6 +6,7 @@ export { applyEdits, type SourcedEdits } from "./edits.ts";
 export { CdiError, UnresolvedError, type Place } from "./errors.ts";
 export { DEFAULT_SPEC_DIRS, type SpecValidator } from "./files.ts";
 export { isQualifiedName, parseQualifiedName, qualifiedName, type QualifiedName } from "./names.ts";
+export { originAt } from "./origins.ts";
 export { parseCdiSpec } from "./parse.ts";
 export { Registry, type RegistryOptions } from "./registry.ts";
 export type * from "./types.ts";

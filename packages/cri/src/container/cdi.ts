@@ -1,6 +1,8 @@
 /** CDI: the devices that a container's configuration asks for by name, put into its OCI configuration. */
 import { status } from "@grpc/grpc-js";
 import type { Registry } from "@berth/cdi";
+import { OrderError } from "@berth/kernel";
+import { PlanError } from "@berth/runtime";
 import type { cri, oci } from "@berth/spec";
 import type { CriContext } from "../context.ts";
 import { CriError, invalid, precondition } from "../errors.ts";
@@ -51,10 +53,10 @@ export async function injectDevices(
   config: cri.ContainerConfig,
   spec: oci.Spec,
 ): Promise<oci.Spec> {
-  const asked = Object.keys(config.annotations).filter((key) => key.startsWith(ANNOTATION_PREFIX));
-  if (config.CDIDevices.length === 0 && asked.length === 0) return spec;
+  if (!asksForDevices(config)) return spec;
   if (!context.config.enableCdi) {
-    const field = config.CDIDevices.length > 0 ? "config.CDI_devices" : `config.annotations["${asked[0]}"]`;
+    const asked = Object.keys(config.annotations).find((key) => key.startsWith(ANNOTATION_PREFIX));
+    const field = config.CDIDevices.length > 0 ? "config.CDI_devices" : `config.annotations["${asked}"]`;
     throw precondition(`${field}: CDI is disabled on this node (enable_cdi in berthd's configuration)`);
   }
   const devices = await devicesOf(config);
@@ -65,6 +67,21 @@ export async function injectDevices(
     throw new CriError(status.FAILED_PRECONDITION, `CDI device injection failed: ${message}`, { cause: error });
   }
 }
+
+/** `error` with the specification's file, device and field before it, where what failed came of one. */
+export async function blamed(error: unknown, config: cri.ContainerConfig, spec: oci.Spec): Promise<unknown> {
+  const field = error instanceof OrderError ? error.because : error instanceof PlanError ? error.field : undefined;
+  if (field === undefined || !asksForDevices(config)) return error;
+  const { originAt } = await import("@berth/cdi");
+  const origin = originAt(spec, field);
+  if (origin === undefined) return error;
+  if (error instanceof PlanError) return Object.assign(new PlanError(origin, error.message), { cause: error });
+  const { message } = error as OrderError;
+  return Object.assign(new OrderError(`${origin}: ${message}`, error as OrderError), { cause: error });
+}
+
+const asksForDevices = ({ CDIDevices, annotations }: cri.ContainerConfig): boolean =>
+  CDIDevices.length > 0 || Object.keys(annotations).some((key) => key.startsWith(ANNOTATION_PREFIX));
 
 async function devicesOf(config: cri.ContainerConfig): Promise<string[]> {
   const { devicesOfAnnotations, parseQualifiedName } = await import("@berth/cdi");

@@ -20,7 +20,7 @@ import type { Creation, RuntimeKind } from "../runtimes/kind.ts";
 import { podNamespaces, usernsPath } from "../sandbox/namespaces.ts";
 import { checkContainerUserns } from "../sandbox/userns.ts";
 import type { Container, ContainerRecord, Sandbox } from "../store/records.ts";
-import { injectDevices } from "./cdi.ts";
+import { blamed, injectDevices } from "./cdi.ts";
 import { endContainer } from "./end.ts";
 import { watchExit } from "./exit.ts";
 import { mountImageVolumes, recordImageRefs, unmountImageVolumes } from "./image-volumes.ts";
@@ -141,7 +141,11 @@ async function make(
   if (spec.hooks && kind.leavesHooks) await mkdir(`${dir}/${spec.root?.path ?? "rootfs"}`);
 
   const creation = { container, sandbox, handler, spec, rootfs, userns: usernsPin, checkpoint };
-  await makeProcess(context, progress, kind, creation);
+  try {
+    await makeProcess(context, progress, kind, creation);
+  } catch (error) {
+    throw await blamed(error, config, spec);
+  }
   progress.step("record the container as created");
   record.phase = "created";
   context.containers.save(container);
