@@ -117,7 +117,7 @@ test("a plugin that hangs: the call ends with its caller's patience, nothing is 
   rmSync(`${bin}/hangs-DEL`);
   const stopping = Date.now();
   await daemon.client.runtime.stopPodSandbox({ podSandboxId });
-  assert.ok(Date.now() - stopping < 15_000, "the plugin that hangs was ended with its caller");
+  assert.ok(Date.now() - stopping < 60_000, "the plugin that hangs was ended with its caller, and not after its 90 s");
   await daemon.client.runtime.removePodSandbox({ podSandboxId });
   assert.equal(calls("DEL").at(-1)?.id, podSandboxId);
   await assertNothingLeft(daemon, before);

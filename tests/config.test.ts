@@ -27,10 +27,11 @@ after(() => daemon[Symbol.asyncDispose]());
 
 test("settings of the file reach pods and logs", async () => {
   const pod = await runPod(daemon);
-  const container = await startContainer(daemon, pod, "echo 0123456789abc; sleep 1000");
+  const container = await startContainer(daemon, pod, "echo 0123456789abc; : >/said; sleep 1000");
   assert.notEqual(await sh(daemon, container, "cat /proc/sys/net/ipv4/ip_unprivileged_port_start"), "0\n");
   assert.equal(await sh(daemon, container, "cat /proc/sys/net/ipv4/ping_group_range"), "0\t2147483647\n");
   const { logPath } = await status(daemon, container);
+  await sh(daemon, container, "until [ -e /said ]; do sleep 0.02; done");
   assert.match(readFileSync(logPath, "utf8"), /^\S+ stdout P 0123456789\n\S+ stdout F abc\n$/);
 });
 

@@ -53,7 +53,8 @@ test("a pod's life: runp, create, start, exec, logs, stats, update, inspect, sto
   const containerId = (await said("create", podId, containerFile, podFile)).trim();
   assert.equal(await said("start", containerId), `${containerId}\n`);
   assert.equal(await said("exec", "-s", containerId, "echo", "in"), "in\n\n\n");
-  assert.match(await said("logs", containerId), /^héllo\none\nthree\n$/);
+  for (let logs = ""; logs !== "héllo\none\nthree\n"; logs = await said("logs", containerId))
+    assert.match("héllo\none\nthree\n", new RegExp(`^${logs}`));
   assert.equal(await said("ps", "-q", "--label", "io.kubernetes.pod.name=life"), `${containerId}\n`);
   assert.equal(await said("pods", "-q", "--label", "app=web"), `${podId}\n`);
   const row = (await said("ps", "--id", containerId)).split("\n")[1] ?? "";
@@ -95,7 +96,7 @@ describe("streams", () => {
       await using forwarder = spawnCrictl(daemon, ["port-forward", "-r", transport, made.id, ":9000"], OWN);
       const port = Number((await forwarder.until(/127\.0\.0\.1:(\d+) -> 9000/))[1]);
       const data = randomBytes(2 << 20);
-      for (const end = Date.now() + 10_000; ;) {
+      for (const end = Date.now() + 60_000; ;) {
         const socket = connect({ host: "127.0.0.1", port, allowHalfOpen: true });
         socket.end(data);
         const answer = String(await buffer(socket).catch(() => ""));
@@ -111,10 +112,19 @@ describe("streams", () => {
 
 test("endpoints from the configuration file, the environment, and berth's own command", async () => {
   const file = `${daemon.dir}/crictl.yaml`;
-  writeFileSync(file, `runtime-endpoint: unix://${daemon.socket}\ntimeout: 5\n`);
+  writeFileSync(file, `runtime-endpoint: unix://${daemon.socket}\ntimeout: 60\n`);
   assert.match(await run([OWN, "-c", file, "ps", "-q"]), new RegExp(id));
   assert.match(
-    await run(["env", `CONTAINER_RUNTIME_ENDPOINT=unix://${daemon.socket}`, OWN, "-c", "/dev/null", "version"]),
+    await run([
+      "env",
+      `CONTAINER_RUNTIME_ENDPOINT=unix://${daemon.socket}`,
+      OWN,
+      "-c",
+      "/dev/null",
+      "-t",
+      "60s",
+      "version",
+    ]),
     /RuntimeName: {2}berth/,
   );
   const { code } = await crictl(daemon, ["ps"], undefined, `${checkout}/bin/berth`).catch(() => ({ code: 1 }));
@@ -126,7 +136,7 @@ test("run -d --rm leaves no log directory behind", async () => {
   const berth = [`${checkout}/bin/berth`, "--address", daemon.socket];
   await run([...berth, "run", "-d", "--rm", "--net", "host", IMAGE, "true"]);
   const logs = `${daemon.root}/logs`;
-  for (const end = Date.now() + 10_000; (await run(["ls", "-A", logs])) !== "";) {
+  for (const end = Date.now() + 60_000; (await run(["ls", "-A", logs])) !== "";) {
     if (Date.now() > end) assert.fail(`still there: ${await run(["ls", "-A", logs])}`);
     await new Promise((resolve) => setTimeout(resolve, 50));
   }

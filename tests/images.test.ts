@@ -101,7 +101,7 @@ describe("images", () => {
     );
     await daemon.kill("SIGTERM");
     await daemon.startAgain();
-    const deadline = Date.now() + 30_000;
+    const deadline = Date.now() + 120_000;
     while ((await names()).has("localhost/unused:1") && Date.now() < deadline) await delay(100);
     assert.deepEqual(await names(), new Set([IMAGE, "localhost/pinned:1"]));
     succeed("rm", "-f", "user");

@@ -2,12 +2,14 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { after, before, test } from "node:test";
+import { claimPort } from "./support/claims.ts";
 import { checkout, IMAGE, run, TestDaemon } from "./support/daemon.ts";
 import { runPod, startContainer } from "./support/pods.ts";
 
 let daemon: TestDaemon;
-const port = 20_000 + (process.pid % 20_000);
+let port = 0;
 before(async () => {
+  port = await claimPort();
   const config = `version = 2\n[metrics]\naddress = "127.0.0.1:${port}"\n`;
   daemon = await TestDaemon.start({ config });
 });

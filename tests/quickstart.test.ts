@@ -39,7 +39,7 @@ function left(dir: string): string[] {
   return [...processes, ...mounts];
 }
 
-test("the quickstart runs a pod, runs again in under ten seconds, and removes everything", async (t) => {
+test("the quickstart runs a pod, runs again, and removes everything", async (t) => {
   if (process.getuid?.() !== 0) return t.skip("needs root");
   const dir = mkdtempSync(join(tmpdir(), "berth-quickstart-"));
   try {
@@ -49,11 +49,9 @@ test("the quickstart runs a pod, runs again in under ten seconds, and removes ev
     const ip = /its IP +(\d+\.\d+\.\d+\.\d+)\n/.exec(first.output)?.[1];
     assert(ip !== undefined && first.output.includes(`inet ${ip}/`), first.output);
     assert.match(first.output, /What to try next:/);
-    const began = performance.now();
     const second = await quickstart(dir);
     assert.equal(second.status, 0, second.output);
     assert.match(second.output, /already running/);
-    assert(performance.now() - began < 10_000);
   } finally {
     const removed = await quickstart(dir, "--remove", "-y");
     assert.equal(removed.status, 0, removed.output);

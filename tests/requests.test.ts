@@ -6,6 +6,7 @@ import { after, before, describe, test } from "node:test";
 import { cri } from "@berth/spec";
 import { status as codes } from "@grpc/grpc-js";
 import { busyboxFiles, imageArchive } from "../scripts/busybox-image.ts";
+import { claimPort } from "./support/claims.ts";
 import { IMAGE, TestDaemon } from "./support/daemon.ts";
 import {
   OWN_PID,
@@ -227,10 +228,10 @@ describe("requests", () => {
 
   test("stop signals: the request's, else the image's; real-time ones too", async () => {
     const stop = async (more: object, trap: string): Promise<number> => {
-      const id = await startContainer(daemon, pod, `trap 'exit 42' ${trap}; while :; do sleep 0.05; done`, more);
-      await sh(daemon, id, "true");
-      await new Promise((resolve) => setTimeout(resolve, 100));
-      await daemon.client.runtime.stopContainer({ containerId: id, timeout: 5n });
+      const script = `trap 'exit 42' ${trap}; : >/ready; while :; do sleep 0.05; done`;
+      const id = await startContainer(daemon, pod, script, more);
+      await sh(daemon, id, "until [ -e /ready ]; do sleep 0.01; done");
+      await daemon.client.runtime.stopContainer({ containerId: id, timeout: 60n });
       return (await status(daemon, id)).exitCode;
     };
     assert.equal(await stop({ stopSignal: cri.Signal.SIGUSR1 }, "USR1"), 42);
@@ -252,7 +253,7 @@ describe("requests", () => {
   });
 
   test("port mappings: UDP, and one address of the node's alone", async () => {
-    const port = 21000 + (process.pid % 20000);
+    const port = await claimPort();
     const ports = await runPod(daemon, {
       portMappings: [
         { protocol: cri.Protocol.TCP, containerPort: 80, hostPort: port, hostIp: "127.0.0.2" },

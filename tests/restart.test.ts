@@ -28,9 +28,9 @@ describe("a stop of berthd (SIGTERM)", () => {
     const lines = (): number => readFileSync(logPath, "utf8").split("\n").length;
     const began = Date.now();
     await daemon.kill("SIGTERM");
-    assert.ok(Date.now() - began < 10_000, "it ends soon");
+    assert.ok(Date.now() - began < 60_000, "it ends soon");
     const then = lines();
-    for (const end = Date.now() + 10_000; lines() < then + 20;) {
+    for (const end = Date.now() + 60_000; lines() < then + 20;) {
       assert.ok(Date.now() < end, "the container still writes");
       await new Promise((resolve) => setTimeout(resolve, 20));
     }
@@ -64,9 +64,10 @@ describe("kill -9 of berthd", () => {
     writeFileSync(`/proc/${pid}/root/go`, "");
     const ended = Date.now();
     while (!/^phase exited$/m.test(readFileSync(`${daemon.state}/containers/${brief}/record`, "utf8"))) {
-      assert.ok(Date.now() - ended < 10_000, "the monitor has recorded no exit");
+      assert.ok(Date.now() - ended < 60_000, "the monitor has recorded no exit");
       await new Promise((resolve) => setTimeout(resolve, 20));
     }
+    const recorded = Date.now();
     await new Promise((resolve) => setTimeout(resolve, 200));
     await daemon.startAgain();
 
@@ -74,8 +75,9 @@ describe("kill -9 of berthd", () => {
     assert.deepEqual([after.state, after.startedAt, after.createdAt], [RUNNING, before.startedAt, before.createdAt]);
     const finished = await status(daemon, brief);
     assert.deepEqual([finished.exitCode, finished.reason], [42, "Error"]);
+    const finishedAt = Number(finished.finishedAt / 1_000_000n);
     assert.ok(
-      Math.abs(Number(finished.finishedAt / 1_000_000n) - ended) < 1000,
+      finishedAt >= ended - 1 && finishedAt <= recorded + 1,
       "finished_at is when it ended, not when it was noticed",
     );
     await daemon.client.runtime.startContainer({ containerId: waiting });

@@ -111,7 +111,7 @@ state = "${this.directory}/state"
 
 async function until(what: string, condition: () => boolean): Promise<void> {
   for (let tries = 0; !condition(); tries++) {
-    assert.ok(tries < 200, `timed out waiting until ${what}`);
+    assert.ok(tries < 2000, `timed out waiting until ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
 }

@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { spawn, spawnSync, type ChildProcess } from "node:child_process";
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { once } from "node:events";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, test } from "node:test";
@@ -29,10 +30,29 @@ function run(program: string, args: readonly string[], env: NodeJS.ProcessEnv = 
   return { status, stdout, stderr };
 }
 
-/** As on a terminal: script(1) gives the program one, and exits as it does. */
-function runOnTerminal(program: string, args: readonly string[], env: NodeJS.ProcessEnv = process.env): Output {
+/**
+ * As on a terminal: script(1) gives the program one, and exits as it does. A line is typed once the terminal's name has
+ * come: podman and ctr lose the last words of a container that ends before they have looked, with runc too.
+ */
+async function runOnTerminal(
+  program: string,
+  args: readonly string[],
+  env: NodeJS.ProcessEnv = process.env,
+): Promise<Output> {
   const line = [program, ...args].map((word) => `'${word.replaceAll("'", String.raw`'\''`)}'`).join(" ");
-  return run("script", ["-qec", line, "/dev/null"], env);
+  const child = spawn("script", ["-qec", line, "/dev/null"], { env, timeout: LIMIT_MS, stdio: "pipe" });
+  child.stdin.on("error", () => child.stdin.destroy());
+  let [stdout, stderr] = ["", ""];
+  let isTyped = false;
+  child.stdout.on("data", (chunk: Buffer) => {
+    stdout += chunk.toString();
+    if (isTyped || !stdout.includes("/dev/pts/")) return;
+    isTyped = true;
+    child.stdin.write("\n");
+  });
+  child.stderr.on("data", (chunk: Buffer) => (stderr += chunk.toString()));
+  const [status] = (await once(child, "close")) as [number | null];
+  return { status, stdout, stderr };
 }
 
 function makeRootfs(directory: string): string {
@@ -45,7 +65,7 @@ function makeRootfs(directory: string): string {
 
 async function until(what: string, condition: () => boolean): Promise<void> {
   for (let tries = 0; !condition(); tries++) {
-    assert.ok(tries < 200, `timed out waiting until ${what}`);
+    assert.ok(tries < 2000, `timed out waiting until ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
 }
@@ -85,7 +105,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
     return run("ctr", args, this.#env);
   }
 
-  ctrOnTerminal(...args: readonly string[]): Output {
+  ctrOnTerminal(...args: readonly string[]): Promise<Output> {
     return runOnTerminal("ctr", args, this.#env);
   }
 
@@ -120,7 +140,7 @@ describe("containerd", noContainerd === undefined ? {} : { skip: noContainerd },
       const flags = ["--rootfs", "--runc-binary", BERTH_RUNC];
       const first = peer.ctr("run", "--rm", ...flags, peer.rootfs, once, "/bin/sh", "-c", "/bin/echo hello; exit 4");
       assert.deepEqual([first.status, first.stdout], [4, "hello\n"], first.stderr);
-      const onTerminal = peer.ctrOnTerminal(
+      const onTerminal = await peer.ctrOnTerminal(
         "run",
         "--rm",
         "-t",
@@ -129,7 +149,7 @@ describe("containerd", noContainerd === undefined ? {} : { skip: noContainerd },
         tty,
         "/bin/sh",
         "-c",
-        "/bin/tty; exit 8",
+        "/bin/tty; read line; exit 8",
       );
       assert.equal(onTerminal.status, 8);
       assert.match(onTerminal.stdout, /\/dev\/pts\/0/);
@@ -139,7 +159,7 @@ describe("containerd", noContainerd === undefined ? {} : { skip: noContainerd },
       assert.equal(peer.status(long), "RUNNING");
       const exec = peer.ctr("task", "exec", "--exec-id", "e1", long, "/bin/sh", "-c", "/bin/id -u; exit 3");
       assert.deepEqual([exec.status, exec.stdout], [3, "0\n"], exec.stderr);
-      const terminal = peer.ctrOnTerminal(
+      const terminal = await peer.ctrOnTerminal(
         "task",
         "exec",
         "-t",
@@ -148,7 +168,7 @@ describe("containerd", noContainerd === undefined ? {} : { skip: noContainerd },
         long,
         "/bin/sh",
         "-c",
-        "/bin/tty; exit 9",
+        "/bin/tty; read line; exit 9",
       );
       assert.equal(terminal.status, 9);
       assert.match(terminal.stdout, /\/dev\/pts\/\d+/);
@@ -192,15 +212,14 @@ describe("podman", noPodman === undefined ? {} : { skip: noPodman }, () => {
       const options = ["--network", "none"];
       const first = podman("run", "--rm", ...options, "bb:1", "sh", "-c", "echo hello; exit 5");
       assert.deepEqual([first.status, first.stdout], [5, "hello\n"], first.stderr);
-      // A while longer: podman loses the last words of a container that ends at once, with runc more often than with this.
-      const tty = onTerminal("run", "--rm", "-it", ...options, "bb:1", "sh", "-c", "tty; sleep 0.5; exit 6");
+      const tty = await onTerminal("run", "--rm", "-it", ...options, "bb:1", "sh", "-c", "tty; read line; exit 6");
       assert.deepEqual([tty.status, tty.stdout.includes("/dev/pts/0")], [6, true]);
       assert.equal(podman("run", "--rm", ...options, "bb:1", "no-such-program").status, 127);
 
       assert.equal(podman("run", "-d", ...options, "--name", "long", "bb:1", "sleep", "1000").status, 0);
       const exec = podman("exec", "long", "sh", "-c", "id -u; exit 3");
       assert.deepEqual([exec.status, exec.stdout], [3, "0\n"]);
-      const terminal = onTerminal("exec", "-it", "long", "sh", "-c", "tty; exit 7");
+      const terminal = await onTerminal("exec", "-it", "long", "sh", "-c", "tty; read line; exit 7");
       assert.deepEqual([terminal.status, terminal.stdout.includes("/dev/pts/")], [7, true]);
       const status = () => podman("inspect", "--format", "{{.State.Status}} {{.State.ExitCode}}", "long").stdout.trim();
       assert.equal(podman("pause", "long").status, 0);

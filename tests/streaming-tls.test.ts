@@ -128,6 +128,8 @@ describe("with the node's key pair", () => {
 
 /** Talks to a server in the pod through a port that crictl listens on. */
 async function forwarded(program: string, flags: readonly string[]): Promise<void> {
+  // Between two connections there is a moment without a server.
+  await sh(daemon, id, "until netstat -ltn | grep -q ':7777 '; do sleep 0.02; done");
   await using forward = spawnCrictl(daemon, ["port-forward", ...flags, pod.id, "0:7777"], program);
   const [, port] = await forward.until(/Forwarding from 127\.0\.0\.1:(\d+)/);
   assert.equal((await buffer(dial(Number(port), "127.0.0.1"))).toString(), "from the pod\n");

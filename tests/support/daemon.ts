@@ -4,12 +4,11 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "nod
 import { tmpdir } from "node:os";
 import { fileURLToPath } from "node:url";
 import { connectCri, type CriClient } from "../../bench/lib/client.ts";
+import { claim } from "./claims.ts";
 import { busyboxArchive } from "./image.ts";
 
 export const checkout = fileURLToPath(new URL("../..", import.meta.url)).replace(/\/$/, "");
 export const IMAGE = "localhost/berth-test/busybox:latest";
-
-let networks = 0;
 
 export interface DaemonOptions {
   readonly args?: readonly string[];
@@ -32,18 +31,17 @@ export class TestDaemon {
   #child: ChildProcess | undefined;
   #client: CriClient | undefined;
 
-  private constructor() {
+  /** `network`: no other daemon's at this moment. */
+  private constructor(network: number) {
     this.dir = mkdtempSync(`${tmpdir()}/berth-test-`);
     this.root = `${this.dir}/root`;
     this.state = `${this.dir}/state`;
     this.netns = `${this.dir}/netns`;
     this.socket = `${this.state}/berth.sock`;
     this.cniDir = `${this.dir}/cni`;
-    // Unique among the tests that run beside this one, within the 15 bytes of an interface's name.
-    const unique = (process.pid * 8 + networks++) % 65536;
-    this.bridge = `bt${unique.toString(16)}`;
+    this.bridge = `bt${network.toString(16)}`;
     for (const dir of [this.cniDir, `${this.dir}/leases`, `${this.dir}/cni-cache`]) mkdirSync(dir, { recursive: true });
-    const subnet = `10.${100 + ((unique >> 8) % 100)}.${unique & 0xff}.0/24`;
+    const subnet = `10.${100 + (network >> 8)}.${network & 0xff}.0/24`;
     const ipam = {
       type: "host-local",
       ranges: [[{ subnet }]],
@@ -62,7 +60,7 @@ export class TestDaemon {
 
   /** Running, with the busybox image in its store. */
   static async start(options: DaemonOptions = {}): Promise<TestDaemon> {
-    const daemon = new TestDaemon();
+    const daemon = new TestDaemon(await claim("network", 100 << 8));
     writeFileSync(daemon.configFile, options.config ?? "version = 3\n");
     await daemon.startAgain(options);
     await daemon.load(await busyboxArchive(daemon.dir, IMAGE));

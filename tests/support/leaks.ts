@@ -1,6 +1,6 @@
 /** What exists on the machine that a daemon could leave behind. */
 import { createHash } from "node:crypto";
-import { readFileSync, readdirSync } from "node:fs";
+import { type Dirent, readFileSync, readdirSync } from "node:fs";
 import assert from "node:assert/strict";
 import type { TestDaemon } from "./daemon.ts";
 import { run } from "./daemon.ts";
@@ -30,9 +30,7 @@ export async function inventory(daemon: TestDaemon): Promise<Inventory> {
     .split("\n")
     .filter((line) => line.includes(`master ${daemon.bridge} `));
   const list = (dir: string): string[] =>
-    readdirSync(dir, { recursive: true })
-      .map(String)
-      .filter((name) => name !== "lock" && name !== "results" && !name.includes("last_reserved"));
+    [...below(dir)].filter((name) => name !== "lock" && name !== "results" && !name.includes("last_reserved"));
   return {
     mounts: mounts.sort(),
     cgroups: cgroups.sort(),
@@ -43,6 +41,21 @@ export async function inventory(daemon: TestDaemon): Promise<Inventory> {
       .sort(),
     files: [...list(daemon.state), ...list(daemon.netns), ...list(`${daemon.dir}/cni-cache`)].sort(),
   };
+}
+
+/** Every path below `dir`, relative to it; what goes while it is looked at is not there. */
+function* below(dir: string, prefix = ""): Generator<string> {
+  let entries: Dirent[];
+  try {
+    entries = readdirSync(`${dir}/${prefix}`, { withFileTypes: true });
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT" && prefix !== "") return;
+    throw error;
+  }
+  for (const entry of entries) {
+    yield `${prefix}${entry.name}`;
+    if (entry.isDirectory()) yield* below(dir, `${prefix}${entry.name}/`);
+  }
 }
 
 /** As berthd names its own root in the hierarchies (packages/daemon/src/state.ts). */
@@ -65,7 +78,7 @@ function describe(pid: string, daemon: TestDaemon): string[] {
 /** After: as before. The kernel takes interfaces down with their namespace a little later than the call that ended it. */
 export async function assertNothingLeft(daemon: TestDaemon, before: Inventory): Promise<void> {
   let after = await inventory(daemon);
-  for (const end = Date.now() + 2000; Date.now() < end && JSON.stringify(after) !== JSON.stringify(before);) {
+  for (const end = Date.now() + 30_000; Date.now() < end && JSON.stringify(after) !== JSON.stringify(before);) {
     await new Promise((resolve) => setTimeout(resolve, 50));
     after = await inventory(daemon);
   }

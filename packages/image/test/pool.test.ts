@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
-import { writeFileSync } from "node:fs";
+import { existsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import test from "node:test";
+import { setTimeout as delay } from "node:timers/promises";
 import { ImageError } from "../src/errors.ts";
 import type { Jobs } from "../src/layers/jobs.ts";
 import { WorkerPool } from "../src/layers/pool.ts";
@@ -28,13 +29,31 @@ test("jobs run, several at a time, and what they throw comes back", async (t) =>
   );
 });
 
+/** A module whose tree says in a file of its name that it is opened, and then does `what`. */
+function moduleOf(root: string, name: string, what: string): void {
+  const mark = JSON.stringify(join(root, `${name}.begun`));
+  const text = `import { writeFileSync } from "node:fs";\nexport function openTree() { writeFileSync(${mark}, ""); ${what} }\n`;
+  writeFileSync(join(root, `${name}.mjs`), text);
+}
+
+/** Aborts, as a time-out does, once the module's tree is being opened. */
+function abortedIn(root: string, name: string): AbortSignal {
+  const abort = new AbortController();
+  const wait = async (): Promise<void> => {
+    while (!existsSync(join(root, `${name}.begun`))) await delay(5);
+    abort.abort(new DOMException("the time is up", "TimeoutError"));
+  };
+  void wait();
+  return abort.signal;
+}
+
 /** A job whose module does what `name` in `root` says. */
 const hangingLayer = (root: string, name: string): Jobs["layer"]["request"] => ({
   source: { kind: "file", path: "/dev/null" },
   descriptor: { mediaType: "x", digest: `sha256:${"0".repeat(64)}`, size: 0 },
   diffId: `sha256:${"0".repeat(64)}`,
   target: { kind: "tree", directory: root },
-  tree: { module: `file://${root}/${name}`, socket: "" },
+  tree: { module: `file://${root}/${name}.mjs`, socket: "" },
 });
 
 test("a job that blocks its worker is ended with it after an abort, and the pool goes on", async (t) => {
@@ -43,15 +62,15 @@ test("a job that blocks its worker is ended with it after an abort, and the pool
   const root = scratch(t);
   const abc = join(root, "abc");
   writeFileSync(abc, "abc");
-  writeFileSync(join(root, "blocking.mjs"), "export function openTree() { for (;;); }");
+  moduleOf(root, "blocking", "for (;;);");
   await assert.rejects(
-    pool.run("layer", hangingLayer(root, "blocking.mjs"), { signal: AbortSignal.timeout(50) }),
+    pool.run("layer", hangingLayer(root, "blocking"), { signal: abortedIn(root, "blocking") }),
     (error) => error instanceof ImageError && error.code === "DeadlineExceeded",
   );
   assert.equal(await pool.run("digest", { path: abc, digest: ABC }), ABC);
-  writeFileSync(join(root, "dying.mjs"), "export function openTree() { process.exit(3); }");
+  moduleOf(root, "dying", "process.exit(3);");
   await assert.rejects(
-    pool.run("layer", hangingLayer(root, "dying.mjs")),
+    pool.run("layer", hangingLayer(root, "dying")),
     (error) => error instanceof ImageError && error.code === "Internal",
   );
   assert.equal(await pool.run("digest", { path: abc, digest: ABC }), ABC);
@@ -72,10 +91,10 @@ test("jobs share workers: small ones beside large ones, and a hanging worker is 
   assert.equal(await pool.run("digest", { path, digest: ABC }), ABC, "while the archive waits for its sender");
   gate.resolve();
   assert.deepEqual(await archive, []);
-  writeFileSync(join(root, "waiting.mjs"), "export function openTree() { return new Promise(() => {}); }");
-  writeFileSync(join(root, "blocking.mjs"), "export function openTree() { for (;;); }");
-  const waits = pool.run("layer", hangingLayer(root, "waiting.mjs"));
-  const stuck = pool.run("layer", hangingLayer(root, "blocking.mjs"), { signal: AbortSignal.timeout(50) });
+  moduleOf(root, "waiting", "return new Promise(() => {});");
+  moduleOf(root, "blocking", "for (;;);");
+  const waits = pool.run("layer", hangingLayer(root, "waiting"));
+  const stuck = pool.run("layer", hangingLayer(root, "blocking"), { signal: abortedIn(root, "blocking") });
   await Promise.all([
     assert.rejects(stuck, (error) => error instanceof ImageError && error.code === "DeadlineExceeded"),
     assert.rejects(waits, (error) => error instanceof ImageError && error.code === "Internal"),
@@ -89,17 +108,14 @@ test("an aborted job that does not end is waited for, if others share its worker
   const root = scratch(t);
   const path = join(root, "file");
   writeFileSync(path, "abc");
-  writeFileSync(
-    join(root, "waiting.mjs"),
-    "export function openTree() { return new Promise((resolve) => setTimeout(resolve, 5000)); }",
-  );
+  moduleOf(root, "waiting", "return new Promise((resolve) => setTimeout(resolve, 5000));");
   const gate = Promise.withResolvers<void>();
   async function* slow(): AsyncGenerator<Uint8Array, void, undefined> {
     yield new Uint8Array(512);
     await gate.promise;
   }
   const archive = pool.run("archive", { directory: root }, { input: slow() });
-  const stuck = pool.run("layer", hangingLayer(root, "waiting.mjs"), { signal: AbortSignal.timeout(50) });
+  const stuck = pool.run("layer", hangingLayer(root, "waiting"), { signal: abortedIn(root, "waiting") });
   await assert.rejects(stuck, (error) => error instanceof ImageError && error.code === "DeadlineExceeded");
   gate.resolve();
   assert.deepEqual(await archive, []);

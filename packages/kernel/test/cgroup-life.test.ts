@@ -115,9 +115,9 @@ test("a cgroup that is not there is killed and removed already", async (t) => {
 
 /** Another process's doing that no event tells us of. */
 async function waitFor(condition: () => Promise<boolean>): Promise<void> {
-  const deadline = Date.now() + 5_000;
+  const deadline = Date.now() + 60_000;
   while (!(await condition())) {
-    assert.ok(Date.now() < deadline, "it did not happen within 5 s");
+    assert.ok(Date.now() < deadline, "it did not happen within a minute");
     await new Promise((resolve) => setTimeout(resolve, 2));
   }
 }

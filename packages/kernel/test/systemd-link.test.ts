@@ -93,8 +93,11 @@ test("patience ends with an error that names the unit; the caller's signal ends 
 });
 
 test("where no systemd can be, nobody waits for it", async () => {
-  const link = new SystemdLink({ connect: () => SystemdManager.connect(`unix:path=${directory}/nobody`) });
+  const link = new SystemdLink({
+    connect: () => SystemdManager.connect(`unix:path=${directory}/nobody`),
+    patienceMs: 600_000,
+  });
   const began = Date.now();
   await assert.rejects(link.start(request), /systemd unit cri-containerd-c1\.scope: cannot reach systemd at .*nobody/);
-  assert.ok(Date.now() - began < 5000);
+  assert.ok(Date.now() - began < 60_000);
 });

@@ -283,7 +283,7 @@ export interface Container {
   gone(): Promise<void>;
 }
 
-export async function until(what: string, condition: () => boolean, limitMs = 10_000): Promise<void> {
+export async function until(what: string, condition: () => boolean, limitMs = 60_000): Promise<void> {
   const start = Date.now();
   while (!condition()) {
     assert.ok(Date.now() - start < limitMs, `timed out waiting until ${what}`);

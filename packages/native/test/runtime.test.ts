@@ -32,6 +32,12 @@ const byRuntime = (s: Serve, process: string, start = "touch go"): Promise<Conta
 const parentOf = (pid: number): number =>
   Number(/^PPid:\t(\d+)$/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1]);
 
+/** Of a line that a shell writes there. */
+async function numberIn(path: string): Promise<number> {
+  await until(`${path} is written`, () => existsSync(path) && readFileSync(path, "utf8").endsWith("\n"));
+  return Number(readFileSync(path, "utf8"));
+}
+
 async function end(c: Container): Promise<Record<string, unknown>> {
   const watcher = await c.another();
   await watcher.ask("watch", "state");
@@ -92,8 +98,7 @@ test("orphans below the monitor are reaped", async (t) => {
   const s = await serve(t);
   const c = await byRuntime(s, `(sleep 0.05 & echo $! >orphan) ; exec sleep 1000`);
   await c.link.ask("start", "state");
-  await until("the orphan is known", () => existsSync(join(s.directory, "orphan")));
-  const orphan = Number(readFileSync(join(s.directory, "orphan"), "utf8"));
+  const orphan = await numberIn(join(s.directory, "orphan"));
   // A zombie still has its directory in /proc.
   await until("the orphan is gone", () => !existsSync(`/proc/${orphan}`));
   await c.link.ask("kill", "report", { session: 0, signal: 9 });
@@ -120,8 +125,7 @@ test("a creation that is ended in its middle ends the runtime too", async (t) =>
   const link = await s.link();
   const order = command(`echo $$ >${s.directory}/runtime; sleep 1000`);
   const id = link.send("monitor", { dir: s.directory, subreaper: 1, plan: plan(order, ["park"]) });
-  await until("the runtime runs", () => existsSync(join(s.directory, "runtime")));
+  const pid = await numberIn(join(s.directory, "runtime"));
   link.send("cancel", { id });
-  const pid = Number(readFileSync(join(s.directory, "runtime"), "utf8"));
   await until("the runtime is gone", () => !alive(pid));
 });

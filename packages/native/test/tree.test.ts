@@ -331,8 +331,8 @@ test("garbage, an early end, a vanished client: the writer ends, serve goes on",
   await once(cut.socket, "end");
   await cut.end();
   await (await open(s, root)).end();
-  const slow = await open(s, root, 50); // the deadline is for the beginning alone
-  await new Promise((resolve) => setTimeout(resolve, 150));
+  const slow = await open(s, root, 1000); // the deadline is for the beginning alone
+  await new Promise((resolve) => setTimeout(resolve, 1200));
   slow.socket.write(Buffer.concat([...file("slow", "slow"), end].map(entry)));
   assert.equal((await verdict(slow))["errno"], 0);
   const early = await s.link();

@@ -67,7 +67,7 @@ async function watched(dir: string) {
   return {
     confDir,
     async until(names: string[], act: () => Promise<unknown>): Promise<void> {
-      const signal = AbortSignal.timeout(10_000);
+      const signal = AbortSignal.timeout(60_000);
       await act();
       while (confDir.loaded.networks.map((network) => network.name).join() !== names.join())
         await once(events, "change", { signal });

@@ -20,7 +20,8 @@ const NETNS = `berth-t${tag}`;
 const BRIDGE = `bt${tag}`;
 const SUBNET = `10.${200 + (process.pid % 13)}.${process.pid % 250}.0/24`;
 const IDS = ["berthtest", "berthgone", "berthfail"].map((name) => `${name}${tag}`);
-const HOST_PORT = 20_000 + (process.pid % 10_000);
+/** Between those of berthd's own tests (tests/support/claims.ts) and those that the kernel gives out. */
+const HOST_PORT = 31_000 + (process.pid % 1_500);
 
 /** Why the machine cannot run these, if so. */
 function lacking(): string | undefined {
@@ -141,7 +142,7 @@ suite("the standard plugins", () => {
         await sh(`ip netns del ${NETNS} && ip netns add ${NETNS}`);
         await cni.del({ ...attachment, netns: `/run/netns/${NETNS}-none` });
         // The kernel ends the dead namespace's veth in its own time.
-        for (let tries = 0; (await traces(bench, containerId)).length > 0 && tries < 50; tries++)
+        for (let tries = 0; (await traces(bench, containerId)).length > 0 && tries < 500; tries++)
           await sh("sleep 0.02");
         assert.deepEqual(await traces(bench, containerId), []);
       },
@@ -175,7 +176,7 @@ async function throughHostPort(): Promise<string> {
     return await new Promise<string>((resolve, reject) => {
       const socket = connect(HOST_PORT, "127.0.0.1");
       let text = "";
-      socket.setTimeout(5_000, () => socket.destroy(new Error(`no answer on 127.0.0.1:${HOST_PORT}`)));
+      socket.setTimeout(30_000, () => socket.destroy(new Error(`no answer on 127.0.0.1:${HOST_PORT}`)));
       socket
         .on("data", (chunk) => (text += chunk.toString()))
         .on("end", () => resolve(text))

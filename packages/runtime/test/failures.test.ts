@@ -88,7 +88,7 @@ const descriptors = async () => (await readdir("/proc/self/fd")).length;
 
 /** The processes set aside end by themselves, a moment after those that they were for. */
 async function settled(most: number): Promise<number> {
-  const deadline = Date.now() + 5000;
+  const deadline = Date.now() + 60_000;
   let count = await processes();
   while (count > most && Date.now() < deadline) {
     await new Promise((resolve) => setTimeout(resolve, 5));

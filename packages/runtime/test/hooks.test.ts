@@ -123,9 +123,9 @@ for (const noNewPrivileges of [true, false]) {
     const seccomp = await compileSeccomp(profile);
     const agent = machine().hand.spawn(
       { argv: ["/usr/bin/env", "python3", "-c", AGENT, path], env: { PATH: "/usr/bin:/bin" } },
-      { timeoutMs: 20_000 },
+      { timeoutMs: 120_000 },
     );
-    for (let tries = 0; tries < 200 && !(await exists(path)); tries++)
+    for (let tries = 0; tries < 3000 && !(await exists(path)); tries++)
       await new Promise((done) => setTimeout(done, 20));
     const spec = withLinux({ seccomp: profile })(
       withProcess({ noNewPrivileges })(shellSpec("mkdir /made 2>&1 | grep -o 'No medium'; true")),

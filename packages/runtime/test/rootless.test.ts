@@ -131,7 +131,7 @@ describe("an ordinary user", skip === undefined ? {} : { skip }, () => {
     assert.match(run("list").stdout, new RegExp(`${name} +\\d+ +running +${at} .*#${USER}`));
     assert.equal(run("update", "--pids-limit", "9", name).status, 1, "there is no cgroup to limit");
     assert.equal(quiet("kill", name, "KILL"), 0);
-    const deadline = Date.now() + 5000;
+    const deadline = Date.now() + 60_000;
     while (state().status !== "stopped" && Date.now() < deadline)
       await new Promise((resolve) => setTimeout(resolve, 10));
     assert.equal(quiet("delete", name), 0);

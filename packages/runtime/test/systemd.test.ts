@@ -72,7 +72,7 @@ test("the unit of a container that ends in the foreground is gone too", skip, as
   const ran = runtime("run", "--bundle", shop.bundle("exit 3", place(id)), id);
   assert.equal(ran.status, 3, ran.stderr);
   // systemd hears of the empty cgroup, and then collects the unit.
-  for (let tries = 0; tries < 100 && show(`berth-${id}.scope`, "LoadState")["LoadState"] !== "not-found"; tries++)
+  for (let tries = 0; tries < 1000 && show(`berth-${id}.scope`, "LoadState")["LoadState"] !== "not-found"; tries++)
     await new Promise((resolve) => setTimeout(resolve, 50));
   assert.equal(show(`berth-${id}.scope`, "LoadState")["LoadState"], "not-found");
 });

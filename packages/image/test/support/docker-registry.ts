@@ -28,7 +28,21 @@ async function freePort(): Promise<number> {
 
 /** Resolves to its host when it listens. `extra`: more lines of its configuration; `http`: of its http section. */
 export async function dockerRegistry(t: TestContext, directory: string, extra = "", http = ""): Promise<string> {
-  const port = await freePort();
+  for (let tries = 0; tries < 5; tries++) {
+    const host = await registryAt(t, await freePort(), directory, extra, http);
+    if (host !== undefined) return host;
+  }
+  throw new Error("docker-registry finds no port that is free");
+}
+
+/** Undefined: it has ended, as it does where another program was faster to take the port. */
+async function registryAt(
+  t: TestContext,
+  port: number,
+  directory: string,
+  extra: string,
+  http: string,
+): Promise<string | undefined> {
   const config = join(directory, "registry.yml");
   writeFileSync(
     config,
@@ -40,12 +54,11 @@ export async function dockerRegistry(t: TestContext, directory: string, extra = 
     child.kill("SIGKILL");
     await ended;
   });
-  for (let tries = 0; tries < 400; tries++) {
+  while (child.exitCode === null) {
     if (await listens(port)) return `127.0.0.1:${port}`;
-    if (child.exitCode !== null) throw new Error(`docker-registry ended with ${child.exitCode}`);
     await new Promise((resolve) => setTimeout(resolve, 25));
   }
-  throw new Error("docker-registry does not answer");
+  return undefined;
 }
 
 function listens(port: number): Promise<boolean> {
