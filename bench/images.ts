@@ -8,7 +8,7 @@
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
 import { parseArgs } from "node:util";
-import { connectCri, type CriClient } from "./lib/client.ts";
+import { type Client, connect } from "@berth/cli";
 import { median, percentile, table } from "./lib/figures.ts";
 import { floor } from "./lib/floor.ts";
 import { peak, processorTime, resetPeak } from "./lib/memory.ts";
@@ -86,15 +86,15 @@ const coldCaches = async (): Promise<void> => {
   writeFileSync("/proc/sys/vm/drop_caches", "3");
 };
 
-async function pull(client: CriClient, reference: string): Promise<number> {
+async function pull(client: Client, reference: string): Promise<number> {
   const before = performance.now();
-  await client.image.pullImage({ image: { image: reference } });
+  await client.images.pullImage({ image: { image: reference } });
   return performance.now() - before;
 }
 
 async function measure(
   peer: Peer,
-  client: CriClient,
+  client: Client,
   reference: string,
   before: string | undefined,
   into: Measured,
@@ -107,11 +107,11 @@ async function measure(
   into.processor.push(processorTime(peer.service.pid) - processor);
   into.peak = Math.max(into.peak, peak(peer.service.pid));
   for (const each of [reference, before])
-    if (each !== undefined) await client.image.removeImage({ image: { image: each } });
+    if (each !== undefined) await client.images.removeImage({ image: { image: each } });
 }
 
 /** Milliseconds that calls for the version take, one after the other, until the work is done. */
-async function callsDuring(client: CriClient, work: Promise<unknown>): Promise<number[]> {
+async function callsDuring(client: Client, work: Promise<unknown>): Promise<number[]> {
   const times: number[] = [];
   const over = new AbortController();
   const ended = work.finally(() => over.abort());
@@ -127,7 +127,7 @@ async function callsDuring(client: CriClient, work: Promise<unknown>): Promise<n
 
 const MANY = 20;
 
-async function measureMany(registry: Registry, peers: readonly Peer[], clients: readonly CriClient[]): Promise<string> {
+async function measureMany(registry: Registry, peers: readonly Peer[], clients: readonly Client[]): Promise<string> {
   const references: string[] = [];
   for (let i = 0; i < MANY; i++) {
     const layers: Layer[] = [];
@@ -139,7 +139,7 @@ async function measureMany(registry: Registry, peers: readonly Peer[], clients: 
     ["20 images at once", "ms", "idle call, median", "call meanwhile, median", "99 of 100", "longest", "peak"],
   ];
   for (const [i, peer] of peers.entries()) {
-    const client = clients[i] as CriClient;
+    const client = clients[i] as Client;
     await coldCaches();
     const idle = await callsDuring(client, delay(500));
     resetPeak(peer.service.pid);
@@ -157,7 +157,7 @@ async function measureMany(registry: Registry, peers: readonly Peer[], clients: 
       ...figures.map((figure) => figure.toFixed(1)),
       `${Math.round(peak(peer.service.pid) / 1e6)} MB`,
     ]);
-    for (const image of references) await client.image.removeImage({ image: { image } });
+    for (const image of references) await client.images.removeImage({ image: { image } });
   }
   return table(rows);
 }
@@ -176,7 +176,7 @@ try {
   };
   join(await startBerth(places, archives.busybox));
   join(await startContainerd(places, archives.busybox, archives.pause));
-  const clients = peers.map(({ socket }) => connectCri(socket));
+  const clients = peers.map(({ socket }) => connect(socket));
   const rows = [
     [
       "median ms",
@@ -201,7 +201,7 @@ try {
     const measured = peers.map((): Measured => ({ ms: [], processor: [], peak: 0 }));
     for (let round = 0; round < rounds; round++)
       for (const [i, peer] of peers.entries())
-        await measure(peer, clients[i] as CriClient, reference, first, measured[i] as Measured);
+        await measure(peer, clients[i] as Client, reference, first, measured[i] as Measured);
     const fresh = layers.filter((layer) => before?.includes(layer) !== true);
     const floors: number[] = [];
     for (const single of [true, false]) {

@@ -8,7 +8,7 @@ import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import { callFigure, type Figure, HEADING, row, sumFigure } from "./lib/aims.ts";
-import { connectCri } from "./lib/client.ts";
+import { connect } from "@berth/cli";
 import { disperse, gather, listAll, recovery } from "./lib/crowd.ts";
 import { table } from "./lib/figures.ts";
 import { down, inParallel, sandboxConfig, type Subject, timed, up } from "./lib/life.ts";
@@ -76,7 +76,7 @@ interface Results {
 }
 
 async function measure(peers: readonly Peer[], alone: Record<string, number[]>): Promise<Results> {
-  let subjects = peers.map((peer): Subject => ({ peer, client: connectCri(peer.socket), times: {} }));
+  let subjects = peers.map((peer): Subject => ({ peer, client: connect(peer.socket), times: {} }));
   const memory = async (): Promise<number[]> => {
     await sleep(idleSeconds * 1000);
     return peers.map(({ service }) => daemonPss(service.pid));
@@ -170,7 +170,7 @@ try {
   process.exitCode = 1;
 } finally {
   for (const peer of peers) {
-    const client = connectCri(peer.socket);
+    const client = connect(peer.socket);
     await disperse({ peer, client, times: {} });
     client.close();
     await peer.service.stop();

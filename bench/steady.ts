@@ -7,7 +7,7 @@
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { setInterval as ticks } from "node:timers/promises";
 import { parseArgs } from "node:util";
-import { connectCri } from "./lib/client.ts";
+import { connect } from "@berth/cli";
 import { median, percentile, table } from "./lib/figures.ts";
 import { down, inParallel, sandboxConfig, type Subject, timed, up } from "./lib/life.ts";
 import { daemonPss, family, processesLike, pss } from "./lib/memory.ts";
@@ -42,7 +42,7 @@ interface Pod {
 
 /** What the kubelet (1.36) does to a runtime, with its default periods: PLEG, runtime state, stats, probes, log rotation. */
 async function kubelet(subject: Subject, all: readonly Pod[], signal: AbortSignal): Promise<void> {
-  const { runtime, image } = subject.client;
+  const { runtime, images: image } = subject.client;
   const pick = rotating(all);
   const jobs: [number, () => Promise<unknown>][] = [
     [1, () => timed(subject, "ListPodSandbox", runtime.listPodSandbox({}))],
@@ -109,7 +109,7 @@ function cpuSeconds(pid: number): number {
 }
 
 async function measure(peer: Peer): Promise<{ subject: Subject; samples: Sample[] }> {
-  const subject: Subject = { peer, client: connectCri(peer.socket), times: {} };
+  const subject: Subject = { peer, client: connect(peer.socket), times: {} };
   const made = await inParallel(Array.from({ length: pods }, sandboxConfig), 5, (config) => up(subject, config, false));
   try {
     return { subject, samples: await watched(subject, made) };

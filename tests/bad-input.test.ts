@@ -156,7 +156,7 @@ describe("bad input", () => {
   });
 
   test("image references", async () => {
-    const { image } = daemon.client;
+    const { images: image } = daemon.client;
     await rejects(
       image.pullImage({ image: { image: "localhost/UPPER" } }),
       { code: codes.INVALID_ARGUMENT, message: /localhost\/UPPER/ },

@@ -20,9 +20,13 @@ class Follower {
   }
 
   async #collect(daemon: TestDaemon): Promise<void> {
-    for await (const event of daemon.client.runtime.getContainerEvents({}, this.#abort.signal)) {
-      this.events.push(event);
-      this.#changed.resolve();
+    try {
+      for await (const event of daemon.client.runtime.getContainerEvents({}, { signal: this.#abort.signal })) {
+        this.events.push(event);
+        this.#changed.resolve();
+      }
+    } catch (error) {
+      if (!this.#abort.signal.aborted) throw error;
     }
   }
 

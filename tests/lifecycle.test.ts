@@ -285,7 +285,7 @@ describe("pods and containers", () => {
   });
 
   test("images are listed, found by every name, and removed", async () => {
-    const { image } = daemon.client;
+    const { images: image } = daemon.client;
     const { images } = await image.listImages({});
     const found = images.find(({ repoTags }) => repoTags.includes(IMAGE));
     assert.ok(found && found.size > 0n);

@@ -291,7 +291,7 @@ describe("requests", () => {
   });
 
   test("lists as streams: the same items, in batches without doubles", async () => {
-    const { runtime, image } = daemon.client;
+    const { runtime, images: image } = daemon.client;
     const pods = (await collect(runtime.streamPodSandboxes({}))).flatMap(({ podSandboxes }) => podSandboxes);
     assert.deepEqual(
       pods.map(({ id }) => id),
@@ -314,7 +314,7 @@ describe("requests", () => {
   });
 
   test("what is verbose, and what a node is told for its own", async () => {
-    const { runtime, image } = daemon.client;
+    const { runtime, images: image } = daemon.client;
     await runtime.updateRuntimeConfig({ runtimeConfig: { networkConfig: { podCidr: "10.0.0.0/24" } } });
     assert.equal((await runtime.version({ version: "v1" })).runtimeApiVersion, "v1");
     const verbose = await runtime.status({ verbose: true });

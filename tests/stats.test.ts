@@ -240,7 +240,7 @@ describe("statistics", () => {
   });
 
   test("the image file system is as full as its files", async () => {
-    const { imageFilesystems } = await daemon.client.image.imageFsInfo({});
+    const { imageFilesystems } = await daemon.client.images.imageFsInfo({});
     const [usage] = imageFilesystems;
     assert.equal(usage?.fsId?.mountpoint, daemon.root);
     assert.ok((usage?.usedBytes?.value ?? 0n) > 100_000n);

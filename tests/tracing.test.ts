@@ -3,8 +3,7 @@ import assert from "node:assert/strict";
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { test } from "node:test";
-import { Metadata } from "@grpc/grpc-js";
-import { connectCri } from "../bench/lib/client.ts";
+import { connect } from "@berth/cli";
 import { Collector, type ReceivedSpan } from "./support/collector.ts";
 import { TestDaemon } from "./support/daemon.ts";
 import { runPod, sandboxConfig, startContainer } from "./support/pods.ts";
@@ -32,9 +31,8 @@ test("http/protobuf by the environment: calls below the kubelet's span, stages b
       OTEL_BSP_SCHEDULE_DELAY: "50",
     },
   });
-  const metadata = new Metadata();
-  metadata.set("traceparent", `00-${TRACE}-${CALLER}-01`);
-  const kubelet = connectCri(daemon.socket, metadata);
+  const headers = { traceparent: `00-${TRACE}-${CALLER}-01` };
+  const kubelet = connect(daemon.socket, { headers });
   const config = sandboxConfig(daemon);
   const { podSandboxId } = await kubelet.runtime.runPodSandbox({ config });
   kubelet.close();
@@ -98,9 +96,8 @@ test("a call that its caller does not sample sends nothing; a collector that is 
   const { collector, url } = await Collector.http();
   const env = { OTEL_EXPORTER_OTLP_ENDPOINT: url, OTEL_BSP_SCHEDULE_DELAY: "50", OTEL_EXPORTER_OTLP_TIMEOUT: "300" };
   await using daemon = await TestDaemon.start({ env });
-  const metadata = new Metadata();
-  metadata.set("traceparent", `00-${TRACE}-${CALLER}-00`);
-  const kubelet = connectCri(daemon.socket, metadata);
+  const headers = { traceparent: `00-${TRACE}-${CALLER}-00` };
+  const kubelet = connect(daemon.socket, { headers });
   await kubelet.runtime.runtimeConfig({});
   kubelet.close();
   await daemon.client.runtime.version({});

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { after, before, describe, test } from "node:test";
-import { connectCri, type CriClient } from "../bench/lib/client.ts";
+import { type Client, connect } from "@berth/cli";
 import { checkout, IMAGE, run } from "./support/daemon.ts";
 import { busyboxArchive } from "./support/image.ts";
 import { OWN_PID, containerConfig, runPod, sh, startContainer, status } from "./support/pods.ts";
@@ -46,7 +46,7 @@ LimitNOFILE=infinity
 `;
 
 describe("the unit", why === undefined ? {} : { skip: why }, () => {
-  const served = { dir: mkdtempSync(`${tmpdir()}/berth-unit-`) } as { dir: string; client: CriClient };
+  const served = { dir: mkdtempSync(`${tmpdir()}/berth-unit-`) } as { dir: string; client: Client };
   let pod: Awaited<ReturnType<typeof runPod>>;
   let counter: string;
   before(async () => {
@@ -56,7 +56,7 @@ describe("the unit", why === undefined ? {} : { skip: why }, () => {
     writeFileSync("/etc/berth/config.toml", config("info"));
     await systemctl("daemon-reload");
     await systemctl("start", UNIT);
-    served.client = connectCri(SOCKET);
+    served.client = connect(SOCKET);
   });
   after(async () => {
     const { runtime } = served.client;
@@ -72,7 +72,7 @@ describe("the unit", why === undefined ? {} : { skip: why }, () => {
   /** A daemon that has been started anew answers at the same path. */
   const reconnect = (): void => {
     served.client.close();
-    served.client = connectCri(SOCKET);
+    served.client = connect(SOCKET);
   };
   const numbers = (): number[] => {
     const dir = pod.config.logDirectory ?? "";

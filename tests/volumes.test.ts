@@ -79,10 +79,10 @@ describe("volumes", () => {
       ["", "models/v1", "models/v1/weights", "models/latest", "models/rooted"],
     );
     assert.equal(status?.mounts[0]?.image?.image, name);
-    const { image: made } = await daemon.client.image.imageStatus({ image: spec });
+    const { image: made } = await daemon.client.images.imageStatus({ image: spec });
     assert.equal(status?.mounts[0]?.image?.imageRef, made?.id);
     // An image that goes is still there for who has mounted it.
-    await daemon.client.image.removeImage({ image: spec });
+    await daemon.client.images.removeImage({ image: spec });
     await daemon.kill("SIGKILL");
     await daemon.startAgain();
     assert.equal(await sh(daemon, id, "cat /weights"), "heavy\n");

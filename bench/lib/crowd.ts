@@ -1,7 +1,7 @@
 /** A node with many pods: what lists and statistics cost then, and how soon a daemon that was killed among them knows them again. */
 import { setTimeout as sleep } from "node:timers/promises";
 import { cri } from "@berth/spec";
-import { connectCri } from "./client.ts";
+import { connect } from "@berth/cli";
 import { inParallel, sandboxConfig, type Subject, timed, up } from "./life.ts";
 
 const WIDTH = 5;
@@ -72,7 +72,7 @@ export async function recovery(subject: Subject): Promise<{ recovered: number; s
   client.close();
   const from = performance.now();
   await peer.restart();
-  const again = { ...subject, client: connectCri(peer.socket) };
+  const again = { ...subject, client: connect(peer.socket) };
   const known = await firstList(again);
   const recovered = performance.now() - from;
   if (known !== containers.length)

@@ -1,6 +1,6 @@
 /** A pod up and down, as the kubelet asks for it. */
 import { cri } from "@berth/spec";
-import type { CriClient } from "./client.ts";
+import type { Client } from "@berth/cli";
 import type { Peer } from "./peers.ts";
 
 /** Ends at once on TERM, as a well-behaved server does. */
@@ -11,7 +11,7 @@ let serial = 0;
 
 export interface Subject {
   readonly peer: Peer;
-  readonly client: CriClient;
+  readonly client: Client;
   readonly times: Times;
 }
 

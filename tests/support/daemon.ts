@@ -3,7 +3,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { fileURLToPath } from "node:url";
-import { connectCri, type CriClient } from "../../bench/lib/client.ts";
+import { type Client, connect } from "@berth/cli";
 import { claim } from "./claims.ts";
 import { busyboxArchive } from "./image.ts";
 
@@ -29,7 +29,7 @@ export class TestDaemon {
   readonly bridge: string;
   readonly cniDir: string;
   #child: ChildProcess | undefined;
-  #client: CriClient | undefined;
+  #client: Client | undefined;
 
   /** `network`: no other daemon's at this moment. */
   private constructor(network: number) {
@@ -67,8 +67,8 @@ export class TestDaemon {
     return daemon;
   }
 
-  get client(): CriClient {
-    return (this.#client ??= connectCri(this.socket));
+  get client(): Client {
+    return (this.#client ??= connect(this.socket));
   }
 
   get pid(): number {

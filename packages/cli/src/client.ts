@@ -52,8 +52,13 @@ export interface Client extends Disposable {
 /** What one answer may hold: a list of thousands of containers with their annotations. */
 const MAX_MESSAGE_BYTES = 64 << 20;
 
+export interface ConnectOptions {
+  /** Of each call: what gRPC calls metadata, as in `traceparent`. */
+  readonly headers?: Readonly<Record<string, string>>;
+}
+
 /** Connects lazily, at the first call. `address` is a socket's absolute path, with or without "unix://". */
-export function connect(address: string): Client {
+export function connect(address: string, { headers = {} }: ConnectOptions = {}): Client {
   const path = socketPath(address);
   const channel = new GrpcClient(`unix:${path}`, credentials.createInsecure(), {
     "grpc.max_receive_message_length": MAX_MESSAGE_BYTES,
@@ -61,23 +66,31 @@ export function connect(address: string): Client {
     "grpc.enable_retries": 0,
   });
   const close = (): void => channel.close();
+  const wire: Wire = { channel, socket: path, headers };
   return {
-    runtime: serviceClient(channel, path, cri.RuntimeService),
-    images: serviceClient(channel, path, cri.ImageService),
-    berth: serviceClient(channel, path, berth.Berth),
+    runtime: serviceClient(wire, cri.RuntimeService),
+    images: serviceClient(wire, cri.ImageService),
+    berth: serviceClient(wire, berth.Berth),
     close,
     [Symbol.dispose]: close,
   };
 }
 
-function serviceClient<S extends DescService>(channel: GrpcClient, path: string, service: S): ServiceClient<S> {
-  const calls = service.methods.map((method) => [method.localName, callOf(channel, path, method)]);
+interface Wire {
+  readonly channel: GrpcClient;
+  readonly socket: string;
+  readonly headers: Readonly<Record<string, string>>;
+}
+
+function serviceClient<S extends DescService>(wire: Wire, service: S): ServiceClient<S> {
+  const calls = service.methods.map((method) => [method.localName, callOf(wire, method)]);
   return Object.fromEntries(calls) as ServiceClient<S>;
 }
 
-function callOf(channel: GrpcClient, socket: string, method: DescMethod): unknown {
+function callOf({ channel, socket, headers }: Wire, method: DescMethod): unknown {
   const rpc: Rpc = {
     channel,
+    metadata: () => Metadata.fromHttp2Headers(headers),
     path: `/${method.parent.typeName}/${method.name}`,
     encode: (init) => Buffer.from(toBinary(method.input, create(method.input, init))),
     decode: (bytes) => fromBinary(method.output, bytes),
@@ -98,6 +111,8 @@ function callOf(channel: GrpcClient, socket: string, method: DescMethod): unknow
 
 interface Rpc {
   readonly channel: GrpcClient;
+  /** A new one for each call: gRPC writes into it. */
+  readonly metadata: () => Metadata;
   readonly path: string;
   readonly encode: (init: MessageInitShape<DescMessage>) => Buffer;
   readonly decode: (bytes: Buffer) => MessageShape<DescMessage>;
@@ -119,7 +134,7 @@ async function unary(
     rpc.encode,
     rpc.decode,
     request,
-    new Metadata(),
+    rpc.metadata(),
     deadline(options),
     (error, answer) => {
       if (error) reject(rpc.toError(error));
@@ -141,7 +156,7 @@ async function* serverStream(
     rpc.encode,
     rpc.decode,
     request,
-    new Metadata(),
+    rpc.metadata(),
     deadline(options),
   );
   using _ = cancelOn(options?.signal, call);
@@ -166,7 +181,7 @@ async function clientStream(
     rpc.path,
     rpc.encode,
     rpc.decode,
-    new Metadata(),
+    rpc.metadata(),
     deadline(options),
     (error, answer) => {
       if (error) reject(rpc.toError(error));

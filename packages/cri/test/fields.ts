@@ -152,7 +152,7 @@ export const FIELDS: Readonly<Record<string, Row>> = {
   "ContainerConfig.annotations": metadata,
   "ContainerConfig.log_path": metadata,
   "ContainerConfig.stdin": honoured(`${REQUESTS}: terminals and standard input`),
-  "ContainerConfig.stdin_once": honoured("packages/native/test/monitor.test.ts: stdin of many clients in turn"),
+  "ContainerConfig.stdin_once": honoured("packages/native/test/monitor-streams.test.ts: stdin of many clients in turn"),
   "ContainerConfig.tty": honoured(`${REQUESTS}: terminals and standard input`),
   "ContainerConfig.linux": limits,
   "ContainerConfig.windows": windows,

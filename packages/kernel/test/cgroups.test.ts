@@ -19,7 +19,7 @@ import { pageSizeName } from "../src/cgroups/controllers/hugetlb.ts";
 import { ioWeight } from "../src/cgroups/controllers/io.ts";
 import { v1Hierarchies } from "../src/cgroups/hierarchy.ts";
 import { parseMountInfo } from "../src/mountinfo.ts";
-import { hybridHost, v2Host } from "./support/hosts.ts";
+import { hybridHost, v2Host } from "../src/testing/hosts.ts";
 
 /** "file: value" of each write, with the directory left out. */
 function writes(resources: oci.LinuxResources, host: HostFacts): string[] {

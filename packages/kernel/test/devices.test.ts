@@ -4,7 +4,7 @@ import { test } from "node:test";
 import fc from "fast-check";
 import { cgroupCreation } from "../src/index.ts";
 import { deviceAccess, deviceProgram, type DeviceAccess, type DeviceRule } from "../src/cgroups/device-program.ts";
-import { v2Host } from "./support/hosts.ts";
+import { v2Host } from "../src/testing/hosts.ts";
 
 interface Device {
   readonly type: "b" | "c";

@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test, type TestContext } from "node:test";
 import { DBusError, DBusLost, FakeSystemd, SystemdLink, SystemdManager, systemdPlace } from "../src/index.ts";
-import { v2Host } from "./support/hosts.ts";
+import { v2Host } from "../src/testing/hosts.ts";
 
 let directory: string;
 let sockets = 0;

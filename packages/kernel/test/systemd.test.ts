@@ -23,7 +23,7 @@ import {
 } from "../src/index.ts";
 import { DBusReader, DBusWriter, firstType } from "../src/systemd/marshal.ts";
 import { quotaPerSecond } from "../src/systemd/properties.ts";
-import { hybridHost, v2Host } from "./support/hosts.ts";
+import { hybridHost, v2Host } from "../src/testing/hosts.ts";
 
 let directory: string;
 before(async () => {

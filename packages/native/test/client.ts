@@ -411,6 +411,29 @@ export async function containerAt(dir: string, log: string, created: Decoded): P
   };
 }
 
+/** Starts the container and returns its exit event. */
+export async function runToEnd(c: Container): Promise<Record<string, unknown>> {
+  const watcher = await c.another();
+  await watcher.ask("watch", "state");
+  await c.link.ask("start", "state");
+  const event = await watcher.event();
+  await c.gone();
+  return event.fields;
+}
+
+/** A container of a serve of its own that runs the script. */
+export async function started(t: TestContext, script: string, options: Values = {}): Promise<Container> {
+  const c = await (await serve(t)).container(sh(script), options);
+  await c.link.ask("start", "state");
+  return c;
+}
+
+export async function attach(c: Container, session: number, stream: number): Promise<Link> {
+  const link = await c.another();
+  await link.ask("attach", "report", { session, stream });
+  return link;
+}
+
 /** Collects a raw stream to its end. */
 export async function collect(link: Link): Promise<Buffer> {
   const parts: Buffer[] = [link.raw()];

@@ -2,15 +2,7 @@ import assert from "node:assert/strict";
 import { mkdirSync, renameSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
-import { type Container, parseLog, plan, rejoin, serve, sh, until } from "./client.ts";
-
-async function runToEnd(c: Container): Promise<Record<string, unknown>> {
-  await c.link.ask("watch", "state");
-  await c.link.ask("start", "state");
-  const event = await c.link.event();
-  await c.gone();
-  return event.fields;
-}
+import { type Container, parseLog, plan, rejoin, runToEnd, serve, sh, until } from "./client.ts";
 
 async function logOf(t: TestContext, script: string, options: Record<string, number> = {}): Promise<Buffer> {
   const c = await (await serve(t)).container(sh(script), options);

@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
 import { describePlan, planContainer, readBundle } from "../src/index.ts";
-import { hybridHost } from "./support/hosts.ts";
+import { hybridHost } from "@berth/kernel/testing/hosts";
 import { shellSpec } from "./support/machine.ts";
 
 async function bundle(t: TestContext, config?: string): Promise<string> {

@@ -12,7 +12,7 @@ import { commonFlags, pageServer, parentPath, statusFile } from "../src/command/
 import { parseFlags, type Flags } from "../src/command/flags.ts";
 import { planDump, withoutLinks } from "../src/criu/dump.ts";
 import { planMountPoints, planRestore, type RestoreContext } from "../src/criu/restore.ts";
-import { hybridHost, v2Host } from "./support/hosts.ts";
+import { hybridHost, v2Host } from "@berth/kernel/testing/hosts";
 import { shellSpec } from "./support/machine.ts";
 
 const place = { images: "/images", work: "/work" };

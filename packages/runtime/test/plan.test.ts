@@ -8,7 +8,7 @@ import fc from "fast-check";
 import { describePlan, planContainer, planExec, PlanError, type ContainerContext } from "../src/index.ts";
 import { commonDirectory } from "../src/rootfs.ts";
 import { cleanPath } from "../src/paths.ts";
-import { hybridHost, v2Host } from "./support/hosts.ts";
+import { hybridHost, v2Host } from "@berth/kernel/testing/hosts";
 import { shellSpec, withLinux, withProcess } from "./support/machine.ts";
 
 const context = (host: HostFacts = hybridHost(), more: Partial<ContainerContext> = {}): ContainerContext => ({

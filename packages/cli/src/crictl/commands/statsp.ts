@@ -1,15 +1,13 @@
-import { setTimeout as sleep } from "node:timers/promises";
 import { cri } from "@berth/spec";
 import { create } from "@bufbuild/protobuf";
 import type { CommandSpec, Context, Runtime } from "../command.ts";
 import { wrap } from "../errors.ts";
 import { string } from "../flags.ts";
-import { table } from "../go/table.ts";
 import { humanSize } from "../go/units.ts";
 import { printMessage } from "../output.ts";
+import { percentage, sample, SAMPLE_FLAGS } from "../sampling.ts";
 import { parseLabels, truncated } from "../select.ts";
-import { CLEAR, repeatedly } from "../watch.ts";
-import { percentage, SAMPLE_FLAGS } from "./stats.ts";
+import { repeatedly } from "../watch.ts";
 
 export const statsp: CommandSpec = {
   name: "statsp",
@@ -25,40 +23,27 @@ export const statsp: CommandSpec = {
   },
 };
 
-const HEADER = ["POD", "POD ID", "CPU %", "MEM"];
+const ANSWER = cri.ListPodSandboxStatsResponseSchema;
 
-async function show(context: Context, runtime: Runtime): Promise<void> {
+function show(context: Context, runtime: Runtime): Promise<void> {
   const { flags } = context;
   const filter = { id: flags.string("id") || (flags.args[0] ?? ""), labelSelector: parseLabels(flags.slice("label")) };
-  const read = async () =>
-    (await wrap("list pod sandbox stats", () => runtime.listPodSandboxStats({ filter }))).stats.toSorted((a, b) =>
-      (a.attributes?.id ?? "") < (b.attributes?.id ?? "") ? -1 : 1,
-    );
-  const first = await read();
-  const format = flags.string("output");
-  if (format === "json" || format === "yaml")
-    return printMessage(
-      context,
-      cri.ListPodSandboxStatsResponseSchema,
-      create(cri.ListPodSandboxStatsResponseSchema, { stats: first }),
-      format,
-    );
-  await sleep(flags.number("seconds") * 1000);
-  const before = new Map(first.map((each) => [each.attributes?.id, each]));
-  const rows = (await read()).flatMap((now) => row(now, before.get(now.attributes?.id)));
-  context.shell.stdout.write(CLEAR + table([HEADER, ...rows]));
+  return sample<cri.PodSandboxStats>(context, {
+    list: () => wrap("list pod sandbox stats", () => runtime.listPodSandboxStats({ filter })),
+    print: (list, format) => printMessage(context, ANSWER, create(ANSWER, { stats: list }), format),
+    header: ["POD", "POD ID", "CPU %", "MEM"],
+    row,
+  });
 }
 
-function row(now: cri.PodSandboxStats, before: cri.PodSandboxStats | undefined): string[][] {
+function row(now: cri.PodSandboxStats, before: cri.PodSandboxStats): string[] | undefined {
   const { cpu, memory } = now.linux ?? {};
   const used = memory?.workingSetBytes?.value ?? 0n;
-  if (!before || ((cpu?.usageCoreNanoSeconds?.value ?? 0n) === 0n && used === 0n)) return [];
+  if ((cpu?.usageCoreNanoSeconds?.value ?? 0n) === 0n && used === 0n) return undefined;
   return [
-    [
-      now.attributes?.metadata?.name ?? "",
-      truncated(now.attributes?.id ?? ""),
-      percentage(cpu, before.linux?.cpu),
-      humanSize(Number(used)),
-    ],
+    now.attributes?.metadata?.name ?? "",
+    truncated(now.attributes?.id ?? ""),
+    percentage(cpu, before.linux?.cpu),
+    humanSize(Number(used)),
   ];
 }

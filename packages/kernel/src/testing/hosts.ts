@@ -1,5 +1,5 @@
 /** Machines to plan for, without being on them. */
-import type { HostFacts } from "../../src/index.ts";
+import type { HostFacts } from "../host.ts";
 
 const FEATURES = {
   openat2: true,
