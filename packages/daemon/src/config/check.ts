@@ -31,6 +31,9 @@ export function checkDocument(document: Document): Problem[] {
 export const describe = ({ severity, file, line, message }: Problem): string =>
   `${file}:${line}: ${severity}: ${message}`;
 
+/** Tables in which every key means as much as the next, and which containerd's default file fills. */
+const OF_ONE_KIND = new Set(["timeouts", "stream_processors"]);
+
 type Found = Problem & { readonly about: string };
 
 function checkEntry(entry: Entry): Found | undefined {
@@ -49,7 +52,13 @@ function checkEntry(entry: Entry): Found | undefined {
   const wrong = wrongType(key, value);
   if (wrong !== undefined) return say("error", `${dotted(written)}: ${wrong}`);
   if (key.support === "works" || same(value, key.default)) return undefined;
-  if (key.support === "none") return say("note", `${dotted(written)}: has no effect: ${key.why}`);
+  // containerd's default file has every key; what it leaves empty asks for nothing.
+  if (key.support === "none" && isNothing(value)) return undefined;
+  if (key.support === "none") {
+    const [table = ""] = path;
+    const about = OF_ONE_KIND.has(table) ? [table] : path;
+    return say("note", `${dotted(written.slice(0, about.length))}: has no effect: ${key.why}`, pathKey(about));
+  }
   if (key.harmless?.some((harmless) => same(value, harmless))) return undefined;
   return say("warning", `${dotted(written)} = ${JSON.stringify(value)} is not supported: ${key.why}`);
 }
@@ -83,6 +92,9 @@ function knownLength(path: readonly string[]): number {
   while (length < path.length - 1 && isTable(path.slice(0, length + 1))) length++;
   return length;
 }
+
+const isNothing = (value: unknown): boolean =>
+  value === "" || value === 0 || value === false || (Array.isArray(value) && value.length === 0);
 
 const isEmptyTable = (value: unknown): boolean =>
   typeof value === "object" && value !== null && !Array.isArray(value) && Object.keys(value).length === 0;

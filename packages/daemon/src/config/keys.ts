@@ -63,6 +63,7 @@ const SERVER: readonly Row[] = [
   ["state", "string", works("/run/berth")],
   ["temp", "string", none("", "temporary files are made in the root directory, so that a rename completes them")],
   ["disabled_plugins", "strings", works([])],
+  ["plugin_dir", "string", none("", "berth loads no plugins")],
   ["required_plugins", "strings", none([], "berth has no plugins that could be missing")],
   ["oom_score", "int", works(0)],
   ["imports", "strings", works([])],
