@@ -8,6 +8,7 @@ import { type Given, settingsOf } from "./config/settings.ts";
 import type { Flags } from "./options.ts";
 import { type Notifier, notifier } from "./notify.ts";
 import { reload } from "./reload.ts";
+import { restWhenQuiet } from "./rest.ts";
 
 export interface RunOptions {
   readonly flags: Flags;
@@ -34,6 +35,7 @@ export async function runDaemon({ flags, version, bosun }: RunOptions): Promise<
     await manager.ready(`serves ${addresses.join(" and ")}`);
     // Written at an exit, which a daemon that is killed does not have: without it the next start takes seconds.
     flushCompileCache();
+    restWhenQuiet();
     process.on("SIGHUP", () => void manager.reloading(() => reload(daemon, read, log)));
     stopOnSignal(daemon, manager, log);
   } catch (error) {

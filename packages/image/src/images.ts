@@ -456,7 +456,11 @@ export class Images {
     const [passwd, group] = await Promise.all(
       ["etc/passwd", "etc/group"].map(async (path) => await snapshotter.readFile(chainId, path, USER_FILE_MAX)),
     );
-    return { ...(passwd === undefined ? {} : { passwd }), ...(group === undefined ? {} : { group }) };
+    // Copies: what was read into is as large as such a file may be.
+    return {
+      ...(passwd && { passwd: new Uint8Array(passwd) }),
+      ...(group && { group: new Uint8Array(group) }),
+    };
   }
 
   #record(id: string): ImageRecord {

@@ -95,7 +95,7 @@ function parseOrExplain(shell: Shell, work: () => Parsed, help: () => string): P
 }
 
 function showHelp(shell: Shell, name: string | undefined): void {
-  if (name === undefined) return void shell.stdout.write(everything());
+  if (name === undefined || name === "--help" || name === "-h") return void shell.stdout.write(everything());
   const command = named(COMMANDS, name);
   if (!command) throw new ExitError(`No help topic for '${name}'`, NO_TOPIC);
   shell.stdout.write(commandHelp(command.name, command, false));

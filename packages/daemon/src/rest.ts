@@ -1,0 +1,43 @@
+/** What berthd does when nobody wants anything of it: what a burst of work has left behind goes back to the system. */
+import { flushCompileCache } from "node:module";
+import { performance } from "node:perf_hooks";
+
+/** ms; how long it must have been quiet. */
+const QUIET_MS = 15_000;
+/** The share of that time in which the event loop may have had work: a kubelet of a few pods that looks after them. */
+const QUIET_SHARE = 0.005;
+/** Bytes that the heap must have grown by since the last time: less is not worth a pause of some 30 ms. */
+const WORTH = 1 << 20;
+
+interface Rest {
+  /** Node's `gc`, where it was started with --expose-gc (bin/berthd); without it V8 collects when it needs room. */
+  readonly collect: (() => void) | undefined;
+  readonly heapUsed: () => number;
+  /** The share since the last time that it was asked. */
+  readonly busy: () => number;
+}
+
+/** One look, every QUIET_MS; the function remembers what the last one found. */
+export function restful({ collect, heapUsed, busy }: Rest): () => void {
+  let least = 0;
+  return () => {
+    if (busy() > QUIET_SHARE || heapUsed() - least < WORTH) return;
+    collect?.();
+    least = heapUsed();
+    // Modules that were first wanted since the start: a daemon that is killed later has no exit to write their code at.
+    flushCompileCache();
+  };
+}
+
+export function restWhenQuiet(): Disposable {
+  let last = performance.eventLoopUtilization();
+  const busy = (): number => {
+    const { utilization } = performance.eventLoopUtilization(last);
+    last = performance.eventLoopUtilization();
+    return utilization;
+  };
+  const collect = globalThis.gc as (() => void) | undefined;
+  const look = restful({ collect, heapUsed: () => process.memoryUsage().heapUsed, busy });
+  const timer = setInterval(look, QUIET_MS).unref();
+  return { [Symbol.dispose]: () => clearInterval(timer) };
+}
