@@ -3,6 +3,7 @@
  * runtime handler says and the kubelet's cgroup parent must agree. Names are containerd's: cAdvisor looks for them.
  */
 import { basename } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
 import { slicePath, systemdPlace } from "@berth/kernel";
 import { cgroupRemoval } from "@berth/runtime";
 import type { oci } from "@berth/spec";
@@ -12,8 +13,10 @@ import type { ContainerRecord, SandboxRecord } from "./store/records.ts";
 
 /** Of a scope's name. */
 const PREFIX = "cri-containerd";
-/** How long an exit waits for systemd, which forgets an empty scope without being told as well. */
+/** How long an exit waits for systemd. */
 const STOP_MS = 2_000;
+/** How long a scope is to be stopped for: one whose cgroup went while systemd re-executed itself it never finds empty. */
+const STOP_PATIENCE_MS = 300_000;
 
 /** Of a container or a pod's init. */
 export type Cgroup = Pick<ContainerRecord, "cgroupPath" | "unit">;
@@ -95,12 +98,10 @@ export async function joinScope(
 export async function removeCgroup(context: CriContext, { cgroupPath, unit }: Cgroup): Promise<void> {
   await context.hand.run(cgroupRemoval(cgroupPath, context.host));
   if (unit === undefined) return;
-  try {
-    await context.systemd.stop(unit, AbortSignal.timeout(STOP_MS));
-  } catch (error) {
-    context.log.warn(
-      { err: error, unit: unit.unit },
-      "could not have systemd stop a scope; it ends by itself when it is empty",
+  const stopped = context.systemd
+    .stop(unit, undefined, STOP_PATIENCE_MS)
+    .catch((error: unknown) =>
+      context.log.warn({ err: error, unit: unit.unit }, "could not have systemd stop a scope that is empty"),
     );
-  }
+  await Promise.race([stopped, delay(STOP_MS, undefined, { ref: false })]);
 }

@@ -56,8 +56,8 @@ export class SystemdLink {
   }
 
   /** A unit that is gone already is success. */
-  async stop(place: SystemdPlace, signal?: AbortSignal): Promise<void> {
-    await this.#do(place.unit, signal, (manager) => stopScope(manager, place));
+  async stop(place: SystemdPlace, signal?: AbortSignal, patienceMs = this.#patienceMs): Promise<void> {
+    await this.#do(place.unit, signal, (manager) => stopScope(manager, place), patienceMs);
   }
 
   /** What is asked from now on fails. */
@@ -75,8 +75,9 @@ export class SystemdLink {
     unit: string,
     signal: AbortSignal | undefined,
     work: (manager: SystemdManager, isFirst: boolean) => Promise<void>,
+    patienceMs = this.#patienceMs,
   ): Promise<void> {
-    const deadline = Date.now() + this.#patienceMs;
+    const deadline = Date.now() + patienceMs;
     for (let wait = FIRST_WAIT_MS; ; wait = Math.min(wait * 2, LAST_WAIT_MS)) {
       try {
         return await orAborted(
