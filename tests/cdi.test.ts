@@ -123,10 +123,10 @@ describe("devices by CDI", () => {
     const nothing = await inventory(daemon);
     const specs = `${daemon.dir}/mock/cdi`;
     const device = (name: string) => ({ CDIDevices: [{ name }] });
-    const fails = async (more: object, code: number, details: RegExp) => {
-      await assert.rejects(createContainer(daemon, pod, "true", more), (error: { code?: number; details: string }) => {
-        assert.equal(error.code, code, error.details);
-        assert.match(error.details, details);
+    const fails = async (more: object, code: number, words: RegExp) => {
+      await assert.rejects(createContainer(daemon, pod, "true", more), (error: { code?: number; message: string }) => {
+        assert.equal(error.code, code, error.message);
+        assert.match(error.message, words);
         return true;
       });
       await assertNothingLeft(daemon, nothing);

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { after, before, test } from "node:test";
 import { TestDaemon } from "./support/daemon.ts";
-import { runPod, sh, startContainer, status } from "./support/pods.ts";
+import { createContainer, runPod, sh, startContainer, status } from "./support/pods.ts";
 
 /** What a container gets whose image names no PATH. */
 const IMAGE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -117,6 +117,29 @@ test("conf_template: the kubelet's pod CIDR becomes a network where there is non
   await daemon.client.runtime.removePodSandbox({ podSandboxId: pod.id });
   rmSync(`${daemon.cniDir}/10-containerd-net.conflist`);
   renameSync(`${daemon.dir}/10-test.conflist`, `${daemon.cniDir}/10-test.conflist`);
+  await daemon.reload(BASE);
+});
+
+test("checkpoints, and containers made of them, can be switched off", async () => {
+  const without = (key: string): string => BASE.replace("max_container", `${key} = false\nmax_container`);
+  const pod = await runPod(daemon);
+  const containerId = await startContainer(daemon, pod, "sleep 1000");
+  const archive = `${daemon.dir}/checkpoint.tar`;
+  writeFileSync(archive, "");
+  const restore = () => createContainer(daemon, pod, "true", { image: { image: archive } });
+  await daemon.reload(without("enable_criu"));
+  const location = `${daemon.dir}/c.tar`;
+  await assert.rejects(
+    daemon.client.runtime.checkpointContainer({ containerId, location }),
+    /checkpoints are disabled on this node \(enable_criu/,
+  );
+  await assert.rejects(
+    restore,
+    /checkpoint\.tar" is a checkpoint, and restoring is disabled on this node \(enable_criu/,
+  );
+  await daemon.reload(without("enable_experimental_restore_via_create"));
+  await assert.rejects(restore, /restoring is disabled on this node \(enable_experimental_restore_via_create/);
+  await daemon.client.runtime.removePodSandbox({ podSandboxId: pod.id });
   await daemon.reload(BASE);
 });
 

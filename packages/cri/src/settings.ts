@@ -17,6 +17,10 @@ export interface CriSettings {
   readonly sandboxImage: string | undefined;
   /** From which a network is made when the kubelet says the pods' CIDR and there is none; undefined: it is for others to make. */
   readonly cniTemplate: { readonly file: string; readonly confDir: string } | undefined;
+  /** CheckpointContainer, and containers made of checkpoints. */
+  readonly enableCriu: boolean;
+  /** CreateContainer of a checkpoint's archive or image. */
+  readonly restoreViaCreate: boolean;
   readonly enableCdi: boolean;
   readonly cdiSpecDirs: readonly string[];
   /** For containers whose request has no seccomp profile: "", "unconfined", "runtime/default" or "localhost/PATH". */

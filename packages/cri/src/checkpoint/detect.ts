@@ -2,6 +2,18 @@
 import { stat } from "node:fs/promises";
 import type { cri } from "@berth/spec";
 import type { CriContext } from "../context.ts";
+import { precondition } from "../errors.ts";
+
+/** Throws where this node makes no containers of checkpoints. */
+export function checkRestore({ config }: CriContext, { image }: cri.ContainerConfig): void {
+  const key = [
+    ["enable_criu", config.enableCriu],
+    ["enable_experimental_restore_via_create", config.restoreViaCreate],
+  ].find(([, enabled]) => enabled === false)?.[0];
+  if (key === undefined) return;
+  const what = `config.image.image: "${image?.image}" is a checkpoint`;
+  throw precondition(`${what}, and restoring is disabled on this node (${key} in berthd's configuration)`);
+}
 
 /** Of the image's manifest: containerd's (checkpointctl, lib/metadata.go), and CRI-O's before it. */
 const ANNOTATIONS = ["org.criu.checkpoint.container.name", "io.kubernetes.cri-o.annotations.checkpoint.name"];

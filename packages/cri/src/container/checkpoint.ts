@@ -5,7 +5,7 @@ import { basename, dirname, join } from "node:path";
 import { create } from "@bufbuild/protobuf";
 import { cri } from "@berth/spec";
 import type { CriContext } from "../context.ts";
-import { invalid } from "../errors.ts";
+import { invalid, precondition } from "../errors.ts";
 import { withProgress } from "../progress.ts";
 import { checkpointsDir } from "../checkpoint/place.ts";
 import { runningContainer } from "./running.ts";
@@ -20,6 +20,8 @@ export async function checkpointContainer(
   const { location } = request;
   if (!location.startsWith("/")) throw invalid(`location: "${location}" is not an absolute path`);
   if (request.timeout < 0n) throw invalid(`timeout: ${request.timeout} is negative; 0 means none`);
+  if (!context.config.enableCriu)
+    throw precondition("checkpoints are disabled on this node (enable_criu in berthd's configuration)");
   const timeoutMs = Number(request.timeout * MS_IN_SECOND);
   const { record } = (await runningContainer(context, request.containerId)).container;
   const { checkCriu, findProgram, runProgram } = await import("../checkpoint/programs.ts");

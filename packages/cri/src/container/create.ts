@@ -6,7 +6,7 @@ import type { ImageRecord } from "@berth/image";
 import { connectMonitor, monitorEnded, parseSignal } from "@berth/kernel";
 import { cri } from "@berth/spec";
 import { cgroupOf, cgroupsPathOf } from "../cgroups.ts";
-import { isCheckpoint } from "../checkpoint/detect.ts";
+import { checkRestore, isCheckpoint } from "../checkpoint/detect.ts";
 import { inCriusWords } from "../checkpoint/place.ts";
 import { now } from "../clock.ts";
 import { containerDir, type CriContext } from "../context.ts";
@@ -84,7 +84,9 @@ async function make(
   asked: cri.ContainerConfig,
 ): Promise<void> {
   const { signal } = progress;
-  const checkpoints = (await isCheckpoint(context, asked)) ? await import("../checkpoint/restore.ts") : undefined;
+  const isRestored = await isCheckpoint(context, asked);
+  if (isRestored) checkRestore(context, asked);
+  const checkpoints = isRestored ? await import("../checkpoint/restore.ts") : undefined;
   const checkpoint = await checkpoints?.openCheckpoint(context, progress, id, asked);
   const config = checkpoint?.config ?? asked;
   const image = checkpoint?.image ?? context.images.find(config.image?.image ?? "");

@@ -69,6 +69,7 @@ const SERVER: readonly Row[] = [
   ["imports", "strings", works([])],
   ["debug.level", "string", works("")],
   ["debug.format", "string", none("", "logs are JSON, a line each")],
+  ["debug.log_trace_id", "bool", none(false, "a trace has its own place, the collector")],
   ["cgroup.path", "string", none("", "the unit that starts berthd says which cgroup it is in")],
   ["proxy_plugins.*.type", "string", refusedUnless([""], NO_PROXY)],
   ["proxy_plugins.*.address", "string", none(undefined, NO_PROXY)],
@@ -101,6 +102,7 @@ const IMAGE_KEYS: readonly Row[] = [
     none(false, "compressed layers are kept, so that they can be pushed and checked"),
   ],
   ["max_concurrent_downloads", "int", works(3)],
+  ["concurrent_layer_fetch_buffer", "int", none(undefined, "a layer is fetched over one connection")],
   [
     "image_pull_progress_timeout",
     "duration",
@@ -166,6 +168,11 @@ const RUNTIME_KEYS: readonly Row[] = [
   ["enable_cdi", "bool", works(true)],
   ["cdi_spec_dirs", "strings", works(["/etc/cdi", "/var/run/cdi"])],
   ["drain_exec_sync_io_timeout", "duration", works("0s")],
+  ["enable_criu", "bool", works(true)],
+  ["enable_experimental_restore_via_create", "bool", works(true)],
+  // Before version 3 this was the images' key, a number.
+  ["stats_collect_period", "duration", none(undefined, "usage is read when it is asked for")],
+  ["stats_retention_period", "duration", none(undefined, "usage is read when it is asked for")],
   ["ignore_deprecation_warnings", "strings", none([], "deprecated keys are named by `berthd config check` alone")],
   [
     "systemd_cgroup",
@@ -300,7 +307,7 @@ const OTHER_PLUGINS: readonly (readonly [string, readonly Row[]])[] = [
         "string",
         none(undefined, NO_TCP),
       ]),
-      ...["max_recv_message_size", "max_send_message_size"].map((name): Row => [name, "int", none(undefined, NO_TCP)]),
+      ...["max_recv_message_size", "max_send_message_size"].map((name): Row => [name, "int", none(16_777_216, NO_TCP)]),
     ],
   ],
   [
@@ -381,6 +388,7 @@ export const QUIET_PLUGINS: ReadonlySet<string> = new Set([
   "io.containerd.monitor.container.v1.restart",
   "io.containerd.monitor.task.v1.cgroups",
   "io.containerd.monitor.v1.cgroups",
+  "io.containerd.mount-handler.v1.erofs",
   "io.containerd.mount-manager.v1.bolt",
   "io.containerd.nri.v1.nri",
   "io.containerd.podsandbox.controller.v1.podsandbox",

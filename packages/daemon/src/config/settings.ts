@@ -190,6 +190,8 @@ function criOf(runtime: Reader, streaming: Reader, images: Reader, flags: Flags)
     streamTls: tlsOf(streaming),
     sandboxImage: images.string("pinned_images", "sandbox"),
     cniTemplate: templateOf(runtime, flags),
+    enableCriu: runtime.bool("enable_criu") ?? true,
+    restoreViaCreate: runtime.bool("enable_experimental_restore_via_create") ?? true,
     enableCdi: runtime.bool("enable_cdi") ?? true,
     cdiSpecDirs: runtime.strings("cdi_spec_dirs") ?? ["/etc/cdi", "/var/run/cdi"],
     unsetSeccompProfile: runtime.string("unset_seccomp_profile") ?? "",

@@ -69,6 +69,13 @@ test("what is not supported is named where it is asked for, and only there", asy
   );
 });
 
+for (const version of ["1.6", "2.3"])
+  test(`what containerd ${version} prints as its default asks for nothing that is missing`, async () => {
+    const file = join(import.meta.dirname, `containerd-${version}.toml`);
+    const found = checkDocument(await readDocument(file)).filter(({ severity }) => severity !== "note");
+    assert.deepEqual(found.map(describe), []);
+  });
+
 test("SystemdCgroup of any handler is no problem", async (t) => {
   const table = "plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes";
   const text = `version = 3\n[${table}.runc.options]\nSystemdCgroup = true\n[${table}.nvidia.options]\nSystemdCgroup = true\n`;
