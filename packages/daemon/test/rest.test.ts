@@ -20,8 +20,9 @@ test("a collection once it is quiet and there is something to collect", () => {
   };
   assert.equal(looked({}), 0, "there is work");
   assert.equal(looked({ busy: 0.001 }), 1);
-  assert.equal(looked({}), 1, "nothing has come since");
-  assert.equal(looked({ heap: (24 << 20) + 100_000 }), 1, "too little");
-  assert.equal(looked({ heap: 26 << 20, busy: 0.1 }), 1);
-  assert.equal(looked({ busy: 0 }), 2);
+  for (let looks = 0; looks < 3; looks++) assert.equal(looked({}), 1, "nothing has come since");
+  assert.equal(looked({}), 2, "once more, for the code that has not run since");
+  for (let looks = 0; looks < 9; looks++) assert.equal(looked({ heap: (24 << 20) + 100_000 }), 2, "too little");
+  assert.equal(looked({ heap: 26 << 20, busy: 0.1 }), 2);
+  assert.equal(looked({ busy: 0 }), 3);
 });
