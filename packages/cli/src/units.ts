@@ -1,4 +1,5 @@
 /** Sizes and durations as people write and read them. */
+import { parseDuration } from "@berth/spec/oci";
 import { Failure } from "./failure.ts";
 
 const BYTE_UNITS: Readonly<Record<string, number>> = {
@@ -46,22 +47,12 @@ export function humanMemory(bytes: bigint | number): string {
   return `${index === 0 ? value : Number(value.toPrecision(4))}${BINARY_NAMES[index]}`;
 }
 
-const DURATION_UNITS: Readonly<Record<string, number>> = {
-  ns: 1e-6,
-  us: 1e-3,
-  µs: 1e-3,
-  ms: 1,
-  s: 1000,
-  m: 60_000,
-  h: 3_600_000,
-  d: 86_400_000,
-};
+const DAYS = { d: 86_400_000 };
 
-/** Milliseconds of "90s", "1h30m" or "1.5h"; undefined for anything else. */
-export function parseDuration(text: string): number | undefined {
-  const parts = [...text.matchAll(/(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h|d)/g)];
-  if (parts.length === 0 || parts.map(([all]) => all).join("") !== text) return undefined;
-  return parts.reduce((sum, [, value, unit]) => sum + Number(value) * (DURATION_UNITS[unit ?? ""] ?? 0), 0);
+/** Milliseconds of "90s", "1h30m", "1.5h" or "2d"; undefined for anything else. */
+export function parseSpan(text: string): number | undefined {
+  const ms = parseDuration(text, DAYS);
+  return ms === undefined || ms < 0 ? undefined : ms;
 }
 
 const MINUTE = 60;
@@ -103,7 +94,7 @@ export function rfc3339(nanoseconds: bigint): string | undefined {
 
 /** The moment, in milliseconds since the epoch, that "10m" (ago), an RFC 3339 time or a unix time names. */
 export function parseMoment(text: string, option: string, now: number): number {
-  const span = parseDuration(text);
+  const span = parseSpan(text);
   if (span !== undefined) return now - span;
   if (/^\d+(\.\d+)?$/.test(text)) return Number(text) * 1000;
   const time = /^\d{4}-\d{2}-\d{2}/.test(text) ? Date.parse(text) : NaN;

@@ -7,7 +7,7 @@ import { sinceOf } from "../src/crictl/commands/logs.ts";
 import { COMMANDS } from "../src/crictl/commands/index.ts";
 import { UsageError } from "../src/crictl/errors.ts";
 import { bool, duration, int, parse, slice, string } from "../src/crictl/flags.ts";
-import { formatDuration, parseDuration } from "../src/crictl/go/duration.ts";
+import { formatDuration } from "../src/crictl/go/duration.ts";
 import { goJson } from "../src/crictl/go/json.ts";
 import { table } from "../src/crictl/go/table.ts";
 import { execute } from "../src/crictl/go/template.ts";
@@ -156,15 +156,6 @@ OPTIONS:
 });
 
 test("Go's durations, ages and sizes", () => {
-  assert.deepEqual(["1h15m", "1.5s", "300ms", "-2m", "0", "x", "5"].map(parseDuration), [
-    4_500_000,
-    1500,
-    300,
-    -120_000,
-    0,
-    undefined,
-    undefined,
-  ]);
   assert.deepEqual([0, 2000, 90_000, 3_600_000].map(formatDuration), ["0s", "2s", "1m30s", "1h0m0s"]);
   const hour = 3_600_000;
   assert.deepEqual(

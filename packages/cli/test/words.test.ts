@@ -10,7 +10,7 @@ import {
   humanMemory,
   humanSize,
   parseBytes,
-  parseDuration,
+  parseSpan,
   parseMoment,
   rfc3339,
 } from "../src/units.ts";
@@ -56,7 +56,7 @@ test("times", () => {
   assert.equal(ago(0n, Date.now()), "");
   assert.equal(rfc3339(0n), undefined);
   assert.equal(rfc3339(1_700_000_000_123_456_789n), "2023-11-14T22:13:20.123456789Z");
-  assert.deepEqual(["90s", "1h30m", "1.5h", "250ms", "", "5", "1x", "m5"].map(parseDuration), [
+  assert.deepEqual(["90s", "1h30m", "1.5h", "250ms", "", "5", "1x", "m5"].map(parseSpan), [
     90_000,
     5_400_000,
     5_400_000,

@@ -2,4 +2,5 @@
 export * as oci from "./runtime.ts";
 export * as image from "./image.ts";
 export * from "./digest.ts";
+export * from "./duration.ts";
 export * from "./reference.ts";

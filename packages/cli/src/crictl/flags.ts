@@ -1,6 +1,6 @@
 /** Command lines as crictl's library reads them: Go's `flag` rules, one or two dashes alike, and nothing after the first argument. */
 import { UsageError } from "./errors.ts";
-import { parseDuration } from "./go/duration.ts";
+import { parseDuration } from "@berth/spec/oci";
 
 export type FlagType = "bool" | "string" | "int" | "slice" | "duration";
 

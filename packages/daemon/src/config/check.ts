@@ -1,6 +1,6 @@
 /** What is wrong with a configuration, or not as its writer may think: by file and line. */
+import { parseDuration } from "@berth/spec/oci";
 import { type Document, type Entry } from "./document.ts";
-import { parseDuration } from "./duration.ts";
 import { findKey, isTable, type Key, knownAfter, QUIET_PLUGINS, STREAMING } from "./keys.ts";
 import { pathKey } from "./locate.ts";
 import { toLatest } from "./migrate.ts";

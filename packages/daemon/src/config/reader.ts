@@ -1,6 +1,6 @@
 /** Typed access to a checked document: values that checkDocument found no error in. */
+import { parseDuration } from "@berth/spec/oci";
 import type { Document, Entry } from "./document.ts";
-import { parseDuration } from "./duration.ts";
 import { pathKey } from "./locate.ts";
 
 export class Reader {

@@ -4,6 +4,7 @@
  */
 import { readdir, readFile, stat } from "node:fs/promises";
 import { join, resolve as resolvePath } from "node:path";
+import { parseDuration } from "@berth/spec/oci";
 import { ImageError } from "../errors.ts";
 import { ALL, type Capability, defaultHost, type RegistryHost, standsIn } from "./host.ts";
 import type { TlsOptions } from "./http.ts";
@@ -227,23 +228,11 @@ function booleanOf(table: Table, key: string, path: string): boolean | undefined
   return value;
 }
 
-const UNITS: Readonly<Record<string, number>> = {
-  ns: 1e-6,
-  us: 1e-3,
-  µs: 1e-3,
-  ms: 1,
-  s: 1000,
-  m: 60_000,
-  h: 3_600_000,
-};
-const DURATION = /^(?:\d+(?:\.\d*)?(?:ns|us|µs|ms|s|m|h))+$/;
-
 /** A duration as Go writes them: "300ms", "1.5s", "1m30s". */
 function dialTimeout(value: unknown, path: string): number | undefined {
   if (value === undefined || value === "") return undefined;
-  if (typeof value !== "string" || !DURATION.test(value)) throw wrong(path, "dial_timeout", 'a duration such as "10s"');
-  const parts = value.matchAll(/(\d+(?:\.\d*)?)(ns|us|µs|ms|s|m|h)/g);
-  const ms = [...parts].reduce((sum, [, number, unit]) => sum + Number(number) * (UNITS[unit ?? ""] ?? 0), 0);
+  const ms = typeof value === "string" ? parseDuration(value) : undefined;
+  if (ms === undefined || ms < 0) throw wrong(path, "dial_timeout", 'a duration such as "10s"');
   // None at all, as in Go.
   return ms === 0 ? undefined : ms;
 }

@@ -2,6 +2,7 @@
  * Flags as runc takes them: Go's flag package (one dash or two, `--flag value` or `--flag=value`, booleans only with "="), and, for
  * most commands, flags behind the arguments too.
  */
+import { parseDuration } from "@berth/spec/oci";
 import { UsageError } from "./failure.ts";
 
 export interface Flag {
@@ -106,31 +107,11 @@ function booleanOf(text: string, name: string): boolean {
 function checked({ kind }: Flag, text: string, name: string): string {
   if ((kind === "number" || kind === "numbers") && !/^[+-]?\d+$/.test(text))
     throw invalid(text, name, `strconv.ParseInt: parsing ${JSON.stringify(text)}: invalid syntax`);
-  if (kind === "duration" && milliseconds(text) === undefined)
+  if (kind === "duration" && parseDuration(text) === undefined)
     throw invalid(text, name, `time: invalid duration ${JSON.stringify(text)}`);
   return text;
 }
 
 function invalid(text: string, name: string, reason: string): UsageError {
   return usage(`invalid value ${JSON.stringify(text)} for flag -${name}: ${reason}`);
-}
-
-const UNITS: Readonly<Record<string, number>> = {
-  ns: 1e-6,
-  us: 1e-3,
-  µs: 1e-3,
-  ms: 1,
-  s: 1000,
-  m: 60_000,
-  h: 3_600_000,
-};
-
-/** Go's durations ("5s", "1m30s", "250ms"); undefined for what is none. */
-export function milliseconds(text: string): number | undefined {
-  if (text === "0") return 0;
-  if (!/^[+-]?(\d+(\.\d+)?(ns|us|µs|ms|s|m|h))+$/.test(text)) return undefined;
-  let total = 0;
-  for (const [, number, unit] of text.matchAll(/(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)/g))
-    total += Number(number) * (UNITS[unit ?? ""] ?? 0);
-  return text.startsWith("-") ? -total : total;
 }

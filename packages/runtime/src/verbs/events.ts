@@ -1,7 +1,7 @@
 /** events: a line of JSON for every interval's statistics and for every kill for memory, until the container has ended. */
 import type { Command, CommandContext } from "../command/context.ts";
 import { CommandError } from "../command/failure.ts";
-import { milliseconds } from "../command/flags.ts";
+import { parseDuration } from "@berth/spec/oci";
 import type { ContainerRecord } from "../state/record.ts";
 import { containerStats, oomKills } from "../state/stats.ts";
 import { statusOf } from "../state/status.ts";
@@ -12,7 +12,7 @@ export const command: Command = {
   async run(context) {
     const { args, flags, states } = context;
     const record = states.read(args[0] ?? "");
-    const interval = milliseconds(flags.text("interval") || DEFAULT_INTERVAL) ?? 0;
+    const interval = parseDuration(flags.text("interval") || DEFAULT_INTERVAL) ?? 0;
     if (interval <= 0) throw new CommandError("duration interval must be greater than 0");
     if (statusOf(record, states) === "stopped") throw new CommandError(`container with id ${record.id} is not running`);
     if (flags.boolean("stats")) print(context, "stats", record, containerStats(record));

@@ -8,7 +8,7 @@ import { LogWriter } from "../../logs/writer.ts";
 import type { CommandSpec, Context, Runtime } from "../command.ts";
 import { CrictlError, EMPTY_ID, wrap } from "../errors.ts";
 import { bool, int, string } from "../flags.ts";
-import { parseDuration } from "../go/duration.ts";
+import { parseDuration } from "@berth/spec/oci";
 
 const RUNNING = cri.ContainerState.CONTAINER_RUNNING;
 /** ms between looks at whether a followed container still runs. */
