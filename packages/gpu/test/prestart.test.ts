@@ -140,29 +140,49 @@ describe("nvidia-container-runtime-hook", { skip: ROOT }, () => {
     assert.match(run(["-config", "/no/file", "prestart"], state, cli).stderr, /\/no\/file is not there/);
   });
 
-  const runc = HAS_RUNC ? false : "runc is not installed";
-  test("without nvidia-container-cli: files, nodes, rules and links in a container of runc's", { skip: runc }, () => {
-    const at = join(dir, "real");
+  /** A container of runc's with berth's hook, in mounts of its own, where the kernel knows the driver. */
+  const inContainer = (
+    name: string,
+    script: string,
+    env: readonly string[],
+    toml: string,
+    prepare?: (rootfs: string) => void,
+  ) => {
+    const at = join(dir, name);
     const rootfs = join(at, "rootfs");
-    for (const name of ["bin", "proc", "dev", "sys", "etc", "usr/lib", "outside"])
-      mkdirSync(join(rootfs, name), { recursive: true });
+    for (const folder of ["bin", "proc", "dev", "sys", "etc", "usr/lib"])
+      mkdirSync(join(rootfs, folder), { recursive: true });
     const { status: copied } = spawnSync("cp", ["/bin/busybox", join(rootfs, "bin/busybox")]);
     assert.equal(copied, 0);
-    // Where the driver's libraries belong, the image has a link out of itself.
-    symlinkSync(`/../../../../..${dir}/escape`, join(rootfs, "usr/lib/x86_64-linux-gnu"));
-    mkdirSync(join(dir, "escape"));
+    prepare?.(rootfs);
     spawnSync("runc", ["spec"], { cwd: at });
     const spec = JSON.parse(readFileSync(join(at, "config.json"), "utf8"));
     spec.process.terminal = false;
-    spec.process.args = ["/bin/busybox", "sh", "-c", SCRIPT];
-    spec.process.env = ["PATH=/bin", "NVIDIA_VISIBLE_DEVICES=1"];
-    spec.hooks = { prestart: [{ path: HOOK, args: ["nvidia-container-runtime-hook", "prestart"], env: [] }] };
-    const env = environment(`[nvidia-container-cli]\nroot = "${dir}/root"\n`);
-    spec.hooks.prestart[0].env = Object.entries(env).map(([key, value]) => `${key}=${value}`);
+    spec.process.args = ["/bin/busybox", "sh", "-c", script];
+    spec.process.env = ["PATH=/bin", ...env];
+    spec.process.capabilities.bounding.push("CAP_SYS_ADMIN");
+    const own = Object.entries(environment(toml)).map(([key, value]) => `${key}=${value}`);
+    spec.hooks = { prestart: [{ path: HOOK, args: ["nvidia-container-runtime-hook", "prestart"], env: own }] };
     writeFileSync(join(at, "config.json"), JSON.stringify(spec));
-    const { status, stdout, stderr } = spawnSync("runc", ["--root", join(dir, "runc"), "run", "berth-prestart-test"], {
-      cwd: at,
-      encoding: "utf8",
+    writeFileSync(
+      join(dir, "devices"),
+      "Character devices:\n195 nvidia\n236 nvidia-caps\n237 nvidia-caps-imex-channels\n508 nvidia-uvm\n",
+    );
+    const runc = `exec runc --root ${dir}/runc run berth-prestart-${name}`;
+    const prepared = `mount -t tmpfs none /proc/driver && mkdir /proc/driver/nvidia-caps &&
+printf 'config 3\\nmonitor 4\\n' >/proc/driver/nvidia-caps/mig-minors && mount --bind ${dir}/devices /proc/devices && ${runc}`;
+    const result = spawnSync("unshare", ["-m", "sh", "-c", prepared], { cwd: at, encoding: "utf8" });
+    assert.deepEqual(readdirSync(join(dir, "runc")), []);
+    return result;
+  };
+
+  const runc = HAS_RUNC ? false : "runc is not installed";
+  test("without nvidia-container-cli: files, nodes, rules and links in a container of runc's", { skip: runc }, () => {
+    const toml = `[nvidia-container-cli]\nroot = "${dir}/root"\n`;
+    const { status, stdout, stderr } = inContainer("real", SCRIPT, ["NVIDIA_VISIBLE_DEVICES=1"], toml, (rootfs) => {
+      // Where the driver's libraries belong, the image has a link out of itself.
+      symlinkSync(`/../../../../..${dir}/escape`, join(rootfs, "usr/lib/x86_64-linux-gnu"));
+      mkdirSync(join(dir, "escape"));
     });
     assert.equal(status, 0, stderr);
     assert.match(stdout, /195, +5 .*\/dev\/nvidia1\n.*195, +0 .*\/dev\/nvidiactl\n/);
@@ -172,6 +192,61 @@ describe("nvidia-container-runtime-hook", { skip: ROOT }, () => {
     // The rules allow it; there is no such driver.
     assert.match(stderr, /can't open \/dev\/nvidiactl: No such device or address/);
     assert.deepEqual(readdirSync(join(dir, "escape")), [], "nothing outside");
-    assert.deepEqual(readdirSync(join(dir, "runc")), []);
   });
+
+  test(
+    "without nvidia-container-cli: what capabilities bring, channels of IMEX, and who may divide GPUs",
+    { skip: runc },
+    () => {
+      const lib = "usr/lib/i386-linux-gnu";
+      mkdirSync(join(dir, "root", lib), { recursive: true });
+      // The head of a library for 32-bit programs, and something else of such a name.
+      writeFileSync(join(dir, "root", lib, "libcuda.so.525.147.05"), "\x7fELF\x01\x01\x01".padEnd(64, "\0"));
+      writeFileSync(join(dir, "root", lib, "libnvidia-ml.so.525.147.05"), "text");
+      const script = `cd /usr/lib; busybox ls -d */*cuda.so.5* */*-ml.so.5* */*opticalflow.so.5* */*glcore.so.5*; busybox ls /usr/bin
+busybox stat -c '%n %t:%T' /dev/nvidia-caps*/*; (exec 3</dev/nvidia-caps/nvidia-cap3); exit 0`;
+      const asked = (capabilities: string, ...more: string[]) =>
+        inContainer(
+          "parts",
+          script,
+          ["NVIDIA_VISIBLE_DEVICES=0", `NVIDIA_DRIVER_CAPABILITIES=${capabilities}`, ...more],
+          `[nvidia-container-cli]\nroot = "${dir}/root"\n`,
+        );
+      const full = asked("compute,compat32", "NVIDIA_IMEX_CHANNELS=0,5", "NVIDIA_MIG_CONFIG_DEVICES=all");
+      assert.equal(full.status, 0, full.stderr);
+      assert.deepEqual(full.stdout.split("\n"), [
+        "i386-linux-gnu/libcuda.so.525.147.05",
+        "x86_64-linux-gnu/libcuda.so.525.147.05",
+        "nvidia-cuda-mps-control",
+        "/dev/nvidia-caps-imex-channels/channel0 ed:0",
+        "/dev/nvidia-caps-imex-channels/channel5 ed:5",
+        "/dev/nvidia-caps/nvidia-cap3 ec:3",
+        "",
+      ]);
+      assert.match(full.stderr, /can't open \/dev\/nvidia-caps\/nvidia-cap3: No such device or address/);
+      rmSync(join(dir, "parts"), { recursive: true });
+      const utility = asked("utility,video");
+      assert.deepEqual(utility.stdout.trimEnd().split("\n"), [
+        "x86_64-linux-gnu/libnvidia-ml.so.525.147.05",
+        "x86_64-linux-gnu/libnvidia-opticalflow.so.525.147.05",
+        "nvidia-debugdump",
+        "nvidia-smi",
+      ]);
+      rmSync(join(dir, "parts"), { recursive: true });
+      const toml = `[nvidia-container-cli]\nroot = "${dir}/root"\n[features]\ndisable-imex-channel-creation = true\n`;
+      const refused = inContainer("refused", "true", ["NVIDIA_VISIBLE_DEVICES=0", "NVIDIA_IMEX_CHANNELS=7"], toml);
+      assert.notEqual(refused.status, 0);
+      assert.match(refused.stderr, /no IMEX channel 7: .*channel7 is not there/);
+      const nothing = join(dir, "nothing");
+      mkdirSync(join(nothing, "dev"), { recursive: true });
+      const absent = inContainer(
+        "absent",
+        "true",
+        ["NVIDIA_VISIBLE_DEVICES=0"],
+        `[nvidia-container-cli]\nroot = "${nothing}"\n`,
+      );
+      assert.notEqual(absent.status, 0);
+      assert.match(absent.stderr, /nvidia-container-cli\.load-kmods: chroot .*\/nothing \/sbin\/modprobe nvidia: /);
+    },
+  );
 });

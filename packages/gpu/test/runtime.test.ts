@@ -1,7 +1,7 @@
 /** berth-nvidia-runtime, with a low-level runtime that keeps what it is given, on a driver root and an NVML that are made up. */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
@@ -63,9 +63,9 @@ spec-dirs = ["${dir}/cdi"]
 default-kind = "acme.com/gpu"
 annotation-prefixes = ["cdi.k8s.io/"]
 `;
-  const run = (args: readonly string[], own = "", top = "") => {
+  const run = (args: readonly string[], own = "", top = "", program = RUNTIME) => {
     writeFileSync(join(dir, "config.toml"), toml(own, top));
-    return spawnSync(RUNTIME, args, {
+    return spawnSync(program, args, {
       cwd: join(dir, "bundle"),
       encoding: "utf8",
       env: {
@@ -133,6 +133,22 @@ annotation-prefixes = ["cdi.k8s.io/"]
     }
     const { stdout } = run(["--version"]);
     assert.match(stdout, /^NVIDIA Container Runtime version berth .*\nspec: 1\.3\.0\n\n/);
+  });
+
+  test("under nvidia-container-runtime.cdi's and .legacy's names the mode is that one", () => {
+    const under = (name: string): oci.Spec => {
+      const program = join(dir, name);
+      symlinkSync(RUNTIME, program);
+      put({ env: ["NVIDIA_VISIBLE_DEVICES=a"] });
+      const { status, stdout, stderr } = run(["create", "--bundle", ".", "x"], 'mode = "csv"\n', "", program);
+      assert.equal(status, 7, stderr);
+      return JSON.parse(stdout) as oci.Spec;
+    };
+    assert.equal(valueOf(under("nvidia-container-runtime.cdi"), "ACME"), "ACME=a");
+    assert.deepEqual(
+      under("nvidia-container-runtime.legacy").hooks?.prestart?.map(({ path }) => path),
+      [PRESTART],
+    );
   });
 
   test("runtimes, however the file has them", () => {

@@ -66,10 +66,19 @@ static bool find_program(const char *name, char found[PATH_MAX])
   return find_in(getenv("PATH"), name, found) || find_in(STANDARD_DIRS, name, found);
 }
 
+/* Under the name nvidia-container-runtime.cdi or .legacy the mode is that one, whatever the configuration says. */
+static void set_mode(const char *name)
+{
+  const char *dot = strrchr(name, '.');
+  if (dot && (strcmp(dot, ".cdi") == 0 || strcmp(dot, ".legacy") == 0))
+    setenv("BERTH_NVIDIA_MODE", dot + 1, 1);
+}
+
 /* Returns only when that cannot be. */
 static int decide(char **argv)
 {
   char path[PATH_MAX];
+  set_mode(argv[0]);
   ssize_t size = readlink("/proc/self/exe", path, sizeof path - sizeof DECIDER);
   if (size <= 0) {
     perror("berth-nvidia-runtime: /proc/self/exe");

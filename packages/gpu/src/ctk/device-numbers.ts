@@ -10,7 +10,7 @@ export interface NumberedNode {
 }
 
 const DRIVERS = "/proc/devices";
-type Driver = "nvidia" | "nvidia-uvm" | "nvidia-caps";
+type Driver = "nvidia" | "nvidia-uvm" | "nvidia-caps" | "nvidia-caps-imex-channels";
 
 /** Those that all GPUs share. Throws Error where the driver is not loaded. */
 export function controlNodes(): NumberedNode[] {
@@ -54,6 +54,9 @@ function driverMajors(): Map<string, number> {
     throw new Error(`${DRIVERS} has no nvidia: the driver is not loaded (--load-kernel-modules loads it)`);
   return new Map(lines.map(([, major, name]) => [name ?? "", Number(major)]));
 }
+
+/** Throws Error where the kernel has no driver of this name. */
+export const majorOfDriver = (driver: Driver): number => majorOf(driverMajors(), driver);
 
 /** Before 550.40 the driver of the GPUs was called "nvidia-frontend". */
 function majorOf(majors: ReadonlyMap<string, number>, driver: Driver): number {

@@ -4,6 +4,7 @@ import { release } from "node:os";
 import { basename, dirname, join, matchesGlob } from "node:path";
 import type { CdiMount } from "@berth/cdi";
 import { NVML_NAME } from "../nvml/name.ts";
+import { is32Bit } from "./elf.ts";
 import { cachedLibraries } from "./ldcache.ts";
 import { MOUNT_OPTIONS } from "./mounts.ts";
 
@@ -20,6 +21,7 @@ const LIBRARY_DIRS = [
   "/lib/x86_64-linux-gnu/nvidia/current",
   "/lib/aarch64-linux-gnu/nvidia/current",
 ];
+const LIBRARY_DIRS_32 = ["/usr/lib/i386-linux-gnu", "/usr/lib/i386-linux-gnu/nvidia/current", "/usr/lib32", "/usr/lib"];
 const BINARY_DIRS = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 const BINARIES = [
   "nvidia-smi",
@@ -111,6 +113,12 @@ export class Driver {
     const dirs = [...this.libraryDirs, ...this.libraryDirs.map((dir) => `${dir}/vdpau`)];
     const versioned = this.#locate(dirs, `*.so.${this.version}`);
     return this.#mounts([...versioned, ...this.#locate(this.libraryDirs, "libnvidia-nvvm70.so.*")]);
+  }
+
+  /** Mounts of the libraries for 32-bit programs. */
+  libraries32(): CdiMount[] {
+    const dirs = LIBRARY_DIRS_32.flatMap((dir) => [dir, `${dir}/vdpau`]);
+    return this.#mounts(this.#locate(dirs, `lib*.so.${this.version}`).filter((path) => is32Bit(path)));
   }
 
   /** Mounts of libraries by which programs reach the driver's. */

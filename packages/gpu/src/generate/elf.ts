@@ -19,6 +19,17 @@ export function sonameOf(path: string): string | undefined {
   }
 }
 
+/** Whether it is for 32-bit programs (ELFCLASS32). Throws the error of a file that cannot be read. */
+export function is32Bit(path: string): boolean {
+  const fd = openSync(path, "r");
+  try {
+    const header = readAt(fd, 0, FILE_HEADER);
+    return header.toString("latin1", 0, 4) === "\x7fELF" && header[4] === 1;
+  } finally {
+    closeSync(fd);
+  }
+}
+
 type Read = (offset: number, size: number) => Buffer;
 
 function sonameIn(read: Read): string | undefined {

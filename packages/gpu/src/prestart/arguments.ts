@@ -85,7 +85,8 @@ function compatArguments(config: ToolkitConfig): string[] {
   return mode === "disabled" || mode === "hook" || !allowed ? ["--cuda-compat-mode=disabled"] : [];
 }
 
-function migDevices(request: Request, kind: "CONFIG" | "MONITOR"): string {
+/** Throws Error for a container that is not privileged. */
+export function migDevices(request: Request, kind: "CONFIG" | "MONITOR"): string {
   const devices = request.env.get(`NVIDIA_MIG_${kind}_DEVICES`) ?? "";
   if (devices !== "" && !request.isPrivileged)
     throw new Error(`cannot set NVIDIA_MIG_${kind}_DEVICES in a container that is not privileged`);

@@ -7,10 +7,12 @@ import type { CdiHook, CdiMount, ContainerEdits, DeviceNode } from "@berth/cdi";
 import { CLONE, type Hand, MOUNT_ATTR, MS, NO_SLOT, O, type Order, probeHost, updateResources } from "@berth/kernel";
 import type { oci } from "@berth/spec";
 import { withHand } from "../hand.ts";
-import { checkRequirements, makerOf, makeSpec } from "../runtime/make.ts";
+import { checkRequirements, type Maker, makerOf, makeSpec } from "../runtime/make.ts";
 import type { ToolkitConfig } from "../toolkit/config.ts";
 import type { Request } from "../toolkit/request.ts";
 import type { Target } from "./arguments.ts";
+import { besideEdits, loadDriver } from "./beside.ts";
+import { isWanted } from "./parts.ts";
 
 const PID_SLOT = 0;
 const ROOT_SLOT = 1;
@@ -28,19 +30,29 @@ export interface Injection {
 /** Throws Error, NvmlError and OrderError: the runtime then gives the container up. */
 export async function inject(injection: Injection): Promise<void> {
   const { request, devices, config, target } = injection;
-  const maker = makerOf(config, process.env["PATH"]);
+  const maker = compatMaker(config);
+  await loadDriver(config, maker.driverRoot, (message) => process.stderr.write(`${message}\n`));
   checkRequirements(request.requirements(), maker.driverRoot);
   const spec = makeSpec(
     "auto",
     devices.map((name) => name || "none"),
     maker,
   );
-  const edits = [spec.containerEdits ?? {}, ...spec.devices.map(({ containerEdits }) => containerEdits)];
+  const own = [spec.containerEdits ?? {}, ...spec.devices.map(({ containerEdits }) => containerEdits)];
   await withHand(async (hand) => {
+    const edits = [...own, ...(await besideEdits(hand, injection, maker))];
     if (!config.get("nvidia-container-cli.no-cgroups")) await allowNodes(hand, injection.spec, edits, target.pid);
     await hand.run({ orders: bindings(edits, injection.capabilities, target) });
     for (const hook of edits.flatMap(({ hooks = [] }) => hooks)) await runHook(hand, hook, target);
   });
+}
+
+/** Newer CUDA libraries of the image are used by the linker's cache, unless that is turned off, or the runtime's hook does it. */
+function compatMaker(config: ToolkitConfig): Maker {
+  const maker = makerOf(config, process.env["PATH"]);
+  const mode = config.get("nvidia-container-runtime.modes.legacy.cuda-compat-mode");
+  const isOff = mode === "disabled" || mode === "hook";
+  return isOff ? { ...maker, disabledHooks: [...maker.disabledHooks, "enable-cuda-compat"] } : maker;
 }
 
 /** The container's own rules again, with those of the nodes behind them: a v2 program holds all of them or none. */
@@ -75,7 +87,9 @@ export function devicesCgroup(text: string): string {
 
 /** Everything of the host is opened before the container's mount namespace is joined; everything of the container's is resolved inside its root. */
 function bindings(edits: readonly ContainerEdits[], capabilities: readonly string[], { pid, rootfs }: Target): Order[] {
-  const files = edits.flatMap(({ mounts = [] }) => mounts).filter((mount) => isWanted(mount, capabilities));
+  const files = edits
+    .flatMap(({ mounts = [] }) => mounts)
+    .filter(({ containerPath }) => isWanted(containerPath, capabilities));
   const nodes = edits.flatMap(({ deviceNodes = [] }) => deviceNodes);
   const binds = [...files.map(fileBind), ...nodes.map(nodeBind)];
   const because = "NVIDIA_VISIBLE_DEVICES";
@@ -98,14 +112,6 @@ function bindings(edits: readonly ContainerEdits[], capabilities: readonly strin
     { order: "open", args: { slot: ROOT_SLOT, path: rootfs, flags: BigInt(O.PATH | O.DIRECTORY) }, because },
     ...attached,
   ];
-}
-
-/** nvidia-smi and its like come with "utility", what graphics needs with "graphics" or "display". */
-function isWanted({ containerPath }: CdiMount, capabilities: readonly string[]): boolean {
-  const isProgram = /\/s?bin\/nvidia-/.test(containerPath);
-  const isGraphics = /\/(?:egl|glvnd|vulkan|X11|xorg)\/|egl-|libGL|vulkan/.test(containerPath);
-  if (isProgram) return ["utility", "compute"].some((name) => capabilities.includes(name));
-  return !isGraphics || ["graphics", "display"].some((name) => capabilities.includes(name));
 }
 
 interface Bind {

@@ -22,7 +22,8 @@ export interface RuntimeProcess {
 export async function nvidiaRuntime(args: readonly string[], process: RuntimeProcess): Promise<number> {
   let log: FileLog | undefined;
   try {
-    const config = loadConfig(configPath(process.env));
+    const { BERTH_NVIDIA_MODE: mode, ...env } = process.env;
+    const config = withMode(loadConfig(configPath(env)), mode);
     const [file, level] = [
       config.get("nvidia-container-runtime.debug"),
       config.get("nvidia-container-runtime.log-level"),
@@ -33,7 +34,7 @@ export async function nvidiaRuntime(args: readonly string[], process: RuntimePro
     const runtime = lowLevel(config, process.env["PATH"]);
     if (isCreate(args)) await modifyBundle(bundleOf(args, process.cwd()), config, process.env["PATH"], log);
     log.debug(`handing over to ${runtime}`);
-    process.execve?.(runtime, [runtime, ...args], process.env);
+    process.execve?.(runtime, [runtime, ...args], env);
     throw new Error("this Node has no execve");
   } catch (error) {
     const { message } = error as Error;
@@ -41,6 +42,11 @@ export async function nvidiaRuntime(args: readonly string[], process: RuntimePro
     process.stderr.write(textLine("error", message));
     return 1;
   }
+}
+
+/** Of the name that the program was started under (packages/native/nvidia). */
+function withMode(config: ToolkitConfig, mode: string | undefined): ToolkitConfig {
+  return mode === undefined ? config : config.with("nvidia-container-runtime.mode", mode);
 }
 
 function lowLevel(config: ToolkitConfig, path: string | undefined): string {
