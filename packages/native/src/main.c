@@ -1,8 +1,10 @@
-/* The command line: bosun serve SOCKET | run | runc DECIDER ARGUMENT... | --version. */
+/* The command line: bosun serve SOCKET | run | runc DECIDER ARGUMENT... | relay OPTIONS | guest OPTIONS | --version. */
 #include <string.h>
 #include <unistd.h>
 
+#include "guest.h"
 #include "orders.gen.h"
+#include "relay.h"
 #include "run.h"
 #include "seal.h"
 
@@ -27,8 +29,20 @@ static int sealed(char **arguments, char **environment)
   return -1;
 }
 
+/* The kernel's own arguments for an init it does not know are no business of bosun's. */
+static int be_init(char **arguments, char **environment)
+{
+  static char *none[] = {NULL};
+  /* The second time bosun comes here it is sealed, and has /proc. */
+  if (access("/proc/self/exe", F_OK) < 0)
+    guest_found();
+  return sealed(arguments, environment) < 0 ? 1 : guest_main(none);
+}
+
 int main(int count, char **arguments, char **environment)
 {
+  if (guest_is_init(count, arguments))
+    return be_init(arguments, environment);
   if (count == 2 && strcmp(arguments[1], "--version") == 0) {
     say(1, "bosun " BOSUN_VERSION "\n");
     return 0;
@@ -39,6 +53,10 @@ int main(int count, char **arguments, char **environment)
     return sealed(arguments, environment) < 0 ? 1 : run_main();
   if (count >= 3 && strcmp(arguments[1], "runc") == 0)
     return sealed(arguments, environment) < 0 ? 1 : runc_main(arguments + 2);
-  say(2, "usage: bosun serve SOCKET | bosun run <PLAN | bosun runc DECIDER ARGUMENT... | bosun --version\n");
+  if (count >= 2 && strcmp(arguments[1], "relay") == 0)
+    return sealed(arguments, environment) < 0 ? 1 : relay_main(arguments + 2);
+  if (count >= 2 && strcmp(arguments[1], "guest") == 0)
+    return sealed(arguments, environment) < 0 ? 1 : guest_main(arguments + 2);
+  say(2, "usage: bosun serve SOCKET | bosun run <PLAN | bosun runc DECIDER ARGUMENT... | bosun relay OPTIONS | bosun guest OPTIONS | bosun --version\n");
   return USAGE_STATUS;
 }

@@ -1,4 +1,4 @@
-/** A short run of the decoders' fuzzer, from seeds that use every order, message and tree entry. BERTH_FUZZ_SECONDS for a longer one. */
+/** A short run of the decoders' fuzzer, from seeds that use every order, message, tree entry and frame of the channel. BERTH_FUZZ_SECONDS for a longer one. */
 import assert from "node:assert/strict";
 import { execFile, execFileSync, spawnSync } from "node:child_process";
 import { mkdirSync, readdirSync, writeFileSync } from "node:fs";
@@ -7,6 +7,7 @@ import { test } from "node:test";
 import { promisify } from "node:util";
 import { MESSAGES, ORDERS, PLAN_VERSION, TREE } from "@berth/kernel";
 import { build, built, scratch } from "./bosun.ts";
+import { FRAME, frame, nonce, u32 } from "./channel.ts";
 import { encodeFields, type Value, type Values } from "./client.ts";
 
 const SAMPLE: Readonly<Record<string, Value>> = {
@@ -53,6 +54,27 @@ function seeds(dir: string): void {
   for (const one of orders) write(`order-${one.name}`, 0, 0, plan([one]));
   for (const { name, number, body } of encoded(MESSAGES)) write(`message-${name}`, 1, number, body);
   for (const { name, number, body } of encoded(TREE)) write(`tree-${name}`, 2, number, body);
+  const streams = [1, 2, 3].flatMap((stream) => [
+    frame(FRAME.opened, stream, u32(stream === 3 ? 2 : 0)),
+    frame(FRAME.data, stream, "some data"),
+    frame(FRAME.give, stream, u32(5)),
+    frame(stream === 1 ? FRAME.shut : FRAME.close, stream, stream === 1 ? "" : u32(0)),
+  ]);
+  write("guest-says", 3, 0xff, Buffer.concat(streams));
+  write(
+    "guest-answers",
+    3,
+    0xfe,
+    Buffer.concat([Buffer.from("stale"), frame(FRAME.resetAck, 0, nonce(7)), ...streams]),
+  );
+  const host = ["/a", "connects", "error"].flatMap((path, index) => [
+    frame(FRAME.open, index + 1, path),
+    frame(FRAME.data, index + 1, "more"),
+    frame(FRAME.give, index + 1, u32(1)),
+    frame(FRAME.shut, index + 1),
+    frame(FRAME.close, index + 1, u32(0)),
+  ]);
+  write("host-says", 4, 0x07, Buffer.concat([Buffer.alloc(99), frame(FRAME.reset, 0, nonce(1)), ...host]));
 }
 
 test("the decoders stand whatever bytes they are given", { timeout: 3_600_000 }, async (t) => {

@@ -1,10 +1,12 @@
 /*
- * libFuzzer target of everything that decodes what comes over a socket: plans, messages and tree entries. The first byte
- * chooses which. What decodes is read to its end, so that a length that lies is a read out of bounds.
+ * libFuzzer target of everything that decodes what comes over a socket: plans, messages, tree entries, and both ends of a machine's
+ * channel. The first byte chooses which. What decodes is read to its end, so that a length that lies is a read out of bounds.
  */
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "channel.h"
 #include "orders.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -126,6 +128,73 @@ static void decode_plan(const uint8_t *plan, size_t size)
   }
 }
 
+/* --- the channel -------------------------------------------------------------------------------------------------------- */
+
+/* Takes whatever is written and ends when it is read, and is no socket: shutdown(2) fails. */
+static int open_null(void)
+{
+  int fd = open("/dev/null", O_RDWR | O_NONBLOCK | O_CLOEXEC);
+  if (fd < 0)
+    abort();
+  return fd;
+}
+
+static int open_stream(struct stream *s, const char *path)
+{
+  sink += strlen(path);
+  s->connecting = path[0] == 'c';
+  s->fd = open_null();
+  return path[0] == 'e' ? 2 : 0;
+}
+
+static void opened(struct stream *s, uint32_t err)
+{
+  if (s->dead != (err != 0))
+    abort();
+}
+
+static void reset(struct channel *c) { sink += c->count; }
+
+/* What must hold of a stream whatever the other end says. */
+static void check_streams(const struct channel *c)
+{
+  uint32_t count = 0;
+  for (const struct stream *s = c->streams; s; s = s->next, count++)
+    if (s->credit > CHANNEL_WINDOW || stream_backlog(s) + s->window + s->owed > CHANNEL_WINDOW)
+      abort();
+  if (count != c->count)
+    abort();
+}
+
+/* In pieces of `step` bytes, as a port gives them; the host has streams that it opened, and has had its answer where `step` is odd. */
+static void take_channel(bool host, uint8_t step, const uint8_t *body, size_t size)
+{
+  struct channel c = {.host = host, .open = open_stream, .opened = opened, .reset = reset};
+  if (host) {
+    channel_reset(&c, 7);
+    c.synced = step & 1;
+    for (int i = 0; i < 3; i++)
+      if (!channel_open(&c, open_null(), "/socket", "early", 5))
+        abort();
+  }
+  for (size_t at = 0, more; at < size; at += more) {
+    more = size - at < step + 1u ? size - at : step + 1u;
+    if (!channel_take(&c, body + at, more))
+      break;
+    check_streams(&c);
+    for (struct stream *s = c.streams; s; s = s->next) {
+      if (s->connecting)
+        stream_answer(s, step & 2 ? 111 : 0);
+      else if (stream_wants_pull(s) && step & 4)
+        stream_pull(s);
+    }
+    channel_sweep(&c);
+  }
+  if (c.broken && !host)
+    abort();
+  channel_free(&c);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
   if (size < 2)
@@ -135,10 +204,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
   if (!body)
     return 0;
   memcpy(body, data + 2, size - 2);
-  switch (data[0] % 3) {
+  switch (data[0] % 5) {
   case 0: decode_plan(body, size - 2); break;
   case 1: decode_message(data[1], body, size - 2); break;
   case 2: decode_tree(data[1], body, size - 2); break;
+  case 3: take_channel(true, data[1], body, size - 2); break;
+  case 4: take_channel(false, data[1], body, size - 2); break;
   }
   free(body);
   return 0;

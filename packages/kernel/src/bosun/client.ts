@@ -16,6 +16,7 @@ import type { MessageName } from "../orders/messages.ts";
 import { expect } from "./answers.ts";
 import { OrderError } from "./errors.ts";
 import type { CallOptions } from "./hand.ts";
+import type { Reach } from "./reach.ts";
 
 /** sizeof(sockaddr_un.sun_path), with its NUL. */
 const SOCKET_PATH_ROOM = 108;
@@ -54,12 +55,13 @@ export class Connection {
     socket.on("close", this.#onClose);
     // What is half-open for streams' sake would otherwise outlive a monitor that was killed.
     socket.on("end", this.#onClose);
+    socket.resume(); // it may come paused, from a relay
     if (socket.destroyed) this.#fail(lost(socket.errored?.message ?? "the connection ended"));
   }
 
   /** `lost` makes the error that pending requests reject with when the connection ends. */
-  static async open(path: string, lost: (reason: string) => Error): Promise<Connection> {
-    return new Connection(await connectTo(path), lost);
+  static async open(path: string, lost: (reason: string) => Error, reach: Reach = connectTo): Promise<Connection> {
+    return new Connection(await reach(path), lost);
   }
 
   /** Resolves when the connection has ended, for whatever reason. */

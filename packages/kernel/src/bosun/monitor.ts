@@ -5,7 +5,7 @@ import { encodePlan, type AnyMessage, type Message } from "../orders/encode.ts";
 import { PHASE } from "../orders/messages.ts";
 import type { Plan } from "../orders/plan.ts";
 import { expect, reportError } from "./answers.ts";
-import { Connection } from "./client.ts";
+import { Connection, connectTo } from "./client.ts";
 import { MonitorLost } from "./errors.ts";
 import type {
   CallOptions,
@@ -16,6 +16,7 @@ import type {
   MonitorState,
   SessionExit,
 } from "./hand.ts";
+import type { Reach } from "./reach.ts";
 
 export { readRecord, type MonitorRecord } from "./record.ts";
 
@@ -30,11 +31,11 @@ const END_TIMEOUT_MS = 15_000;
 
 /**
  * Connects to the monitor whose directory this is. `plan`: the container's, where it is known: a start that fails then says
- * which order it was in words. Rejects with MonitorLost where none listens.
+ * which order it was in words. `reach`: the way to a monitor in a virtual machine. Rejects with MonitorLost where none listens.
  */
-export async function connectMonitor(directory: string, plan?: Plan): Promise<MonitorLink> {
+export async function connectMonitor(directory: string, plan?: Plan, reach: Reach = connectTo): Promise<MonitorLink> {
   const path = join(directory, "monitor.sock");
-  return new Link(path, await dial(path), plan);
+  return new Link(path, await dial(path, reach), plan, reach);
 }
 
 /**
@@ -62,8 +63,8 @@ function lost(path: string, reason: string): MonitorLost {
   return new MonitorLost(`monitor ${path}: ${reason}`);
 }
 
-async function dial(path: string): Promise<Connection> {
-  return await Connection.open(path, (reason) => lost(path, reason)).catch((error: NodeJS.ErrnoException) => {
+async function dial(path: string, reach: Reach): Promise<Connection> {
+  return await Connection.open(path, (reason) => lost(path, reason), reach).catch((error: NodeJS.ErrnoException) => {
     throw lost(path, error.code ?? error.message);
   });
 }
@@ -71,13 +72,15 @@ async function dial(path: string): Promise<Connection> {
 class Link implements MonitorLink {
   readonly #path: string;
   readonly #connection: Connection;
+  readonly #reach: Reach;
   /** Until the start: a plan is large, and nothing else asks for its words. */
   #plan: Plan | undefined;
   #closed = false;
   readonly exited: Promise<MonitorState>;
 
-  constructor(path: string, connection: Connection, plan: Plan | undefined) {
+  constructor(path: string, connection: Connection, plan: Plan | undefined, reach: Reach) {
     this.#path = path;
+    this.#reach = reach;
     this.#connection = connection;
     this.#plan = plan;
     this.exited = this.#watch();
@@ -146,7 +149,7 @@ class Link implements MonitorLink {
   }
 
   async attach(session: number, stream: number, options?: CallOptions): Promise<Socket> {
-    const connection = await dial(this.#path);
+    const connection = await dial(this.#path, this.#reach);
     return await connection.takeOver("attach", { session, stream }, `attach to session ${session}`, options);
   }
 

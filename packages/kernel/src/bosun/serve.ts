@@ -4,32 +4,17 @@
  */
 import { spawn, type ChildProcess } from "node:child_process";
 import { mkdir } from "node:fs/promises";
-import type { Socket } from "node:net";
 import { join, resolve } from "node:path";
 import { createInterface } from "node:readline";
-import { decodeOutputs, encodePlan, type AnyMessage, type MessageFields } from "../orders/encode.ts";
-import type { MessageName } from "../orders/messages.ts";
-import type { Plan } from "../orders/plan.ts";
-import { expect } from "./answers.ts";
+import { AskingHand } from "./calls.ts";
 import type { Connection } from "./client.ts";
+import { greet } from "./connections.ts";
 import { HandLost } from "./errors.ts";
-import type {
-  CallOptions,
-  Command,
-  CommandResult,
-  Created,
-  Hand,
-  MonitorRequest,
-  Outputs,
-  TreeWriter,
-} from "./hand.ts";
-import { dial, greet, openTree } from "./connections.ts";
+import type { Hand } from "./hand.ts";
 
 const READY_MS = 10_000;
 /** Longer than serve takes to wind up: monitors that are being made have ten seconds to undo themselves. */
 const CLOSE_MS = 12_000;
-const DEFAULT_OUTPUT_LIMIT = 1 << 20;
-const DEFAULT_MAX_LINE = 16_384;
 const STDERR_KEPT = 4_096;
 
 export interface HandOptions {
@@ -55,15 +40,15 @@ interface Serving {
   readonly connection: Connection;
 }
 
-class ServedHand implements Hand {
+class ServedHand extends AskingHand {
   readonly #options: HandOptions;
-  readonly #socket: string;
   #serving: Promise<Serving> | undefined;
   #closed = false;
 
   constructor(options: HandOptions) {
-    this.#options = { ...options, bosun: resolve(options.bosun), state: resolve(options.state) };
-    this.#socket = join(this.#options.state, "serve.sock");
+    const state = resolve(options.state);
+    super(join(state, "serve.sock"));
+    this.#options = { ...options, bosun: resolve(options.bosun), state };
   }
 
   /** The running serve; a new one if there is none. Concurrent callers share one start. */
@@ -81,37 +66,11 @@ class ServedHand implements Hand {
     return await this.connect();
   }
 
-  async run(plan: Plan, options?: CallOptions): Promise<Outputs> {
-    const answer = await this.#request("run", { plan: encodePlan(plan) }, options);
-    return decodeOutputs(expect(answer, "report", "plan", plan).outputs);
+  protected override async connected(): Promise<Connection> {
+    return (await this.connect()).connection;
   }
 
-  async spawn(command: Command, options?: CallOptions): Promise<CommandResult> {
-    const { argv, env, cwd = "/", stdin = new Uint8Array(), limit = DEFAULT_OUTPUT_LIMIT } = command;
-    const fields = { argv, env: Object.entries(env).map(([name, value]) => `${name}=${value}`), cwd, stdin, limit };
-    const answer = expect(await this.#request("spawn", fields, options), "spawned", `run ${argv[0] ?? ""}`);
-    const { status, signal, stdout, stderr, truncated } = answer;
-    return { status, signal, stdout, stderr, truncated: truncated !== 0 };
-  }
-
-  async monitor(request: MonitorRequest, options?: CallOptions): Promise<Created> {
-    const { plan } = request;
-    const created = expect(await this.#request("monitor", monitorFields(request), options), "created", "monitor", plan);
-    const { monitorPid, pid, pidStart, createdAt, outputs } = created;
-    return { monitorPid, pid, pidStart, createdAt, outputs: decodeOutputs(outputs) };
-  }
-
-  async tree(path: string, options?: CallOptions): Promise<TreeWriter> {
-    await this.connect();
-    return await openTree(this.#socket, path, options);
-  }
-
-  async dial(netns: string, port: number, options?: CallOptions): Promise<Socket> {
-    await this.connect();
-    return await dial(this.#socket, netns, port, options);
-  }
-
-  async close(): Promise<void> {
+  override async close(): Promise<void> {
     this.#closed = true;
     const serving = await this.#serving?.catch(() => undefined);
     if (serving === undefined) return;
@@ -122,16 +81,11 @@ class ServedHand implements Hand {
     clearTimeout(timer);
   }
 
-  async #request<N extends MessageName>(name: N, fields: MessageFields<N>, options?: CallOptions): Promise<AnyMessage> {
-    options?.signal?.throwIfAborted();
-    return await (await this.connect()).connection.request(name, fields, options);
-  }
-
   async #start(): Promise<Serving> {
     await mkdir(this.#options.state, { recursive: true, mode: 0o711 });
     // serve ends when its stdin does: it cannot outlive this process. In a session of its own it is not hit by the
     // terminal's Ctrl-C, which is for this process to take as it likes.
-    const child = spawn(this.#options.bosun, ["serve", this.#socket], {
+    const child = spawn(this.#options.bosun, ["serve", this.socket], {
       stdio: ["pipe", "pipe", "pipe"],
       cwd: "/",
       detached: true,
@@ -143,7 +97,7 @@ class ServedHand implements Hand {
     child.stdin?.on("error", () => {});
     try {
       await ready(child, said);
-      const connection = await greet(this.#socket);
+      const connection = await greet(this.socket);
       child.once("exit", (code, signal) => connection.close(`it ended (${signal ?? `status ${code}`})`));
       return { process: child, exited: exited.promise, connection };
     } catch (error) {
@@ -163,34 +117,6 @@ class ServedHand implements Hand {
     }
     return () => kept.trim();
   }
-}
-
-function monitorFields(request: MonitorRequest): MessageFields<"monitor"> {
-  const {
-    dir,
-    plan,
-    logPath = "",
-    maxLine = DEFAULT_MAX_LINE,
-    terminal,
-    stdin = false,
-    stdinOnce = false,
-    oom,
-    subreaper = false,
-  } = request;
-  return {
-    dir,
-    logPath,
-    maxLine,
-    terminal: terminal === undefined ? 0 : 1,
-    rows: terminal?.rows ?? 0,
-    columns: terminal?.columns ?? 0,
-    stdin: stdin ? 1 : 0,
-    stdinOnce: stdinOnce ? 1 : 0,
-    oomFile: oom?.file ?? "",
-    oomKey: oom?.key ?? "",
-    subreaper: subreaper ? 1 : 0,
-    plan: encodePlan(plan),
-  };
 }
 
 /** Waits for the line "ready", raced against the process's end. Rejects with HandLost. */
