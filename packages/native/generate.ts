@@ -25,8 +25,10 @@ const C_TYPES: Readonly<Record<FieldType, string>> = {
   u32s: "struct u32s ",
 };
 
-/** Messages that bosun sends, and so the ones it can encode. */
-const SENT = new Set(["report", "welcome", "spawned", "created", "state", "execed", "session", "launched"]);
+/** Messages that bosun sends, and so the ones it can encode. From `start` on: those of a process that stands for one in a machine. */
+const SENT = new Set(
+  "report welcome spawned created state execed session launched start watch kill exec wait resize attach".split(" "),
+);
 /** What the C library's headers define as macros. */
 const MACROS = new Set(["errno", "stdin", "stdout", "stderr"]);
 

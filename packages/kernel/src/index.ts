@@ -23,6 +23,7 @@ export type {
   TreeMeta,
   TreeWriter,
 } from "./bosun/hand.ts";
+export { guestError } from "./bosun/answers.ts";
 export { HandLost, MonitorLost, OrderError } from "./bosun/errors.ts";
 export { startHand, type HandOptions } from "./bosun/serve.ts";
 export { connectHand } from "./bosun/calls.ts";

@@ -20,6 +20,11 @@
 #define HOME_MAX 256
 #define NO_SLOT 0xffffffffu
 #define NO_ORDER 0xffffffffu
+/*
+ * For large variables: they lie behind all others (the build sorts sections by name), so that the small ones, which every monitor has
+ * a copy of, share a page or two.
+ */
+#define APART __attribute__((section(".bss.~apart")))
 
 /* A growing buffer; data is NULL while empty. Growth failure ends the process (_exit 70): nothing here can go on without memory. */
 struct buffer {

@@ -70,7 +70,7 @@ static int dial(const char *netns, uint32_t port, struct report *report)
 /* One direction. `drops`: the receiver has gone, and the sender must not wait for it. */
 struct flow { int from, to; bool ended, done, drops; size_t at, size; uint8_t data[FLOW_SIZE]; };
 
-static struct flow up, down;
+static struct flow up APART, down APART;
 
 static bool flow_empty(const struct flow *f)
 {

@@ -32,14 +32,26 @@ void line_next(struct line *line)
   memmove(line->text, line->text + used, line->size);
 }
 
+static const struct { int err; const char *word; } errors[] = {
+#define WORD(name) {name, #name},
+  WORD(EACCES) WORD(EADDRNOTAVAIL) WORD(EAFNOSUPPORT) WORD(EAGAIN) WORD(ECONNREFUSED) WORD(ECONNRESET) WORD(EHOSTUNREACH)
+  WORD(EINVAL) WORD(EIO) WORD(ELOOP) WORD(EMFILE) WORD(ENAMETOOLONG) WORD(ENETDOWN) WORD(ENETUNREACH) WORD(ENFILE) WORD(ENODEV)
+  WORD(ENOENT) WORD(ENOMEM) WORD(ENOTDIR) WORD(ENOTSOCK) WORD(EPERM) WORD(EPROTO) WORD(EPROTOTYPE) WORD(ETIMEDOUT)
+#undef WORD
+};
+
 const char *errno_word(int err)
 {
-  switch (err) {
-#define WORD(name) case name: return #name;
-    WORD(EACCES) WORD(EADDRNOTAVAIL) WORD(EAFNOSUPPORT) WORD(EAGAIN) WORD(ECONNREFUSED) WORD(ECONNRESET) WORD(EHOSTUNREACH)
-    WORD(EINVAL) WORD(ELOOP) WORD(EMFILE) WORD(ENAMETOOLONG) WORD(ENETDOWN) WORD(ENETUNREACH) WORD(ENFILE) WORD(ENODEV) WORD(ENOENT)
-    WORD(ENOMEM) WORD(ENOTDIR) WORD(ENOTSOCK) WORD(EPERM) WORD(EPROTO) WORD(EPROTOTYPE) WORD(ETIMEDOUT)
-#undef WORD
-  }
+  for (size_t i = 0; i < sizeof errors / sizeof *errors; i++)
+    if (errors[i].err == err)
+      return errors[i].word;
   return "EIO";
+}
+
+int word_errno(const char *word)
+{
+  for (size_t i = 0; i < sizeof errors / sizeof *errors; i++)
+    if (strcmp(errors[i].word, word) == 0)
+      return errors[i].err;
+  return EIO;
 }

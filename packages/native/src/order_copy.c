@@ -25,7 +25,7 @@ static int copy_failed(const struct copying *c, const char *what, const char *na
 /* A file system that has no place for one of them is no reason to fail: cp -a does the same. */
 static int copy_xattrs(const struct copying *c, int from, int to, const char *name)
 {
-  static char names[XATTR_MAX], value[XATTR_MAX];
+  static char names[XATTR_MAX] APART, value[XATTR_MAX] APART;
   ssize_t size = flistxattr(from, names, sizeof names);
   if (size < 0)
     return errno == EOPNOTSUPP ? 0 : copy_failed(c, "flistxattr", name);

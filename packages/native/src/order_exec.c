@@ -269,6 +269,13 @@ int order_exec(struct run *run, const struct order_exec *o)
   return exec_failed(run, path);
 }
 
+int settle(struct run *run)
+{
+  if (run->sync_fd < 0)
+    return fail(&run->report, EINVAL, "no monitor to stay under");
+  return place_stdio(run) < 0 || close_others(run, FIRST_FD) < 0 || reset_signals(run) < 0 || restore_descriptor_limit(run) < 0 ? -1 : 0;
+}
+
 static void reap_all(void)
 {
   while (waitpid(-1, NULL, WNOHANG) > 0)

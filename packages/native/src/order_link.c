@@ -119,7 +119,7 @@ static void keep_addresses(struct addresses *all, const char *answer, size_t siz
 
 static int read_addresses(int fd, unsigned index, struct addresses *all)
 {
-  static char answer[ANSWER_ROOM] __attribute__((aligned(NLMSG_ALIGNTO)));
+  static char answer[ANSWER_ROOM] APART __attribute__((aligned(NLMSG_ALIGNTO)));
   struct request r = {
     .header = {.nlmsg_len = NLMSG_LENGTH(sizeof(struct ifaddrmsg)), .nlmsg_type = RTM_GETADDR, .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP},
     .address = {.ifa_family = AF_UNSPEC},
@@ -148,7 +148,7 @@ static int give_address(int fd, const struct address *address, unsigned index)
 }
 
 /* In the namespace that the interface has come to. */
-static int settle(struct run *run, const char *name, const struct addresses *all)
+static int settle_link(struct run *run, const char *name, const struct addresses *all)
 {
   int fd = open_netlink();
   if (fd < 0)
@@ -169,7 +169,7 @@ static int settle_there(struct run *run, const char *name, const struct addresse
   int home = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
   if (home < 0)
     return failed(&run->report, "open /proc/thread-self/ns/net");
-  int result = setns(ns, CLONE_NEWNET) < 0 ? failed(&run->report, "setns to the container's network namespace") : settle(run, name, all);
+  int result = setns(ns, CLONE_NEWNET) < 0 ? failed(&run->report, "setns to the container's network namespace") : settle_link(run, name, all);
   if (setns(home, CLONE_NEWNET) < 0 && result == 0)
     result = failed(&run->report, "setns back from the container's network namespace");
   drop(home);
@@ -178,7 +178,7 @@ static int settle_there(struct run *run, const char *name, const struct addresse
 
 int move_link(struct run *run, const struct order_move_link *o, int ns)
 {
-  static struct addresses all;
+  static struct addresses all APART;
   const char *name = *o->new_name ? o->new_name : o->name;
   if (strlen(o->name) >= IF_NAMESIZE || strlen(name) >= IF_NAMESIZE)
     return fail(&run->report, ENAMETOOLONG, "interface %s or %s", o->name, name);

@@ -60,6 +60,8 @@ int load_filter(struct run *run, uint64_t flags, struct bytes filter);
 int restore_descriptor_limit(struct run *run);
 /* A vector for execve, or NULL; never freed: the process ends either way. */
 char **vector(struct strs items);
+/* order_exec.c: what `exec` does to its process, for orders that stay bosun: stdio, descriptors, signals, limits. */
+int settle(struct run *run);
 /* The same for an environment, with the HOME that the plan had looked up where it has none. */
 char **environment_of(const struct run *run, struct strs env);
 /* seal.c: empties this process's command line and environment, which others may read in /proc. */

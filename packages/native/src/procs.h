@@ -109,6 +109,8 @@ void log_idle(struct log *log);                                      /* frees wh
 #define STREAM_STDIN 1u
 #define STREAM_STDOUT 2u
 #define STREAM_STDERR 4u
+/* `sync` of a request to exec. */
+enum { EXEC_ATTACHED, EXEC_COLLECTED, EXEC_TIED };
 
 struct session;
 struct client {
@@ -139,6 +141,7 @@ struct session {
   uint32_t request;
   bool answered;
   bool sync, terminal, stdin_once;
+  bool tied;            /* it ends with the connection that asked for it */
   enum step step;
   struct report report; /* STEP_FAILED: why. Parked: the outputs */
   pid_t stage;          /* 0: reaped */

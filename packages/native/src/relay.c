@@ -12,7 +12,6 @@
 #include <string.h>
 #include <sys/random.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -39,6 +38,7 @@ static struct channel channel;
 static struct caller *callers;
 static size_t caller_count;
 static int port = -1, listener = -1;
+static char *listening_at;
 static uint64_t accept_after;
 static bool ended;
 static const char *complaint;
@@ -101,30 +101,38 @@ static void caller_ask(struct caller *caller)
   caller->step = CALLER_OPENING;
 }
 
-/* As far as the lines that have come go. */
-static void caller_turn(struct caller *caller)
+/* False: nothing more can be done for now. */
+static bool caller_step(struct caller *caller)
 {
-  int got = 1;
-  while (got == 1 && (caller->step == CALLER_CONNECT || caller->step == CALLER_PATH)) {
-    got = line_read(&caller->line, caller->fd);
-    if (got < 0 || (got == 1 && caller->step == CALLER_CONNECT && strcmp(caller->line.text, "CONNECT 1024") != 0)) {
-      caller->step = CALLER_GONE;
-    } else if (got == 1 && caller->step == CALLER_CONNECT) {
-      line_next(&caller->line);
-      caller->step = CALLER_WAITS;
-    } else if (got == 1) {
-      caller_ask(caller);
-    }
-  }
-  if (caller->step == CALLER_WAITS && is_ready()) {
+  if (caller->step == CALLER_WAITS) {
+    if (!is_ready())
+      return false;
     if (by_vsock) {
       caller_dial(caller);
-    } else {
-      say(caller->fd, "OK 1024\n");
-      caller->step = CALLER_PATH;
-      loop_again();
+      return false;
     }
+    say(caller->fd, "OK 1024\n");
+    caller->step = CALLER_PATH;
+    return true;
   }
+  int got = line_read(&caller->line, caller->fd);
+  if (got == 0)
+    return false;
+  if (got < 0 || (caller->step == CALLER_CONNECT && strcmp(caller->line.text, "CONNECT 1024") != 0)) {
+    caller->step = CALLER_GONE;
+  } else if (caller->step == CALLER_CONNECT) {
+    line_next(&caller->line);
+    caller->step = CALLER_WAITS;
+  } else {
+    caller_ask(caller);
+  }
+  return true;
+}
+
+static void caller_turn(struct caller *caller)
+{
+  while (caller->step <= CALLER_PATH && caller_step(caller))
+    ;
 }
 
 static void caller_ready(void *object, short events)
@@ -264,12 +272,8 @@ static void channel_part(void)
 
 static int connect_channel(const char *path, struct report *report)
 {
-  struct sockaddr_un address = {.sun_family = AF_UNIX};
-  if (strlen(path) >= sizeof address.sun_path)
-    return fail(report, ENAMETOOLONG, "connect %s", path);
-  strcpy(address.sun_path, path);
-  port = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (port < 0 || connect(port, (struct sockaddr *)&address, sizeof address) < 0 || !fd_nonblock(port))
+  port = unix_connect(path);
+  if (port < 0 || !fd_nonblock(port))
     return failed(report, "connect %s", path);
   uint64_t nonce;
   if (getrandom(&nonce, sizeof nonce, 0) != (ssize_t)sizeof nonce)
@@ -287,9 +291,8 @@ int relay_begin(const char *path, const char *listen, struct report *report)
     return fail(report, EINVAL, "channel %s is not vsock:CID:PORT", path);
   if (!by_vsock && connect_channel(path, report) < 0)
     return -1;
-  if (unlink(listen) < 0 && errno != ENOENT)
-    return failed(report, "unlink %s", listen);
-  listener = conn_listen(listen);
+  listening_at = strdup(listen);
+  listener = unix_listen(listen);
   return listener < 0 ? failed(report, "bind %s", listen) : 0;
 }
 
@@ -311,6 +314,7 @@ int relay_serve(void)
     if (!ended)
       loop_turn();
   }
+  unlink(listening_at);
   if (!complaint)
     return 0;
   fprintf(stderr, "bosun: relay: the guest sent %s; its channel is closed\n", complaint);
@@ -338,7 +342,5 @@ int relay_main(char **arguments)
     return 1;
   }
   (void)!write(STDOUT_FILENO, "ready\n", 6);
-  int status = relay_serve();
-  unlink(listen);
-  return status;
+  return relay_serve();
 }

@@ -6,7 +6,7 @@
 
 /* Connects to `channel` (a unix socket, or vsock:CID:PORT) and listens on `listen`. 0, or -1 with report. */
 int relay_begin(const char *channel, const char *listen, struct report *report);
-/* Serves until the channel ends: the exit status. What it has to complain of goes to standard error. */
+/* Serves until the channel ends and removes its socket: the exit status. What it has to complain of goes to standard error. */
 int relay_serve(void);
 /* `bosun relay` */
 int relay_main(char **arguments);
@@ -18,5 +18,10 @@ struct line { size_t size; char text[LINE_MAX_SIZE]; };
 int line_read(struct line *line, int fd);
 void line_next(struct line *line); /* drops the line */
 const char *errno_word(int err);   /* "ENOENT"; "EIO" for what has no name here */
+int word_errno(const char *word);  /* the other way round */
+
+/* address.c: both -1 with errno. */
+int unix_connect(const char *path); /* blocks */
+int unix_listen(const char *path);  /* mode 0600, in the place of a socket that was there; does not block */
 
 #endif

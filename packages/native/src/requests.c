@@ -109,7 +109,7 @@ void requests_forget(const struct client *client)
   for (struct session *s = self.sessions; s; s = s->next) {
     if (s->owner != client)
       continue;
-    if (!s->answered)
+    if (!s->answered || s->tied)
       session_kill(s);
     session_orphan(s);
   }
@@ -166,10 +166,10 @@ static void on_exec(struct client *client, const struct frame_header *header, co
     .number = ++self.last_number,
     .terminal = message->terminal,
     .want_stdin = message->streams & STREAM_STDIN,
-    .sync = message->sync,
+    .sync = message->sync == EXEC_COLLECTED,
     .rows = message->rows,
     .columns = message->columns,
-    .awaited = message->sync ? 0 : message->streams,
+    .awaited = message->sync == EXEC_COLLECTED ? 0 : message->streams,
     .limit = message->limit,
     .drain_ms = message->drain_ms,
     .empty_mounts = -1,
@@ -184,6 +184,7 @@ static void on_exec(struct client *client, const struct frame_header *header, co
     return;
   }
   s->owner = client;
+  s->tied = message->sync == EXEC_TIED;
   s->request = header->id;
   s->deadline = header->timeout_ms ? now_ms() + header->timeout_ms : 0;
   s->next = self.sessions;

@@ -46,6 +46,21 @@ export function reportError(report: Message<"report">, what: string, plan?: Plan
   });
 }
 
+/**
+ * The failure of an order `guest_process` or `guest_exec` that was one of the machine's own plan, in that plan's words; any other error
+ * as it is.
+ */
+export function guestError(error: unknown, plan: Plan): unknown {
+  if (!(error instanceof OrderError) || (error.orderName !== "guest_process" && error.orderName !== "guest_exec"))
+    return error;
+  const [, index, detail = ""] = /^order (\d+) of the guest's plan: (.*)$/s.exec(error.detail) ?? [];
+  if (index === undefined) return error;
+  const order = Number(index);
+  const cloned = plan.orders.findIndex((each) => each.order === "clone");
+  const stage = cloned >= 0 && order > cloned ? 1 : 0;
+  return reportError({ errno: error.errno, order, stage, detail, outputs: new Uint8Array() }, "guest", plan);
+}
+
 /** The answer if it is the expected message; throws OrderError for a failure report, Error for anything else. */
 export function expect<N extends MessageName>(answer: AnyMessage, name: N, what: string, plan?: Plan): Message<N> {
   if (answer.name === "report" && answer.fields.errno !== 0) throw reportError(answer.fields, what, plan);

@@ -123,7 +123,8 @@ export const MESSAGES = {
    * A further process by `plan`, with its own stdio. sync 1: answered by `execed` when it has exited and its output is at
    * its end, or drainMs after the exit; at the time-out it is killed and answered by `execed` with timedOut. sync 0:
    * answered by `session` once it has exec'd; its output is not read before it is attached to (`streams` says which will
-   * be), so that nothing is lost. A failing plan is answered by `report`.
+   * be), so that nothing is lost; sync 2: the same, and the process is killed when this connection ends. A failing plan is answered
+   * by `report`.
    */
   exec: {
     type: 35,

@@ -438,6 +438,29 @@ export const ORDERS = {
   },
   /** Answers the notification that `criu` was stopped at. */
   criu_go_on: { code: 131, fields: { until: "str" }, words: "let criu go on until {until}" },
+
+  // --- virtual machines: ends of a plan on the host, in the place of `exec` ------------------------------------------------
+  /**
+   * Becomes the host's end of a machine's channel (`bosun relay`): a unix socket that a chardev listens on, or vsock:CID:PORT. Callers
+   * come to `listen`. Started once it listens; exits 0 when the machine has ended, 1 when its guest broke the channel's rules.
+   */
+  relay: { code: 150, fields: { channel: "str", listen: "str" }, words: "relay {channel} at {listen}" },
+  /**
+   * Stands for the container that a monitor in a virtual machine has made: starts it, hands its streams, signals and terminal on, exits as
+   * it does, with 137 where the channel ends first. `relay`: its relay's socket; `monitor`: the monitor's, in the machine. oomFile: gets
+   * "oom_kill 1" where it was killed for memory ("": none; it exists). SIGKILL cannot be handed on.
+   */
+  guest_process: {
+    code: 151,
+    fields: { relay: "str", monitor: "str", stdin: "u32", terminal: "u32", oomFile: "str" },
+    words: "start the guest's process at {monitor} through {relay}",
+  },
+  /** The same for a further process, by an encoded `plan` that the monitor there carries out. That process is killed where this one ends. */
+  guest_exec: {
+    code: 152,
+    fields: { relay: "str", monitor: "str", stdin: "u32", terminal: "u32", drainMs: "u32", plan: "bytes" },
+    words: "run a process in the guest, at {monitor} through {relay}",
+  },
 } as const satisfies Record<string, OrderSpec>;
 
 export type OrderName = keyof typeof ORDERS;
