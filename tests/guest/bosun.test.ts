@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { test } from "node:test";
-import { connectHand, connectMonitor, NO_SLOT, O, reachThrough, STREAM, type Order } from "@berth/kernel";
+import { connectHand, connectMonitor, HandLost, NO_SLOT, O, reachThrough, STREAM, type Order } from "@berth/kernel";
 import { guestProblem } from "./guest.ts";
 import { bootMachine } from "./machine.ts";
 
@@ -64,6 +64,25 @@ test("a machine with bosun as PID 1 is told what to do through the relay", { tim
     monitor.close();
   });
 
+  await t.test("its clock, its generator, its processors and its modules are set by plans", async () => {
+    const time = 1_900_000_000n;
+    const outputs = await hand.run({
+      orders: [
+        { order: "set_clock", args: { time: time * 1_000_000_000n } },
+        { order: "reseed_rng", args: { data: Buffer.alloc(64, 1) } },
+        { order: "load_module", args: { path: "/lib/virtio_console.ko", parameters: "" } }, // it is there already
+        { order: "find", args: { pattern: "/sys/class/virtio-ports/*/name", timeoutMs: 60_000 } },
+        { order: "online", args: { cpus: 8, memory: 8, movable: 0 } },
+        { order: "set_link", args: { name: "lo", hardware: "", newName: "", mtu: 1500, up: 1, timeoutMs: 0 } },
+        { order: "read_file", args: { path: "/sys/class/net/lo/mtu", max: 100 } },
+      ],
+    });
+    assert.match(Buffer.from(outputs.get(3) ?? []).toString(), /^\/sys\/class\/virtio-ports\/vport\d+p\d+\/name\0/);
+    assert.equal(Buffer.from(outputs.get(6) ?? []).toString(), "1500\n");
+    const { stdout } = await hand.spawn({ argv: ["/bin/busybox", "date", "+%s"], env: {} });
+    assert.ok(BigInt(Buffer.from(stdout).toString().trim()) - time < 600n);
+  });
+
   await t.test("the end of the machine is the end of every connection, and of the relay", async () => {
     const connection = await reach(SERVE);
     connection.resume();
@@ -75,5 +94,18 @@ test("a machine with bosun as PID 1 is told what to do through the relay", { tim
     assert.equal(machine.relayProcess.exitCode, 0);
     connection.destroy();
   });
+  await hand.close();
+});
+
+test("a machine switches itself off when it is told to", { timeout: 300_000 }, async (t) => {
+  const problem = guestProblem();
+  if (problem !== undefined) return t.skip(problem);
+  const machine = await bootMachine(t);
+  const hand = await connectHand(SERVE, reachThrough(machine.relay, { timeoutMs: 120_000 }));
+  const off = once(machine.qemu, "exit");
+  await hand.run({ orders: [{ order: "power_off", args: {} }] }).catch((error: unknown) => {
+    assert.ok(error instanceof HandLost, String(error)); // it may be off before it has answered
+  });
+  assert.deepEqual(await off, [0, null]);
   await hand.close();
 });

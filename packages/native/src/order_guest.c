@@ -120,6 +120,20 @@ static int attach(struct run *run, const struct proxy *p, const char *relay, con
   return result;
 }
 
+/* A process that has closed its input already, or ended, is no failure: whoever writes to it here is to see that. */
+static int attach_input(struct run *run, struct proxy *p, const char *relay, const char *path)
+{
+  p->in = attach(run, p, relay, path, STREAM_STDIN);
+  if (p->in >= 0)
+    return 0;
+  if (run->report.err != EPIPE)
+    return -1;
+  run->report.err = 0;
+  if (!p->terminal)
+    close(STDIN_FILENO);
+  return 0;
+}
+
 static int attach_all(struct run *run, struct proxy *p, const char *relay, const char *path, bool input)
 {
   p->out[0] = attach(run, p, relay, path, STREAM_STDOUT);
@@ -127,9 +141,7 @@ static int attach_all(struct run *run, struct proxy *p, const char *relay, const
     p->out[1] = attach(run, p, relay, path, STREAM_STDERR);
   if (p->out[0] < 0 || (!p->terminal && p->out[1] < 0))
     return -1;
-  if (input && (p->in = attach(run, p, relay, path, STREAM_STDIN)) < 0)
-    return -1;
-  return 0;
+  return input ? attach_input(run, p, relay, path) : 0;
 }
 
 /* The terminal there does what a terminal does; this one hands bytes on. */
