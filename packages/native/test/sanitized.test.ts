@@ -6,7 +6,8 @@ import { test } from "node:test";
 import { promisify } from "node:util";
 import { build, built } from "./bosun.ts";
 
-const ORDERS_SUITE = /^(plan|file|mount|mount-inside|namespace|process|container|hook|spec|machine|channel|guest-process)\.test\.ts$/;
+const ORDERS_SUITE =
+  /^(plan|file|mount|mount-inside|namespace|process|container|hook|spec|machine|channel|guest-process)\.test\.ts$/;
 
 test("the orders under sanitizers", { timeout: 600_000 }, async (t) => {
   if (process.env["BERTH_BOSUN"] !== undefined) return t.skip("BERTH_BOSUN names another build");

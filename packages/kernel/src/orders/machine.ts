@@ -1,0 +1,96 @@
+/** The part of the table of orders (table.ts) that is for virtual machines: on their host, and about them as a whole. */
+import type { OrderSpec } from "./table.ts";
+
+export const MACHINE_ORDERS = {
+  // --- virtual machines: ends of a plan on the host, in the place of `exec` ------------------------------------------------
+  /**
+   * Becomes the host's end of a machine's channel (`bosun relay`): a unix socket that a chardev listens on, or vsock:CID:PORT. Callers
+   * come to `listen`. Started once it listens; exits 0 when the machine has ended, 1 when its guest broke the channel's rules.
+   */
+  relay: { code: 150, fields: { channel: "str", listen: "str" }, words: "relay {channel} at {listen}" },
+  /**
+   * Stands for the container that a monitor in a virtual machine has made: starts it, hands its streams, signals and terminal on, exits as
+   * it does, with 137 where the channel ends first. `relay`: its relay's socket; `monitor`: the monitor's, in the machine. oomFile: gets
+   * "oom_kill 1" where it was killed for memory ("": none; it exists). SIGKILL cannot be handed on.
+   */
+  guest_process: {
+    code: 151,
+    fields: { relay: "str", monitor: "str", stdin: "u32", terminal: "u32", oomFile: "str" },
+    words: "start the guest's process at {monitor} through {relay}",
+  },
+  /** The same for a further process, by an encoded `plan` that the monitor there carries out. That process is killed where this one ends. */
+  guest_exec: {
+    code: 152,
+    fields: { relay: "str", monitor: "str", stdin: "u32", terminal: "u32", drainMs: "u32", plan: "bytes" },
+    words: "run a process in the guest, at {monitor} through {relay}",
+  },
+
+  // --- a whole machine: what its host tells a virtual one ------------------------------------------------------------------
+  /** finit_module(2) of an uncompressed module; one that is loaded already is success. */
+  load_module: {
+    code: 160,
+    fields: { path: "str", parameters: "str" },
+    words: "load kernel module {path} {parameters}",
+  },
+  /** clock_settime(2), in nanoseconds since the epoch. */
+  set_clock: { code: 161, fields: { time: "u64" }, words: "set the clock to {time}" },
+  /** 1 to 256 bytes of entropy for the kernel's generator, which is reseeded with them at once (RNDADDENTROPY, RNDRESEEDCRNG). */
+  reseed_rng: { code: 162, fields: { data: "bytes" }, words: "reseed the random number generator" },
+  /** Has PID 1, which must be `bosun guest` (else EPERM), sync and switch the machine off. */
+  power_off: { code: 163, fields: {}, words: "switch the machine off" },
+  /** Reads at most `max` bytes of a file by its path as it stands, as this order's output; absent: empty output with `missing` set. */
+  read_file: { code: 164, fields: { path: "str", max: "u32" }, words: "read {path}" },
+  /**
+   * The paths that match a pattern (glob(7)), each with a NUL behind it, as this order's output. timeoutMs: waits as long for the first
+   * one, looking again whenever the kernel tells of a device (ETIMEDOUT); 0: none is an empty output with `missing` set.
+   */
+  find: { code: 165, fields: { pattern: "str", timeoutMs: "u32" }, words: "look for {pattern}" },
+  /**
+   * Brings up to `cpus` processors and `memory` blocks of memory online that are not, the latter as ZONE_MOVABLE where `movable`.
+   * Output: u32 processors, u32 blocks.
+   */
+  online: {
+    code: 166,
+    fields: { cpus: "u32", memory: "u32", movable: "u32" },
+    words: "bring up to {cpus} CPUs and {memory} blocks of memory online",
+  },
+  /** statvfs(3): fragment size, blocks, free, available, inodes, free inodes; six u64 as this order's output. */
+  file_system: { code: 167, fields: { path: "str" }, words: "measure the file system of {path}" },
+  /**
+   * The network interface with this hardware address ("": of this name), in the current network namespace; waited for as `find` does.
+   * newName "", mtu 0: left alone. It is brought up or down.
+   */
+  set_link: {
+    code: 170,
+    fields: { name: "str", hardware: "str", newName: "str", mtu: "u32", up: "u32", timeoutMs: "u32" },
+    words: "set up network interface {hardware} {name} as {newName}",
+  },
+  /** "10.0.0.2/24" of an interface; replaces the same one. remove: one that is not there is success, here and in the next two. */
+  address: {
+    code: 171,
+    fields: { link: "str", address: "str", remove: "u32" },
+    words: "address {address} of {link}",
+  },
+  /** In the main table. gateway, link, source "": none; scope RT_SCOPE_*; metric, mtu 0: none. Replaces one of the same destination and metric. */
+  route: {
+    code: 172,
+    fields: {
+      destination: "str",
+      gateway: "str",
+      link: "str",
+      source: "str",
+      scope: "u32",
+      metric: "u32",
+      mtu: "u32",
+      onlink: "u32",
+      remove: "u32",
+    },
+    words: "route to {destination} by {gateway} {link}",
+  },
+  /** A permanent entry of the ARP or neighbour table. */
+  neighbour: {
+    code: 173,
+    fields: { link: "str", address: "str", hardware: "str", remove: "u32" },
+    words: "neighbour {address} at {hardware} of {link}",
+  },
+} as const satisfies Record<string, OrderSpec>;
