@@ -154,6 +154,10 @@ const settled = (text: string): string =>
     .replaceAll(/TimeStamp\[\d\]: \d+/g, "TimeStamp")
     .replaceAll(/(\d+|Less than a|About an?) (second|minute|hour)s? ago *(?=\S|$)/gm, "ago ");
 
+/** All of crictl's. */
+const COMMANDS =
+  "attach create exec version images inspect inspecti imagefsinfo inspectp logs port-forward ps pull run runp rm rmi rmp pods start info stop stopp update config stats statsp metricsp metricdescs completion checkpoint runtime-config events update-runtime-config help";
+
 const LINES = `--help; ps --help; images --help; create --help; config --help; exec --help; rmi --help; pull --help; runp --help; run; rmi; pull
 runp jsonschema; create jsonschema -c; create jsonschema -p; run js -pc; completion bash; completion zsh; help ps; help nosuch; nosuch
 --foo; ps --foo; ps -n; ps -n x; ps extra; ps; ps -a; ps -v; ps -aq --no-trunc; ps -r; ps -o json; ps -o yaml; ps -o foo; ps -s bogus
@@ -174,7 +178,8 @@ test(
   { skip: CRICTL === undefined && "there is no crictl" },
   async () => {
     const different: string[] = [];
-    for (const line of LINES.split(/[;\n] */)) {
+    const helps = COMMANDS.split(" ").map((name) => `${name} --help`);
+    for (const line of [...LINES.split(/[;\n] */), ...helps]) {
       const args = line.split(" ").map((word) => (word === "ID" ? id : word === "POD" ? pod : word));
       const [theirs, ours] = await Promise.all([crictl(daemon, args), own(args)]);
       const [a, b] = [theirs, ours].map(({ code, stdout, stderr }) => [code, settled(String(stdout)), settled(stderr)]);

@@ -294,6 +294,7 @@ test("a monitor that goes is lost; a link that is closed says nothing of its con
   closed.close();
   // The other's loss is told after the first link's end has run its course.
   const lost = await connectMonitor(directory);
+  while (clients.size < 2) await new Promise(setImmediate);
   for (const client of clients) client.destroy();
   await assert.rejects(lost.exited, MonitorLost);
   assert.equal(settled, false);
