@@ -341,7 +341,7 @@ while True: libc.renameat2(-100,b"b",-100,b"swap",2)`;
       flags: MS.BIND,
       data: "",
     });
-    const until = Date.now() + 20_000;
+    const until = Date.now() + 120_000;
     let led = false;
     while (!led && Date.now() < until) {
       const outcome = await carryOut([...privateMounts, ...Array.from({ length: 20 }, () => byPath), show]);
