@@ -214,6 +214,11 @@ const RUNTIME_KEYS: readonly Row[] = [
   ["containerd.runtimes.*.snapshotter", "string", none(undefined, "every handler's images are unpacked alike")],
   ["containerd.runtimes.runc.sandboxer", "string", works("podsandbox")],
   ["containerd.runtimes.*.sandboxer", "string", works()],
+  [
+    "containerd.runtimes.*.sandbox_mode",
+    "string",
+    refusedUnless(["", "podsandbox"], "containerd 2 calls it sandboxer"),
+  ],
   ["containerd.runtimes.runc.io_type", "string", none("", "the container's monitor holds its streams")],
   ["containerd.runtimes.*.io_type", "string", none(undefined, "the container's monitor holds its streams")],
   [
