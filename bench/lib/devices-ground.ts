@@ -1,5 +1,15 @@
 /** What the bench of devices stands on: a driver's files, an NVML of eight GPUs, CDI files, and a container's root with the driver in it. */
-import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, statSync, writeFileSync } from "node:fs";
+import {
+  copyFileSync,
+  lstatSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readlinkSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { type CdiSpec, parseCdiSpec } from "@berth/cdi";
@@ -11,7 +21,7 @@ export const HOOK = `${checkout}/.build/native/cdi-hook`;
 const GPUS = 8;
 const FILES = 100;
 const DEVICES = 16;
-/** A CUDA image has about so many libraries in the linker's directories. */
+/** A CUDA image has about so many libraries, and links to them, in the linker's directories. */
 const LIBRARIES = 300;
 const MAX_LIBRARY = 2 ** 20;
 
@@ -68,15 +78,20 @@ function makeRoot(rootfs: string, { containerEdits }: CdiSpec): number {
     mkdirSync(join(rootfs, dirname(containerPath)), { recursive: true });
     copyFileSync(hostPath, join(rootfs, containerPath));
   }
-  const from = dirname(process.arch === "x64" ? "/usr/lib/x86_64-linux-gnu/x" : "/usr/lib/aarch64-linux-gnu/x");
+  const from = process.arch === "x64" ? "/usr/lib/x86_64-linux-gnu" : "/usr/lib/aarch64-linux-gnu";
   const names = readdirSync(from)
-    .filter((name) => /\.so(\.|$)/.test(name) && !/nvidia|cuda|GLX|vdpau/.test(name))
-    .filter(
-      (name) =>
-        statSync(join(from, name), { throwIfNoEntry: false })?.isFile() &&
-        statSync(join(from, name)).size < MAX_LIBRARY,
-    )
+    .filter((name) => /\.so(\.|$)/.test(name) && !/nvidia|cuda|GLX|vdpau/.test(name) && isSmall(join(from, name)))
     .slice(0, LIBRARIES);
-  for (const name of names) copyFileSync(join(from, name), join(rootfs, "usr/lib/x86_64-linux-gnu", name));
+  for (const name of names) {
+    const to = join(rootfs, "usr/lib/x86_64-linux-gnu", name);
+    if (lstatSync(join(from, name)).isSymbolicLink()) symlinkSync(readlinkSync(join(from, name)), to);
+    else copyFileSync(join(from, name), to);
+  }
   return names.length;
+}
+
+/** Links are followed. */
+function isSmall(path: string): boolean {
+  const stats = statSync(path, { throwIfNoEntry: false });
+  return stats?.isFile() === true && stats.size < MAX_LIBRARY;
 }

@@ -195,6 +195,11 @@ annotation-prefixes = ["cdi.k8s.io/"]
     for (const value of ["void", "", "0,void"]) assert.deepEqual(nodes(created(asks(value))), []);
     assert.deepEqual(nodes(created({})), []);
     const spec = created(asks("0"));
+    const socket = "/run/nvidia-persistenced/socket";
+    const sockets = (one: oci.Spec): boolean => one.mounts?.some(({ destination }) => destination === socket) === true;
+    const flags =
+      'mode = "jit-cdi"\n[nvidia-container-runtime.modes.jit-cdi]\nnvcdi-feature-flags = ["disable-ipc-discoverer"]\n';
+    assert.deepEqual([sockets(spec), sockets(created(asks("0"), flags))], [true, false]);
     assert.equal(valueOf(spec, "NVIDIA_VISIBLE_DEVICES"), "NVIDIA_VISIBLE_DEVICES=void");
     const names = ["create-symlinks", "enable-cuda-compat", "update-ldcache", "disable-device-node-modification"];
     assert.deepEqual([...new Set(hookNames(spec))], [...names, "update-application-profile"]);

@@ -1,6 +1,7 @@
 /** `cdi generate`: from its flags to specifications. */
 import type { CdiSpec } from "@berth/cdi";
 import { BASE_FILES, CSV_DIR, type CsvSources } from "../generate/csv.ts";
+import { type Features, FEATURES, featuresOf } from "../generate/features.ts";
 import { GATED_MODES, generateGated, generateImex } from "../generate/gated.ts";
 import { hookMaker } from "../generate/hooks.ts";
 import { generateMachine } from "../generate/machine.ts";
@@ -11,17 +12,6 @@ import { tidy, withAll, withoutGroups } from "../generate/tidy.ts";
 
 export const MODES = ["auto", "csv", ...GATED_MODES, "imex", "management", "nvml", "wsl"].sort();
 const PLATFORMS = ["csv", "nvml", "wsl"] as const;
-/** The sandbox utilities' library is not asked anyway. */
-const FEATURES = [
-  "disable-ipc-discoverer",
-  "disable-multiple-csv-devices",
-  "disable-nvsandbox-utils",
-  "disable-nvsandboxutils",
-  "enable-coherent-annotations",
-  "enable-explicit-driver-libraries",
-  "no-additional-gids-for-device-nodes",
-];
-
 export interface GenerateFlags {
   readonly mode: string;
   readonly deviceNameStrategy?: readonly string[];
@@ -51,7 +41,7 @@ export interface Generated {
 
 /** Throws Error naming the flag, or what is missing of the driver. The first is of all devices. */
 export function generateSpecs(flags: GenerateFlags, warn?: (message: string) => void): Generated[] {
-  const { withGroups, ...features } = featuresOf(flags.featureFlag ?? []);
+  const { withGroups, ...features } = knownFeatures(flags.featureFlag ?? []);
   const made = specOf(flags, features, warn);
   const spec = withGroups ? made : withoutGroups(made);
   return [
@@ -60,7 +50,11 @@ export function generateSpecs(flags: GenerateFlags, warn?: (message: string) => 
   ];
 }
 
-function specOf(flags: GenerateFlags, features: Features, warn?: (message: string) => void): CdiSpec {
+function specOf(
+  flags: GenerateFlags,
+  features: Omit<Features, "withGroups">,
+  warn?: (message: string) => void,
+): CdiSpec {
   const mode = flags.mode.toLowerCase();
   if (!MODES.includes(mode)) throw new Error(`invalid discovery mode: ${flags.mode} (one of ${MODES.join(", ")})`);
   if (flags.enableHook?.includes("all")) throw new Error("enabling all hooks is not supported");
@@ -120,24 +114,11 @@ function withoutCoherence(spec: CdiSpec): CdiSpec {
   return tidy({ ...spec, devices: spec.devices.map(({ name, containerEdits }) => ({ name, containerEdits })) });
 }
 
-interface Features {
-  readonly withoutSockets: boolean;
-  readonly withExplicitLibraries: boolean;
-  readonly withCoherence: boolean;
-  readonly oneDevice: boolean;
-}
-
-function featuresOf(flags: readonly string[]): Features & { readonly withGroups: boolean } {
+function knownFeatures(flags: readonly string[]): Features {
   const unknown = flags.find((flag) => !FEATURES.includes(flag));
   if (unknown !== undefined)
     throw new Error(`--feature-flag ${unknown}: berth has no such feature (${FEATURES.join(", ")})`);
-  return {
-    withoutSockets: flags.includes("disable-ipc-discoverer"),
-    withGroups: !flags.includes("no-additional-gids-for-device-nodes"),
-    withExplicitLibraries: flags.includes("enable-explicit-driver-libraries"),
-    withCoherence: flags.includes("enable-coherent-annotations"),
-    oneDevice: flags.includes("disable-multiple-csv-devices"),
-  };
+  return featuresOf(flags);
 }
 
 function strategyOf(name: string): NameStrategy {

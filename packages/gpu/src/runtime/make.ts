@@ -2,6 +2,7 @@
 import { basename } from "node:path";
 import type { CdiSpec } from "@berth/cdi";
 import { BASE_FILES, CSV_DIR, csvFiles, type CsvSources } from "../generate/csv.ts";
+import { type Features, featuresOf } from "../generate/features.ts";
 import { GATED_MODES, type GatedMode, generateGated, generateImex } from "../generate/gated.ts";
 import { hookMaker } from "../generate/hooks.ts";
 import { foundNvml, generateMachine } from "../generate/machine.ts";
@@ -12,6 +13,8 @@ import { hookProgram, prestartHook } from "./programs.ts";
 import { assertRequirements } from "./requirements.ts";
 
 const VENDOR = "runtime.nvidia.com";
+/** It has a place of its own in the configuration too. */
+const NO_GROUPS = "no-additional-gids-for-device-nodes";
 
 export interface CsvPlaces {
   readonly dir: string;
@@ -27,9 +30,7 @@ export interface Maker {
   /** Of mode legacy. */
   readonly prestartHook: string;
   readonly disabledHooks: readonly string[];
-  readonly withoutSockets: boolean;
-  /** A group that alone may use a node is made one of the container's. */
-  readonly withGroups: boolean;
+  readonly features: Features;
   readonly csv?: CsvPlaces;
   readonly warn?: (message: string) => void;
 }
@@ -41,10 +42,7 @@ export function makerOf(config: ToolkitConfig, path: string | undefined): Maker 
     hookPath: hookProgram(config.get("nvidia-ctk.path"), path),
     prestartHook: prestartHook(config.get("nvidia-container-runtime-hook.path"), path),
     disabledHooks: config.get("nvidia-container-runtime.modes.jit-cdi.nvcdi-disable-hooks"),
-    withoutSockets: flags.includes("disable-ipc-discoverer"),
-    withGroups:
-      !config.get("features.no-additional-gids-for-device-nodes") &&
-      !flags.includes("no-additional-gids-for-device-nodes"),
+    features: featuresOf(config.get("features.no-additional-gids-for-device-nodes") ? [...flags, NO_GROUPS] : flags),
   };
 }
 
@@ -53,7 +51,7 @@ export type SpecMode = "auto" | "csv" | "imex" | GatedMode;
 /** Throws Error, NvmlError. */
 export function makeSpec(mode: SpecMode, ids: readonly string[], maker: Maker): CdiSpec {
   const spec = specOf(mode, ids, maker);
-  return maker.withGroups ? spec : withoutGroups(spec);
+  return maker.features.withGroups ? spec : withoutGroups(spec);
 }
 
 function specOf(mode: SpecMode, ids: readonly string[], maker: Maker): CdiSpec {
@@ -66,12 +64,16 @@ function specOf(mode: SpecMode, ids: readonly string[], maker: Maker): CdiSpec {
     kind: `${VENDOR}/gpu`,
     hooks: hookMaker(maker.hookPath, maker.disabledHooks),
     ldconfigPath: undefined,
-    withoutSockets: maker.withoutSockets,
+    withoutSockets: maker.features.withoutSockets,
+    withExplicitLibraries: maker.features.withExplicitLibraries,
     names: ["index" as const],
     ids,
     all: false,
     ...(maker.warn && { warn: maker.warn }),
-    csv: csvSources(maker.csv ?? { dir: CSV_DIR, compatRoot: undefined, files: "base" }),
+    csv: {
+      ...csvSources(maker.csv ?? { dir: CSV_DIR, compatRoot: undefined, files: "base" }),
+      oneDevice: maker.features.oneDevice,
+    },
   };
   return generateMachine(mode === "csv" ? "csv" : platformOf(maker.driverRoot), common);
 }
