@@ -7,7 +7,7 @@ import { OrderError } from "./bosun/errors.ts";
 import { CAP_SYS_RESOURCE, ownCapabilities, type OwnCapabilities } from "./capabilities.ts";
 import { probeCgroups, type CgroupHierarchies } from "./cgroups/hierarchy.ts";
 import { ownIdentity, type Identity } from "./identity.ts";
-import { parseMountInfo } from "./mountinfo.ts";
+import { mountsOf } from "./mountinfo.ts";
 import type { Order } from "./orders/plan.ts";
 import { atLeast, parseKernelVersion } from "./version.ts";
 import { ownLimits, type Limit, type RlimitName } from "./rlimits.ts";
@@ -58,7 +58,8 @@ export async function probeHost(hand?: Hand): Promise<HostFacts> {
 
 /** Reads /proc and /sys: a millisecond. */
 export function readHost(): HostFacts {
-  const cgroups = probeCgroups();
+  const mountInfo = readFileSync("/proc/self/mountinfo", "utf8");
+  const cgroups = probeCgroups(mountInfo);
   const version = parseKernelVersion(release());
   const facts = {
     kernel: { release: release(), version },
@@ -69,7 +70,7 @@ export function readHost(): HostFacts {
     oomScoreAdj: Number(readFileSync("/proc/self/oom_score_adj", "utf8")),
     apparmor: existsSync(APPARMOR) && readFileSync(APPARMOR, "utf8").startsWith("Y"),
     selinux: existsSync("/sys/fs/selinux/enforce"),
-    resctrl: mountOf("resctrl"),
+    resctrl: mountsOf(mountInfo, "resctrl")[0]?.target,
     identity: ownIdentity(),
   };
   return { ...facts, warnings: hostWarnings(facts) };
@@ -168,8 +169,4 @@ async function works(hand: Hand, orders: readonly Order[]): Promise<boolean> {
     if (error instanceof OrderError && error.order !== undefined) return false;
     throw error;
   }
-}
-
-function mountOf(fstype: string): string | undefined {
-  return parseMountInfo(readFileSync("/proc/self/mountinfo", "utf8")).find((mount) => mount.fstype === fstype)?.target;
 }

@@ -27,6 +27,13 @@ export function parseMountInfo(text: string): MountInfo[] {
     .map(parseLine);
 }
 
+/** The mounts of some file systems; of a table that may have thousands no other line is taken apart. */
+export function mountsOf(text: string, ...fstypes: readonly string[]): MountInfo[] {
+  const marks = fstypes.map((fstype) => ` - ${fstype} `);
+  const lines = text.split("\n").filter((line) => marks.some((mark) => line.includes(mark)));
+  return lines.map(parseLine).filter(({ fstype }) => fstypes.includes(fstype));
+}
+
 function parseLine(line: string): MountInfo {
   const [left, right] = splitOnce(line, " - ");
   const [id, parent, device, root, target, options, ...propagation] = left.split(" ");

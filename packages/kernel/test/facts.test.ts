@@ -29,6 +29,7 @@ import {
   signalName,
   sysctlFile,
 } from "../src/index.ts";
+import { mountsOf } from "../src/mountinfo.ts";
 
 test("capabilities have the kernel's numbers", () => {
   assert.equal(capabilityNumber("CAP_SYS_ADMIN"), 21);
@@ -219,6 +220,19 @@ test("mountinfo with optional fields and escaped paths", () => {
   });
   assert.deepEqual(two?.propagation, []);
   assert.throws(() => parseMountInfo("nonsense"), /mountinfo/);
+});
+
+test("mounts of some file systems, whatever else their lines say", () => {
+  const text = `1 0 0:1 / / rw - ext4 /dev/a rw
+2 1 0:2 / /a\\040-\\040cgroup\\040 rw - tmpfs cgroup rw
+3 1 0:3 / /cpu rw shared:1 - cgroup cgroup rw,cpu
+4 1 0:4 / /two rw - cgroup2 none rw
+5 1 0:5 / /fuse rw - fuse.cgroup - cgroup rw
+`;
+  const targets = (...fstypes: string[]): string[] => mountsOf(text, ...fstypes).map(({ target }) => target);
+  assert.deepEqual(targets("cgroup"), ["/cpu"]);
+  assert.deepEqual(targets("cgroup", "cgroup2"), ["/cpu", "/two"]);
+  assert.deepEqual(targets("resctrl"), []);
 });
 
 test("mount points by exact path", async () => {

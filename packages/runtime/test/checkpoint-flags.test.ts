@@ -131,20 +131,15 @@ describe("flags of checkpoint and restore", skip === undefined ? {} : { skip }, 
     }
   });
 
-  test("--tcp-skip-in-flight, and a configuration of CRIU's that closes connections", async () => {
+  test("--tcp-skip-in-flight", async () => {
     const port = await freePort();
+    const bundle = shop.bundle(`exec nc -l -s 127.0.0.1 -p ${port} -e cat`, (spec) => withHostNetwork(writable(spec)));
     const peers: Attended[] = [];
     const connect = (): Attended => {
       const peer = attended(false, ["busybox", "nc", "127.0.0.1", String(port)]);
       peers.push(peer);
       return peer;
     };
-    const config = join(shop.directory, "criu.conf");
-    writeFileSync(config, "tcp-close\n");
-    const bundle = shop.bundle(`exec nc -l -s 127.0.0.1 -p ${port} -e cat`, (spec) => ({
-      ...withHostNetwork(writable(spec)),
-      annotations: { "org.criu.config": config },
-    }));
     try {
       start(bundle);
       await until(() => sockets(port, "LISTEN") > 0);
@@ -155,18 +150,34 @@ describe("flags of checkpoint and restore", skip === undefined ? {} : { skip }, 
       shop.refused(/in-flight/i, "checkpoint", "--tcp-established", "--image-path", images, id);
       checkpoint("--tcp-established", "--tcp-skip-in-flight");
       peers[0]?.child.kill("SIGKILL");
-      restore(bundle);
+      restore(bundle, "--tcp-established");
       shop.must("kill", id, "CONT");
-      await until(() => sockets(port, "LISTEN") > 0);
       await connect().answer("one\n", "one");
-      rmSync(images, { recursive: true });
-      checkpoint("--tcp-established");
-      restore(bundle);
-      // What was connected reads the end of it.
-      await until(() => shop.status(id) === "stopped");
       end();
     } finally {
       for (const { child } of peers) child.kill("SIGKILL");
+    }
+  });
+
+  test("a configuration of CRIU's that the container names: connections are closed", async () => {
+    const port = await freePort();
+    const config = join(shop.directory, "criu.conf");
+    writeFileSync(config, "tcp-close\n");
+    const bundle = shop.bundle(`exec nc -l -s 127.0.0.1 -p ${port} -e cat`, (spec) => ({
+      ...withHostNetwork(writable(spec)),
+      annotations: { "org.criu.config": config },
+    }));
+    start(bundle);
+    await until(() => sockets(port, "LISTEN") > 0);
+    const peer = attended(false, ["busybox", "nc", "127.0.0.1", String(port)]);
+    try {
+      await peer.answer("one\n", "one");
+      checkpoint("--tcp-established");
+      restore(bundle);
+      await until(() => shop.status(id) === "stopped");
+      end();
+    } finally {
+      peer.child.kill("SIGKILL");
     }
   });
 

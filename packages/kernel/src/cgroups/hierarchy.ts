@@ -1,7 +1,7 @@
 /** Which cgroup hierarchies this machine has, and where a cgroup's directories are in them (cgroups(7)). */
 import { existsSync, readFileSync, readdirSync } from "node:fs";
 import { join } from "node:path";
-import { parseMountInfo, type MountInfo } from "../mountinfo.ts";
+import { mountsOf, type MountInfo } from "../mountinfo.ts";
 
 export interface V1Hierarchy {
   /** Where it is mounted, as in "/sys/fs/cgroup/cpu,cpuacct". */
@@ -41,9 +41,9 @@ const V1_CONTROLLERS = new Set([
   "misc",
 ]);
 
-/** Reads /proc/self/mountinfo and the hierarchies' roots. */
-export function probeCgroups(): CgroupHierarchies {
-  const mounts = parseMountInfo(readFileSync("/proc/self/mountinfo", "utf8"));
+/** Of the hierarchies in a text as /proc/self/mountinfo's; reads their roots. */
+export function probeCgroups(mountInfo = readFileSync("/proc/self/mountinfo", "utf8")): CgroupHierarchies {
+  const mounts = mountsOf(mountInfo, "cgroup", "cgroup2");
   const v1 = v1Hierarchies(mounts);
   const unified = mounts.find((mount) => mount.fstype === "cgroup2");
   const controllers = unified === undefined ? [] : rootControllers(unified.target);

@@ -246,7 +246,8 @@ export function writePidFile(path: string, pid: number): void {
 
 /** Two containers in one cgroup would be limited, frozen and killed together. Throws CommandError. */
 function checkCgroup({ cgroup, host, unit }: Creation): void {
-  for (const directory of Object.values(cgroupPaths(cgroup, host))) {
+  for (const directory of new Set(Object.values(cgroupPaths(cgroup, host)))) {
+    if (!existsSync(directory)) continue;
     // systemd starts no unit that is there already, and in a new one is who holds it.
     const found = unit === undefined ? processesBelow(directory).length : 0;
     if (found > 0) throw new CommandError(`container's cgroup is not empty: ${found} process(es) found`);

@@ -9,7 +9,7 @@ import type { oci } from "@berth/spec";
 import { BERTH_RUNC, Workshop, type Output } from "./runtimes.ts";
 
 /** A guest that shares its processors with others takes its time. */
-const LIMIT_MS = 300_000;
+const LIMIT_MS = 180_000;
 
 /** Why CRIU cannot work on this machine, or undefined. */
 export function criuProblem(): string | undefined {
