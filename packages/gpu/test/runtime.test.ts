@@ -1,7 +1,17 @@
 /** berth-nvidia-runtime, with a low-level runtime that keeps what it is given, on a driver root and an NVML that are made up. */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
@@ -149,6 +159,25 @@ annotation-prefixes = ["cdi.k8s.io/"]
       under("nvidia-container-runtime.legacy").hooks?.prestart?.map(({ path }) => path),
       [PRESTART],
     );
+  });
+
+  test("compiled code is kept from one create to the next, though no Node comes to its end", () => {
+    const cache = join(dir, "cache");
+    put(asks("0"));
+    writeFileSync(join(dir, "config.toml"), toml("", ""));
+    const env = {
+      DIR: dir,
+      NODE_COMPILE_CACHE: cache,
+      NVIDIA_CTK_CONFIG_FILE_PATH: join(dir, "config.toml"),
+      FAKE_NVML: join(dir, "nvml.txt"),
+    };
+    const { status, stderr } = spawnSync(RUNTIME, ["create", "x"], {
+      cwd: join(dir, "bundle"),
+      encoding: "utf8",
+      env: { ...process.env, ...env },
+    });
+    assert.equal(status, 7, stderr);
+    assert.ok(readdirSync(cache, { recursive: true }).length > 20);
   });
 
   test("runtimes, however the file has them", () => {

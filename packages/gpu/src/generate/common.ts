@@ -1,5 +1,5 @@
 /** What every container gets with any of the devices: the driver's files, the environment and the hooks that go with them. */
-import type { ContainerEdits } from "@berth/cdi";
+import type { ContainerEdits } from "@berth/cdi/injection";
 import type { Driver } from "./driver.ts";
 import { cacheHook, graphicsLinks, type HookMaker, libraryLinks, linkHook } from "./hooks.ts";
 

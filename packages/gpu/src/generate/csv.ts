@@ -13,7 +13,13 @@ import {
   statSync,
 } from "node:fs";
 import { basename, dirname, join, matchesGlob, resolve } from "node:path";
-import { type CdiDevice, type CdiMount, type CdiSpec, type ContainerEdits, CURRENT_VERSION } from "@berth/cdi";
+import {
+  type CdiDevice,
+  type CdiMount,
+  type CdiSpec,
+  type ContainerEdits,
+  CURRENT_VERSION,
+} from "@berth/cdi/injection";
 import type { Nvml } from "../nvml/library.ts";
 import { cacheHook, libraryLinks, linkHook } from "./hooks.ts";
 import { mountsBelow } from "./mounts.ts";

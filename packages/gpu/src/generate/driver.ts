@@ -2,7 +2,7 @@
 import { existsSync, globSync, readFileSync, realpathSync, statSync } from "node:fs";
 import { release } from "node:os";
 import { basename, dirname, join, matchesGlob } from "node:path";
-import type { CdiMount } from "@berth/cdi";
+import type { CdiMount } from "@berth/cdi/injection";
 import { NVML_NAME } from "../nvml/name.ts";
 import { is32Bit } from "./elf.ts";
 import { cachedLibraries } from "./ldcache.ts";

@@ -1,7 +1,7 @@
 /** CDI specifications of what stands beside the GPUs: GPUDirect Storage and RDMA, GDRCopy, NVSwitch, channels of IMEX. */
 import { existsSync, globSync, statSync } from "node:fs";
 import { basename } from "node:path";
-import { type CdiDevice, type CdiMount, type CdiSpec, CURRENT_VERSION } from "@berth/cdi";
+import { type CdiDevice, type CdiMount, type CdiSpec, CURRENT_VERSION } from "@berth/cdi/injection";
 import { mountsBelow } from "./mounts.ts";
 import { nodeEdits } from "./nodes.ts";
 import { tidy } from "./tidy.ts";

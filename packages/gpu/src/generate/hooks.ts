@@ -1,7 +1,7 @@
 /** The hooks that a specification has for a driver's files: links that the mounts do not bring, and the linker's cache. */
 import { lstatSync } from "node:fs";
 import { basename, dirname, extname, join } from "node:path";
-import type { CdiHook, CdiMount } from "@berth/cdi";
+import type { CdiHook, CdiMount } from "@berth/cdi/injection";
 import { sonameOf } from "./elf.ts";
 
 export type HookMaker = (name: string, args: readonly string[]) => CdiHook[];

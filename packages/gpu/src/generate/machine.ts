@@ -1,5 +1,5 @@
 /** A CDI specification of the GPUs of a machine, whichever kind of machine it is. */
-import type { CdiSpec } from "@berth/cdi";
+import type { CdiSpec } from "@berth/cdi/injection";
 import { Nvml } from "../nvml/library.ts";
 import { NVML_NAME } from "../nvml/name.ts";
 import { type CsvOptions, generateCsv } from "./csv.ts";

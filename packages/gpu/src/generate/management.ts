@@ -1,6 +1,6 @@
 /** A CDI specification for containers that manage the GPUs: every device node of the driver as one device, and no graphics. */
 import { globSync } from "node:fs";
-import { type CdiSpec, CURRENT_VERSION } from "@berth/cdi";
+import { type CdiSpec, CURRENT_VERSION } from "@berth/cdi/injection";
 import { driverEdits, type SpecOptions } from "./common.ts";
 import type { HookMaker } from "./hooks.ts";
 import { Driver } from "./driver.ts";

@@ -1,5 +1,5 @@
 /** Mounts of a driver's files. */
-import type { CdiMount } from "@berth/cdi";
+import type { CdiMount } from "@berth/cdi/injection";
 
 export const MOUNT_OPTIONS = ["ro", "nosuid", "nodev", "rbind", "rprivate"];
 

@@ -1,7 +1,7 @@
 /** Device nodes as a specification has them, with what the host's nodes are. */
 import { existsSync, lstatSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
-import { type ContainerEdits, type DeviceNode, deviceNumber } from "@berth/cdi";
+import { type ContainerEdits, type DeviceNode, deviceNumber } from "@berth/cdi/injection";
 
 /** Of storage and switches, which have specifications of their own. */
 const OTHER_PARTS = ["nvidia-fs", "nvidia-nvswitch", "nvidia-nvlink"];

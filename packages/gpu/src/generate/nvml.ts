@@ -1,5 +1,5 @@
 /** A CDI specification of the GPUs and MIG devices that NVML knows, with the files of their driver. */
-import { type CdiDevice, type CdiSpec, type ContainerEdits, CURRENT_VERSION } from "@berth/cdi";
+import { type CdiDevice, type CdiSpec, type ContainerEdits, CURRENT_VERSION } from "@berth/cdi/injection";
 import type { Handle, Nvml } from "../nvml/library.ts";
 import { Driver } from "./driver.ts";
 import { driverEdits, graphicsEdits, type SpecOptions } from "./common.ts";

@@ -1,5 +1,5 @@
 /** A specification whose host (or container) paths are below another root: for drivers that are seen elsewhere than they are. */
-import type { CdiHook, CdiMount, CdiSpec, ContainerEdits, DeviceNode } from "@berth/cdi";
+import type { CdiHook, CdiMount, CdiSpec, ContainerEdits, DeviceNode } from "@berth/cdi/injection";
 
 export type Side = "host" | "container";
 

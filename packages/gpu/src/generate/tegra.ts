@@ -1,5 +1,5 @@
 /** The two GPUs of a Tegra system that has a discrete one beside the chip's own: each with nodes of its own. */
-import type { CdiDevice, ContainerEdits } from "@berth/cdi";
+import type { CdiDevice, ContainerEdits } from "@berth/cdi/injection";
 import type { Handle, Nvml } from "../nvml/library.ts";
 import type { CsvOptions } from "./csv.ts";
 import { nodeEdits } from "./nodes.ts";

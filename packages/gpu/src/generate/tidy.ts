@@ -1,5 +1,5 @@
 /** A specification without repetitions, in the reference's order: files by depth and name, devices by name. */
-import { type CdiDevice, type CdiSpec, type ContainerEdits, minimumVersion } from "@berth/cdi";
+import { type CdiDevice, type CdiSpec, type ContainerEdits, minimumVersion } from "@berth/cdi/injection";
 
 export function tidy(spec: CdiSpec): CdiSpec {
   const containerEdits = tidyEdits(spec.containerEdits ?? {});

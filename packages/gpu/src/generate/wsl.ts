@@ -1,7 +1,7 @@
 /** A CDI specification of the GPUs of a Windows machine, from its Linux subsystem (WSL 2): one device of them all. */
 import { globSync, statSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
-import { type CdiSpec, CURRENT_VERSION } from "@berth/cdi";
+import { type CdiSpec, CURRENT_VERSION } from "@berth/cdi/injection";
 import type { SpecOptions } from "./common.ts";
 import { driverStores } from "../nvml/dxcore.ts";
 import { Driver } from "./driver.ts";

@@ -1,7 +1,7 @@
 /** What a container of mode legacy asks for beside its GPUs: channels of IMEX, the right to divide GPUs, 32-bit libraries. */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import type { ContainerEdits } from "@berth/cdi";
+import type { ContainerEdits } from "@berth/cdi/injection";
 import { type Hand, O, type Order, S } from "@berth/kernel";
 import { createDeviceNodes } from "../ctk/device-nodes.ts";
 import { majorOfDriver } from "../ctk/device-numbers.ts";

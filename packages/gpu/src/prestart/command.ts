@@ -3,6 +3,7 @@
  * nvidia-container-cli is installed this process becomes it; elsewhere berth does the same itself (inject.ts).
  */
 import { existsSync, readFileSync } from "node:fs";
+import { flushCompileCache } from "node:module";
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import type { oci } from "@berth/spec";
@@ -90,6 +91,7 @@ async function prestart(flags: Flags, process: HookProcess): Promise<number> {
     const target = { pid: state.pid, rootfs: resolve(state.bundle, spec.root?.path ?? "") };
     const cli = containerCli(config, process.env["PATH"]);
     if (cli === undefined) return await injected(spec, request, devices, config, target);
+    flushCompileCache();
     process.execve?.(cli, [cli, ...cliArguments(request, devices, config, target, flags.debug === true)], {
       ...process.env,
       ...Object.fromEntries(config.get("nvidia-container-cli.environment").map((entry) => entry.split(/=(.*)/s, 2))),

@@ -3,7 +3,7 @@
  * into a container that is being made, before its root is its own, and its device rules let it use them.
  */
 import { readFileSync } from "node:fs";
-import type { CdiHook, CdiMount, ContainerEdits, DeviceNode } from "@berth/cdi";
+import type { CdiHook, CdiMount, ContainerEdits, DeviceNode } from "@berth/cdi/injection";
 import { CLONE, type Hand, MOUNT_ATTR, MS, NO_SLOT, O, type Order, probeHost, updateResources } from "@berth/kernel";
 import type { oci } from "@berth/spec";
 import { withHand } from "../hand.ts";

@@ -1,6 +1,6 @@
 /** Specifications that no file has, in a container's configuration. */
 import type { oci } from "@berth/spec";
-import { applyEdits, type CdiSpec, hostDevice, type SourcedEdits } from "@berth/cdi";
+import { applyEdits, type CdiSpec, hostDevice, type SourcedEdits } from "@berth/cdi/injection";
 import type { Request } from "../toolkit/request.ts";
 import { type Maker, makeSpec } from "./make.ts";
 

@@ -3,6 +3,7 @@
  * command line is handed on by the program that starts this one (packages/native/nvidia).
  */
 import { readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { flushCompileCache } from "node:module";
 import { join, resolve } from "node:path";
 import type { oci } from "@berth/spec";
 import { configPath, loadConfig, type ToolkitConfig } from "../toolkit/config.ts";
@@ -34,6 +35,8 @@ export async function nvidiaRuntime(args: readonly string[], process: RuntimePro
     const runtime = lowLevel(config, process.env["PATH"]);
     if (isCreate(args)) await modifyBundle(bundleOf(args, process.cwd()), config, process.env["PATH"], log);
     log.debug(`handing over to ${runtime}`);
+    // Node writes it when it exits, which it does not do here; compiling takes as long as all the rest.
+    flushCompileCache();
     process.execve?.(runtime, [runtime, ...args], env);
     throw new Error("this Node has no execve");
   } catch (error) {

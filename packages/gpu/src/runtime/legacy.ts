@@ -1,7 +1,7 @@
 /** Mode legacy: a prestart hook puts the GPUs into the container. */
 import type { oci } from "@berth/spec";
 import { basename } from "node:path";
-import { applyEdits, hostDevice, type ContainerEdits } from "@berth/cdi";
+import { applyEdits, hostDevice, type ContainerEdits } from "@berth/cdi/injection";
 import { Driver } from "../generate/driver.ts";
 import { graphicsEdits } from "../generate/common.ts";
 import { openNvml } from "../generate/machine.ts";

@@ -1,6 +1,6 @@
 /** Specifications made for one container: by the mode that its request asks for, or that the machine is of. */
 import { basename } from "node:path";
-import type { CdiSpec } from "@berth/cdi";
+import type { CdiSpec } from "@berth/cdi/injection";
 import { BASE_FILES, CSV_DIR, csvFiles, type CsvSources } from "../generate/csv.ts";
 import { type Features, featuresOf } from "../generate/features.ts";
 import { GATED_MODES, type GatedMode, generateGated, generateImex } from "../generate/gated.ts";

@@ -1,5 +1,5 @@
 /** nvidia-container-runtime's modes, and what "auto" comes to. */
-import { isQualifiedName } from "@berth/cdi";
+import { isQualifiedName } from "@berth/cdi/injection";
 import { platformOf } from "../generate/platform.ts";
 import type { Request } from "../toolkit/request.ts";
 

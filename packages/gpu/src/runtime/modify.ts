@@ -1,6 +1,6 @@
 /** A container's configuration with the GPUs that it asks for: what nvidia-container-runtime makes of it at `create`. */
 import type { oci } from "@berth/spec";
-import { type CdiSpec, isQualifiedName, Registry } from "@berth/cdi";
+import { type CdiSpec, isQualifiedName } from "@berth/cdi/injection";
 import type { ToolkitConfig } from "../toolkit/config.ts";
 import { Request } from "../toolkit/request.ts";
 import { checkRequirements, type Maker, makeSpec } from "./make.ts";
@@ -55,6 +55,7 @@ async function withCdi(
   const names = devices.map((name) => (isQualifiedName(name) ? name : `${kind}=${name || "none"}`));
   const automatic = names.filter((name) => name.startsWith(`${AUTOMATIC}=`));
   if (automatic.length === 0) {
+    const { Registry } = await import("@berth/cdi");
     const registry = await Registry.open({ dirs: config.get("nvidia-container-runtime.modes.cdi.spec-dirs") });
     return await registry.inject(spec, names);
   }

@@ -4,7 +4,7 @@
  */
 import { isAbsolute, normalize } from "node:path";
 import type { oci } from "@berth/spec";
-import { isQualifiedName } from "@berth/cdi";
+import { isQualifiedName } from "@berth/cdi/injection";
 import type { ToolkitConfig } from "./config.ts";
 import { truth } from "./truth.ts";
 
