@@ -29,6 +29,8 @@ export interface RuntimeHandler {
     readonly noNewKeyring: boolean;
     /** NVIDIA Container Toolkit's config.toml: containers get the GPUs that they ask for by it. Served in process only. */
     readonly nvidia: string | undefined;
+    /** A configuration.toml: how the pod's virtual machine is. */
+    readonly configPath?: string | undefined;
     /** Containers' cgroups are systemd's scopes. */
     readonly systemdCgroup: boolean;
   };

@@ -8,6 +8,7 @@ export { type Log, silent } from "./log.ts";
 export type { CriConfig, CriContext, Paths } from "./context.ts";
 export type { HandlerTable, RuntimeHandler } from "./handlers.ts";
 export { runtimeKinds } from "./runtimes/all.ts";
+export { VM_TYPE, vmKind } from "./runtimes/vm/kind.ts";
 export type { CriSettings } from "./settings.ts";
 export { exposition } from "./telemetry/exposition.ts";
 export { Telemetry } from "./telemetry/telemetry.ts";

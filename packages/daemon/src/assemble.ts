@@ -13,6 +13,7 @@ import {
   recover,
   sandboxStore,
   runtimeKinds,
+  vmKind,
   Telemetry,
 } from "@berth/cri";
 import { Images, openDatabase } from "@berth/image";
@@ -43,7 +44,7 @@ export interface AssembleOptions {
 export async function assemble({ settings, version, log, onStep }: AssembleOptions): Promise<Daemon> {
   await using parts = new AsyncDisposableStack();
   await mkdir(settings.root, { recursive: true, mode: 0o711 });
-  await mkdir(settings.state, { recursive: true, mode: 0o711 });
+  await mkdir(`${settings.state}/vm`, { recursive: true, mode: 0o711 });
   const hand = await startHand({ bosun: settings.bosun, state: settings.state });
   parts.defer(() => hand.close());
   // Only now: what bosun starts must not inherit it.
@@ -89,6 +90,8 @@ export async function assemble({ settings, version, log, onStep }: AssembleOptio
   parts.defer(() => systemd.close());
   const nvidia = new NvidiaGpus(log);
   parts.defer(() => nvidia.close());
+  // As berth-vm build-image has it, for the default root.
+  const vm = parts.use(vmKind({ image: `${settings.root}/vm/image` }));
   const context: CriContext = {
     hand,
     host,
@@ -109,7 +112,7 @@ export async function assemble({ settings, version, log, onStep }: AssembleOptio
       version,
     },
     runtimes: settings.handlers,
-    kinds: runtimeKinds,
+    kinds: [vm, ...runtimeKinds],
     telemetry,
     log,
     onStep,

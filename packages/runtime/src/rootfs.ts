@@ -142,11 +142,16 @@ function mapOwners(plan: PlanBuilder, slot: number, usernsSlot: number): void {
   );
 }
 
-/**
- * A plan that mounts a root file system at a directory of the host, read-only and without what could harm: an image as a
- * volume. `userns`: the path of the user namespace that its owners are ids of. Throws PlanError.
- */
-export function planRootfsMount(rootfs: Rootfs, target: string, host: HostFacts, userns?: string): Plan {
+export interface RootfsMount {
+  /** The path of the user namespace that its owners are ids of. */
+  readonly userns?: string | undefined;
+  /** MOUNT_ATTR_*. Default: read-only and without what could harm, as an image is a volume. */
+  readonly attributes?: bigint;
+}
+
+/** A plan that mounts a root file system at a directory of the host. Throws PlanError. */
+export function planRootfsMount(rootfs: Rootfs, target: string, host: HostFacts, options: RootfsMount = {}): Plan {
+  const { userns, attributes = VOLUME_ATTRS } = options;
   const plan = new PlanBuilder();
   const slot = userns === undefined ? undefined : plan.slot(BECAUSE);
   if (slot !== undefined && userns !== undefined)
@@ -154,7 +159,7 @@ export function planRootfsMount(rootfs: Rootfs, target: string, host: HostFacts,
   const mount = openRootfs(plan, rootfs, host, slot);
   plan.add(
     "mount_attr",
-    { slot: mount, set: VOLUME_ATTRS, clear: 0n, propagation: 0n, recursive: 0, usernsSlot: NO_SLOT },
+    { slot: mount, set: attributes, clear: 0n, propagation: 0n, recursive: 0, usernsSlot: NO_SLOT },
     BECAUSE,
   );
   plan.add("attach_host", { slot: mount, target }, BECAUSE);

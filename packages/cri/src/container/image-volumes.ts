@@ -47,7 +47,7 @@ export async function mountImageVolumes(
     const rootfs = await context.images.prepareRootfs(keyOf(id, index), image, 0);
     const idmap = userns !== undefined;
     const readOnly = rootfs.kind === "overlay" ? { ...rootfs, upper: undefined, idmap } : { ...rootfs, idmap };
-    await context.hand.run(planRootfsMount(readOnly, target, context.host, userns), { signal: progress.signal });
+    await context.hand.run(planRootfsMount(readOnly, target, context.host, { userns }), { signal: progress.signal });
     sources.set(index, await resolveInside(target, mount.imageSubPath, `${field}.image_sub_path`));
   }
   return sources;

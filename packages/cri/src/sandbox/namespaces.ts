@@ -22,13 +22,16 @@ import type { SandboxRecord } from "../store/records.ts";
 const { NamespaceMode } = cri;
 
 /** Bytes; what Docker and containerd give a pod's /dev/shm. */
-const SHM_SIZE = 64 << 20;
+export const SHM_SIZE = 64 << 20;
 const PROC_SLOT = 0;
 const SHM_SLOT = 1;
 const MOUNT_ATTR_NOSUID_NODEV_NOEXEC = 0x2n | 0x4n | 0x8n;
 
 /** Let a pod bind low ports and send ICMP echo without capabilities, as containerd 2 does by default; a group must be mapped. */
-const podSysctls = ({ config }: CriContext, { userns }: PodNamespaces): Readonly<Record<string, string>> => ({
+export const podSysctls = (
+  { config }: CriContext,
+  { userns }: Pick<PodNamespaces, "userns">,
+): Readonly<Record<string, string>> => ({
   ...(config.unprivilegedPorts && { "net.ipv4.ip_unprivileged_port_start": "0" }),
   ...(config.unprivilegedIcmp && { "net.ipv4.ping_group_range": `0 ${userns ? lastMapped(userns.gids) : 2147483647}` }),
 });

@@ -7,6 +7,7 @@ import { cgroupStatsOf, statsOf } from "../container/stats.ts";
 import { cgroupParentOf } from "../cgroups.ts";
 import type { CriContext } from "../context.ts";
 import { matchesLabels } from "../labels.ts";
+import { kindOfPod } from "../runtimes/find.ts";
 import { isGone } from "../runtimes/host-cgroup.ts";
 import { networkOf, usageOf } from "../stats/messages.ts";
 import type { Container, Sandbox } from "../store/records.ts";
@@ -73,6 +74,7 @@ export async function interfacesOf(
 ): Promise<InterfaceUsage[] | undefined> {
   const { netns, phase } = sandbox.record;
   if (netns === undefined || phase !== "ready") return undefined;
+  if (kindOfPod(context, sandbox.record).ownsPods) return await readInterfaces(context.hand, netns, undefined);
   const pid = sandbox.init?.pid ?? containers.find(({ record }) => record.phase === "running")?.record.pid;
   return await readInterfaces(context.hand, netns, pid);
 }

@@ -1,5 +1,5 @@
 /** The runtimes table: what each RuntimeClass's handler is. */
-import type { RuntimeHandler } from "@berth/cri";
+import { type RuntimeHandler, VM_TYPE } from "@berth/cri";
 import { ConfigError, type Entry } from "./document.ts";
 import { RUNTIME } from "./keys.ts";
 import type { Reader } from "./reader.ts";
@@ -30,7 +30,9 @@ export function handlersOf(root: Reader): HandlerSettings {
 }
 
 function handlerOf(name: string, table: Reader): RuntimeHandler {
-  const withoutDevices = table.bool("privileged_without_host_devices") ?? false;
+  const type = table.string("runtime_type") ?? "io.containerd.runc.v2";
+  // The node's devices are not the virtual machine's.
+  const withoutDevices = table.bool("privileged_without_host_devices") ?? type === VM_TYPE;
   const allAllowed = table.bool("privileged_without_host_devices_all_devices_allowed") ?? false;
   if (allAllowed && !withoutDevices) {
     throw at(
@@ -46,7 +48,7 @@ function handlerOf(name: string, table: Reader): RuntimeHandler {
     );
   return {
     name,
-    type: table.string("runtime_type") ?? "io.containerd.runc.v2",
+    type,
     path: table.string("runtime_path"),
     podAnnotations: table.strings("pod_annotations") ?? [],
     containerAnnotations: table.strings("container_annotations") ?? [],
@@ -75,6 +77,7 @@ function optionsOf(name: string, table: Reader): RuntimeHandler["options"] {
   return {
     binary,
     root: table.string("Root"),
+    configPath: table.string("ConfigPath"),
     noPivotRoot: table.bool("NoPivotRoot") ?? false,
     noNewKeyring: table.bool("NoNewKeyring") ?? false,
     nvidia: nvidia ? (table.string("NvidiaConfig") ?? NVIDIA_CONFIG) : undefined,

@@ -289,6 +289,16 @@ export const ORDERS = {
     fields: { uidMap: "str", gidMap: "str", denySetgroups: "u32", uidHelper: "str", gidHelper: "str" },
     words: "enter a new user namespace as its root ({uidMap})",
   },
+  /**
+   * Sends rtnetlink(7) messages in the present network namespace, one after the other; each is answered before the next. bosun numbers
+   * them and asks for the verdict; an errno of `tolerate` is success. Output: what was heard but for verdicts, one message after the
+   * other, aligned; at most 1 MiB.
+   */
+  netlink: {
+    code: 153,
+    fields: { messages: "blobs", tolerate: "u32s" },
+    words: "tell the kernel's networks ({messages})",
+  },
 
   // --- process attributes ---------------------------------------------------------------------------------------------
   /** prlimit(2) on self; RLIMIT_* number, RLIM_INFINITY = 2^64-1. */

@@ -1,0 +1,22 @@
+/** Networks by rtnetlink(7): messages for order `netlink`, and its answers. */
+export {
+  addAddress,
+  addMacvtap,
+  addNeighbour,
+  addRoute,
+  addressesRequest,
+  linksRequest,
+  neighboursRequest,
+  parseAddresses,
+  parseLinks,
+  parsePermanentNeighbours,
+  parseRoutes,
+  routesRequest,
+  setLink,
+  type Address,
+  type Link,
+  type LinkChange,
+  type Neighbour,
+  type Route,
+} from "./route.ts";
+export { addIngress, addRedirect } from "./traffic.ts";

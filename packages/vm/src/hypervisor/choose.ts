@@ -1,0 +1,201 @@
+/** The hypervisor and the machine that a configuration asks for. */
+import { existsSync, statSync } from "node:fs";
+import { availableParallelism, totalmem } from "node:os";
+import type { VmSettings } from "../configuration/settings.ts";
+import { VmError } from "../errors.ts";
+import type { DiskOptions, Hypervisor, Machine, Memory, RootImage } from "./machine.ts";
+import { qemu } from "./qemu/driver.ts";
+import type { MachineType, QemuOptions } from "./qemu/command.ts";
+
+const QEMU = ["/usr/bin/qemu-system-x86_64", "/usr/libexec/qemu-kvm", "/opt/kata/bin/qemu-system-x86_64"];
+const VIRTIOFSD = [
+  "/usr/libexec/virtiofsd",
+  "/usr/lib/qemu/virtiofsd",
+  "/usr/lib/virtiofsd",
+  "/opt/kata/libexec/virtiofsd",
+];
+
+/** The named one, which must be there, or the first of the usual places. Throws VmError Missing. */
+function program(named: string, usual: readonly string[], key: string, what: string): string {
+  if (named !== "") {
+    if (existsSync(named)) return named;
+    throw new VmError("Missing", `${key}: ${named} is not there`);
+  }
+  const found = usual.find((path) => existsSync(path));
+  if (found === undefined)
+    throw new VmError(
+      "Missing",
+      `no ${what} at ${usual.join(", ")}; install it, or name it by ${key} in configuration.toml`,
+    );
+  return found;
+}
+
+export const virtiofsdOf = ({ hypervisor }: VmSettings): string =>
+  program(hypervisor.virtio_fs_daemon, VIRTIOFSD, "virtio_fs_daemon", "virtiofsd");
+
+/** Throws VmError. */
+export function hypervisorProgram({ name, hypervisor }: VmSettings): string {
+  if (name === "qemu") return program(hypervisor.path, QEMU, "path", "QEMU (Debian: apt-get install qemu-system-x86)");
+  throw new VmError(
+    "Unsupported",
+    `[hypervisor.${name}]: this version of berth starts QEMU alone; use [hypervisor.qemu]`,
+  );
+}
+
+export type Accelerator = "kvm" | "tcg";
+
+const MACHINE_TYPES: readonly string[] = ["q35", "pc", "microvm"] satisfies readonly MachineType[];
+
+export function hypervisorOf(
+  settings: VmSettings,
+  accelerator: Accelerator,
+  template?: QemuOptions["template"],
+): Hypervisor {
+  const { hypervisor } = settings;
+  hypervisorProgram(settings);
+  if (!MACHINE_TYPES.includes(hypervisor.machine_type))
+    throw new VmError(
+      "Unsupported",
+      `machine_type: "${hypervisor.machine_type}" is none of ${MACHINE_TYPES.join(", ")}`,
+    );
+  return qemu({
+    machineType: hypervisor.machine_type as MachineType,
+    accelerator,
+    machineAccelerators: hypervisor.machine_accelerators,
+    cpuFeatures: hypervisor.cpu_features,
+    firmware: hypervisor.firmware,
+    pflashes: hypervisor.pflashes,
+    sandbox: hypervisor.seccompsandbox || hypervisor.seccomp_sandbox,
+    bridges: Math.min(5, Math.max(1, hypervisor.default_bridges)),
+    rootPorts: Math.max(0, hypervisor.pcie_root_port),
+    iommu: hypervisor.enable_iommu,
+    iommuPlatform: hypervisor.enable_iommu_platform,
+    legacySerial: hypervisor.use_legacy_serial,
+    extraMonitor: isDebug(settings) ? hypervisor.extra_monitor_socket : "",
+    ...(template && { template }),
+  });
+}
+
+export const isDebug = ({ hypervisor, agent }: VmSettings): boolean => hypervisor.enable_debug || agent.enable_debug;
+
+/** Guest's kernel and what it starts from, where the configuration names none. */
+export interface GuestFiles {
+  readonly kernel: string;
+  readonly initrd: string | undefined;
+  readonly image: string | undefined;
+}
+
+export type MachineShape = Omit<Machine, "id" | "directory" | "shares" | "nics" | "disks">;
+
+/** All of a machine that its configuration says. Throws VmError. */
+export function machineShape(settings: VmSettings, files: GuestFiles): MachineShape {
+  const { hypervisor } = settings;
+  const image = files.image === undefined ? undefined : rootImage(settings, files.image);
+  const maxVcpus = cpuCount(hypervisor.default_maxvcpus, availableParallelism());
+  const vcpus = Math.min(cpuCount(hypervisor.default_vcpus, 1), maxVcpus);
+  return {
+    program: hypervisorProgram(settings),
+    kernel: files.kernel,
+    initrd: files.initrd,
+    image,
+    commandLine: kernelCommandLine(settings, image),
+    vcpus,
+    maxVcpus,
+    memory: memoryOf(settings),
+    diskOptions: diskOptionsOf(settings),
+    entropy: hypervisor.entropy_source,
+    reportsFreePages: hypervisor.reclaim_guest_freed_memory,
+  };
+}
+
+/** 0: as many as `none`; less: all; a fraction rounded up, and never more than there are. */
+function cpuCount(asked: number, none: number): number {
+  const all = availableParallelism();
+  if (asked === 0) return none;
+  return asked < 0 ? all : Math.min(all, Math.ceil(asked));
+}
+
+/** What QEMU's smallest guest boots in; and DIMMs come in steps of this. */
+const LEAST_MEMORY = 64;
+const MEMORY_STEP = 2;
+
+function memoryOf({ hypervisor }: VmSettings): Memory {
+  const all = Math.floor(totalmem() / (1 << 20));
+  const mib = hypervisor.default_memory <= 0 ? 2048 : hypervisor.default_memory;
+  if (mib < LEAST_MEMORY)
+    throw new VmError("InvalidConfiguration", `default_memory: ${mib} MiB; a guest needs ${LEAST_MEMORY}`);
+  const most = hypervisor.default_maxmemory <= 0 ? all : Math.min(all, hypervisor.default_maxmemory);
+  return {
+    mib: Math.ceil(mib / MEMORY_STEP) * MEMORY_STEP,
+    maxMib: Math.max(mib, Math.floor(most / MEMORY_STEP) * MEMORY_STEP),
+    slots: hypervisor.memory_slots <= 0 ? 10 : hypervisor.memory_slots,
+    prealloc: hypervisor.enable_mem_prealloc,
+    hugepages: hypervisor.enable_hugepages,
+    lock: !hypervisor.enable_swap,
+    fileDirectory: hypervisor.file_mem_backend,
+    offsetMib: hypervisor.memory_offset,
+    virtioMem: hypervisor.enable_virtio_mem,
+  };
+}
+
+export function diskOptionsOf({ hypervisor }: VmSettings): DiskOptions {
+  return {
+    driver: hypervisor.block_device_driver === "virtio-scsi" ? "virtio-scsi" : "virtio-blk",
+    aio: hypervisor.block_device_aio as DiskOptions["aio"],
+    cache: hypervisor.block_device_cache_set
+      ? { direct: hypervisor.block_device_cache_direct, noFlush: hypervisor.block_device_cache_noflush }
+      : undefined,
+    logicalSector: hypervisor.block_device_logical_sector_size,
+    physicalSector: hypervisor.block_device_physical_sector_size,
+    queues: hypervisor.num_queues,
+    queueSize: hypervisor.queue_size,
+    iothread: hypervisor.enable_iothreads,
+  };
+}
+
+function rootImage({ hypervisor }: VmSettings, path: string): RootImage {
+  const asked = hypervisor.vm_rootfs_driver;
+  const byDefault = hypervisor.disable_image_nvdimm || hypervisor.machine_type === "microvm" ? "blk" : "pmem";
+  const driver = asked === "" ? byDefault : asked === "virtio-pmem" ? "pmem" : "blk";
+  if (!existsSync(path)) throw new VmError("Missing", `image: ${path} is not there`);
+  return { path, driver, size: statSync(path).size };
+}
+
+/** As they stand, or with a name before "=": the last of a name counts, so that those of the configuration do. */
+export function kernelCommandLine(settings: VmSettings, image: RootImage | undefined): string[] {
+  const { hypervisor } = settings;
+  const debug = isDebug(settings);
+  const own = [
+    "tsc=reliable",
+    "no_timer_check",
+    "rcupdate.rcu_expedited=1",
+    "i8042.direct=1",
+    "i8042.dumbkbd=1",
+    "i8042.nopnp=1",
+    "i8042.noaux=1",
+    "noreplace-smp",
+    "reboot=k",
+    "panic=1",
+    "cryptomgr.notests",
+    "net.ifnames=0",
+    "cgroup_no_v1=all",
+    "random.trust_cpu=on",
+    hypervisor.use_legacy_serial ? "console=ttyS0" : "console=hvc0",
+    ...(hypervisor.machine_type === "microvm" ? ["pci=off"] : ["pci=lastbus=0"]),
+    ...(debug ? ["debug"] : ["quiet"]),
+    ...(hypervisor.enable_iommu ? ["intel_iommu=on", "iommu=pt"] : []),
+    ...(image === undefined ? ["rdinit=/init"] : imageParameters(hypervisor.rootfs_type, image)),
+    "berth.guest",
+  ];
+  const asked = hypervisor.kernel_params.split(/\s+/).filter((word) => word !== "");
+  const names = new Set(asked.map(nameOf));
+  return [...own.filter((word) => !names.has(nameOf(word))), ...asked];
+}
+
+const nameOf = (parameter: string): string => parameter.split("=")[0] ?? parameter;
+
+function imageParameters(type: string, { driver }: RootImage): string[] {
+  const isPmem = driver === "pmem";
+  const dax = isPmem ? (type === "ext4" ? ["rootflags=dax,data=ordered,errors=remount-ro"] : ["rootflags=dax"]) : [];
+  return [`root=${isPmem ? "/dev/pmem0" : "/dev/vda"}`, "ro", `rootfstype=${type}`, ...dax, "init=/init"];
+}

@@ -1,0 +1,137 @@
+/** A virtual machine as every hypervisor is told of it, and what a hypervisor can do with one. */
+
+export interface Share {
+  /** What the guest mounts it by. */
+  readonly tag: string;
+  /** virtiofsd's vhost-user socket. */
+  readonly socket: string;
+  readonly queueSize: number;
+  /** MiB of the DAX window; 0: none. */
+  readonly cacheSize: number;
+}
+
+export interface Nic {
+  /** Unique in the machine, as "net0". */
+  readonly id: string;
+  /** Name of the tap in the network namespace that the hypervisor runs in; one that is not there is made. */
+  readonly tap: string;
+  readonly mac: string;
+  readonly queues: number;
+  readonly vhost: boolean;
+}
+
+export interface Disk {
+  /** Unique in the machine, and its serial number: how the guest finds it. At most 20 letters. */
+  readonly id: string;
+  /** An image or a block device of the host. */
+  readonly path: string;
+  readonly readonly: boolean;
+}
+
+export interface DiskOptions {
+  readonly driver: "virtio-blk" | "virtio-scsi";
+  readonly aio: "threads" | "native" | "io_uring";
+  /** Undefined: the hypervisor's own. */
+  readonly cache: { readonly direct: boolean; readonly noFlush: boolean } | undefined;
+  readonly logicalSector: number;
+  readonly physicalSector: number;
+  readonly queues: number;
+  readonly queueSize: number;
+  readonly iothread: boolean;
+}
+
+export interface RootImage {
+  readonly path: string;
+  readonly driver: "pmem" | "blk";
+  /** Bytes: an NVDIMM's. */
+  readonly size: number;
+}
+
+export interface Memory {
+  readonly mib: number;
+  readonly maxMib: number;
+  readonly slots: number;
+  readonly prealloc: boolean;
+  readonly hugepages: boolean;
+  readonly lock: boolean;
+  /** A directory: the memory is a file there. "": anonymous. */
+  readonly fileDirectory: string;
+  /** MiB of address space for NVDIMMs. */
+  readonly offsetMib: number;
+  readonly virtioMem: boolean;
+}
+
+export interface Machine {
+  readonly id: string;
+  readonly program: string;
+  readonly kernel: string;
+  readonly initrd: string | undefined;
+  readonly image: RootImage | undefined;
+  readonly commandLine: readonly string[];
+  readonly vcpus: number;
+  readonly maxVcpus: number;
+  readonly memory: Memory;
+  /** Where its sockets are; its own. */
+  readonly directory: string;
+  readonly shares: readonly Share[];
+  readonly nics: readonly Nic[];
+  readonly disks: readonly Disk[];
+  readonly diskOptions: DiskOptions;
+  readonly entropy: string;
+  readonly reportsFreePages: boolean;
+}
+
+/** Sockets and files of a machine, in its directory. */
+export const controlSocket = (directory: string): string => `${directory}/control.sock`;
+export const channelSocket = (directory: string): string => `${directory}/channel.sock`;
+export const consoleLog = (directory: string): string => `${directory}/console.log`;
+
+export const AGENT_PORT = "berth.agent";
+
+export interface Program {
+  readonly argv: readonly string[];
+  readonly env: readonly string[];
+}
+
+export interface Capabilities {
+  readonly sharedFiles: boolean;
+  readonly hotplugDisks: boolean;
+  readonly hotplugNics: boolean;
+  readonly resizeVcpus: boolean;
+  readonly resizeMemory: boolean;
+  readonly templates: boolean;
+  readonly pmemImage: boolean;
+}
+
+/** A running hypervisor, by its control socket. Every call rejects with VmError Hypervisor, or Unsupported where it cannot. */
+export interface Vm {
+  /** What the hypervisor says it is, as "7.2.22". */
+  readonly version: string;
+  /** Resolves, with the reason, when the hypervisor is gone. */
+  readonly ended: Promise<string>;
+  boot(): Promise<void>;
+  pause(): Promise<void>;
+  resume(): Promise<void>;
+  addDisk(disk: Disk, options: DiskOptions): Promise<void>;
+  removeDisk(id: string): Promise<void>;
+  addNic(nic: Nic): Promise<void>;
+  removeNic(id: string): Promise<void>;
+  /** Answers how many there are then; the guest has to take them into use. */
+  setVcpus(count: number): Promise<number>;
+  /** MiB in all; answers what it is then, in the hypervisor's steps. Less than before is a request to the guest. */
+  setMemory(mib: number): Promise<number>;
+  /** Bytes that the guest has, hotplugged ones too. */
+  memoryBytes(): Promise<number>;
+  stop(): Promise<void>;
+  /** Ends the connection; the machine runs on. */
+  close(): void;
+}
+
+export interface Hypervisor {
+  readonly name: string;
+  readonly capabilities: Capabilities;
+  /** What is started. Pure. Throws VmError Unsupported naming what it cannot do. */
+  program(machine: Machine): Program;
+  /** Connects to one that has been started; `machine` is needed where the API is told of it before it boots. */
+  connect(machine: Pick<Machine, "directory"> & Partial<Machine>, signal?: AbortSignal): Promise<Vm>;
+}

@@ -1,0 +1,235 @@
+/** QEMU: started with its command line, then told over QMP. */
+import { VmError } from "../../errors.ts";
+import { Qmp, QmpError } from "../../qmp/client.ts";
+import {
+  controlSocket,
+  type Disk,
+  type DiskOptions,
+  type Hypervisor,
+  type Machine,
+  type Nic,
+  type Program,
+  type Vm,
+} from "../machine.ts";
+import { connectWhenThere } from "../connect.ts";
+import { hotplugPorts, qemuProgram, rootPort, type QemuOptions } from "./command.ts";
+import { blockNode, deviceId, diskDevice } from "./devices.ts";
+import { cpuSlots, growMemory, memoryOf, shrinkBalloon } from "./resize.ts";
+
+export function qemu(options: QemuOptions): Hypervisor {
+  const hotplugs = options.machineType !== "microvm";
+  return {
+    name: "qemu",
+    capabilities: {
+      sharedFiles: true,
+      hotplugDisks: hotplugs,
+      hotplugNics: hotplugs,
+      resizeVcpus: hotplugs,
+      resizeMemory: hotplugs,
+      templates: true,
+      pmemImage: hotplugs,
+    },
+    program: (machine: Machine): Program => qemuProgram(machine, options),
+    connect: async ({ directory }, signal) => {
+      const qmp = await connectWhenThere(controlSocket(directory), (path) => Qmp.connect(path, { signal }), signal);
+      return new QemuVm(qmp, options);
+    },
+  };
+}
+
+/** How long a guest may take to let go of a device. */
+const UNPLUG_MS = 30_000;
+
+class QemuVm implements Vm {
+  readonly #qmp: Qmp;
+  readonly #options: QemuOptions;
+  /** Device by port. */
+  readonly #ports = new Map<number, string>();
+
+  constructor(qmp: Qmp, options: QemuOptions) {
+    this.#qmp = qmp;
+    this.#options = options;
+  }
+
+  get version(): string {
+    return this.#qmp.version;
+  }
+
+  get ended(): Promise<string> {
+    return this.#qmp.ended;
+  }
+
+  /** QEMU boots as it is started; a copy of a template first reads its state. */
+  async boot(): Promise<void> {
+    const { template } = this.#options;
+    if (template?.mode !== "restore") return;
+    await this.#qmp.execute("migrate-set-capabilities", {
+      capabilities: [{ capability: "x-ignore-shared", state: true }],
+    });
+    const done = this.#qmp.event(
+      ({ event, data }) => event === "MIGRATION" && ["completed", "failed"].includes(String(data["status"])),
+      "restore",
+    );
+    await this.#qmp.execute("migrate-set-capabilities", { capabilities: [{ capability: "events", state: true }] });
+    await this.#qmp.execute("migrate-incoming", { uri: `exec:cat ${template.directory}/state` });
+    if ((await done).data["status"] === "failed")
+      throw new VmError("Hypervisor", `restore from ${template.directory}: QEMU could not read its state`);
+    await this.resume();
+  }
+
+  async pause(): Promise<void> {
+    await this.#qmp.execute("stop");
+  }
+
+  async resume(): Promise<void> {
+    await this.#qmp.execute("cont");
+  }
+
+  async addDisk(disk: Disk, options: DiskOptions): Promise<void> {
+    this.#checkHotplug("block devices");
+    await this.#qmp.execute("blockdev-add", blockNode(disk, options));
+    try {
+      const bus = options.driver === "virtio-scsi" ? undefined : await this.#takePort(deviceId(disk.id));
+      await this.#qmp.execute("device_add", diskDevice(disk, options, this.#options.machineType, bus));
+    } catch (error) {
+      this.#freePort(deviceId(disk.id));
+      await this.#qmp.execute("blockdev-del", { "node-name": disk.id });
+      throw error;
+    }
+  }
+
+  async removeDisk(id: string): Promise<void> {
+    await this.#unplug(deviceId(id));
+    await this.#qmp.execute("blockdev-del", { "node-name": id });
+  }
+
+  async addNic({ id, tap, mac, queues, vhost }: Nic): Promise<void> {
+    this.#checkHotplug("network devices");
+    const many = queues > 1 ? { queues } : {};
+    await this.#qmp.execute("netdev_add", {
+      type: "tap",
+      id,
+      ifname: tap,
+      script: "no",
+      downscript: "no",
+      vhost,
+      ...many,
+    });
+    try {
+      const bus = await this.#takePort(deviceId(id));
+      await this.#qmp.execute("device_add", {
+        driver: "virtio-net-pci",
+        id: deviceId(id),
+        netdev: id,
+        mac,
+        bus,
+        romfile: "",
+        ...(queues > 1 && { mq: true, vectors: 2 * queues + 2 }),
+      });
+    } catch (error) {
+      this.#freePort(deviceId(id));
+      await this.#qmp.execute("netdev_del", { id });
+      throw error;
+    }
+  }
+
+  async removeNic(id: string): Promise<void> {
+    await this.#unplug(deviceId(id));
+    await this.#qmp.execute("netdev_del", { id });
+  }
+
+  async setVcpus(count: number): Promise<number> {
+    this.#checkHotplug("processors");
+    const slots = await cpuSlots(this.#qmp);
+    const present = slots.filter(({ device }) => device !== undefined).length;
+    const free = slots.filter(({ device }) => device === undefined).toReversed();
+    if (count > slots.length)
+      throw new VmError(
+        "Unsupported",
+        `${count} processors: the machine was started for ${slots.length} (default_maxvcpus)`,
+      );
+    for (let index = present; index < count; index++) {
+      const slot = free[index - present];
+      if (slot) await this.#qmp.execute("device_add", { driver: slot.type, id: `cpu-${index}`, ...slot.properties });
+    }
+    const plugged = slots
+      .filter(({ device }) => device?.startsWith("cpu-") === true)
+      .sort((a, b) => cpuNumber(b.device) - cpuNumber(a.device));
+    for (const slot of plugged.slice(0, Math.max(0, present - count)))
+      if (slot.device !== undefined) await this.#unplug(slot.device);
+    return (await cpuSlots(this.#qmp)).filter(({ device }) => device !== undefined).length;
+  }
+
+  async setMemory(mib: number): Promise<number> {
+    this.#checkHotplug("memory");
+    const { present } = await memoryOf(this.#qmp);
+    await shrinkBalloon(this.#qmp, Math.min(mib * (1 << 20), present));
+    if (mib * (1 << 20) > present) await growMemory(this.#qmp, mib * (1 << 20) - present);
+    return Math.round((await memoryOf(this.#qmp)).present / (1 << 20));
+  }
+
+  async memoryBytes(): Promise<number> {
+    return (await memoryOf(this.#qmp)).present;
+  }
+
+  async stop(): Promise<void> {
+    try {
+      await this.#qmp.execute("quit");
+    } catch (error) {
+      // It may be gone before it has answered.
+      if (error instanceof QmpError || this.#qmp.isOpen) throw error;
+    }
+  }
+
+  close(): void {
+    this.#qmp.close();
+  }
+
+  #checkHotplug(what: string): void {
+    if (this.#options.machineType === "microvm")
+      throw new VmError("Unsupported", `machine_type microvm takes no ${what} while it runs; use q35 or pc`);
+  }
+
+  /** Which is free is asked of QEMU: another berthd may have plugged before this one was started. */
+  async #takePort(device: string): Promise<string> {
+    if (this.#options.machineType === "pc") return "bridge0";
+    for (let index = 0; index < hotplugPorts(this.#options); index++) {
+      if (this.#ports.has(index) || (await this.#isTaken(rootPort(index)))) continue;
+      this.#ports.set(index, device);
+      return rootPort(index);
+    }
+    throw new VmError(
+      "Unsupported",
+      "every port for hotplugged devices is taken; raise default_bridges or pcie_root_port",
+    );
+  }
+
+  async #isTaken(port: string): Promise<boolean> {
+    const buses = await this.#qmp.execute<readonly { readonly devices: readonly PciDevice[] }[]>("query-pci");
+    const bridge = buses.flatMap(({ devices }) => devices).find(({ qdev_id: id }) => id === port);
+    return (bridge?.pci_bridge?.devices ?? []).length > 0;
+  }
+
+  #freePort(device: string): void {
+    for (const [index, holder] of this.#ports) if (holder === device) this.#ports.delete(index);
+  }
+
+  async #unplug(device: string): Promise<void> {
+    const gone = this.#qmp.event(
+      ({ event, data }) => event === "DEVICE_DELETED" && data["device"] === device,
+      `unplug ${device}`,
+      UNPLUG_MS,
+    );
+    gone.catch(() => {});
+    await this.#qmp.execute("device_del", { id: device });
+    await gone;
+    this.#freePort(device);
+  }
+}
+
+interface PciDevice {
+  readonly qdev_id: string;
+  readonly pci_bridge?: { readonly devices?: readonly unknown[] };
+}
+
+const cpuNumber = (id: string | undefined): number => Number(id?.slice("cpu-".length) ?? 0);

@@ -1,0 +1,45 @@
+/** The guest's user space: bosun as /init, and the modules that its devices need. Nothing else. */
+import type { CpioEntry } from "./cpio.ts";
+import type { GuestModule } from "./modules.ts";
+
+export interface InitramfsInput {
+  /** The binary. */
+  readonly bosun: Uint8Array;
+  readonly modules: readonly GuestModule[];
+  /** Below /lib/modules. */
+  readonly release: string;
+}
+
+/** What bosun's `guest` loads, a path a line, before it does anything else. */
+const MODULE_LIST = "etc/berth/modules";
+const CONSOLE = [5, 1] as const;
+const NULL = [1, 3] as const;
+
+export function initramfsEntries({ bosun, modules, release }: InitramfsInput): CpioEntry[] {
+  const files = modules.map(({ path, data }): CpioEntry & { kind: "file" } => ({
+    path: `lib/modules/${release}/${path}`,
+    kind: "file",
+    data,
+  }));
+  const list = files.map(({ path }) => `/${path}\n`).join("");
+  const own: CpioEntry[] = [
+    { path: "init", kind: "file", data: bosun, mode: 0o755 },
+    { path: MODULE_LIST, kind: "file", data: Buffer.from(list) },
+    // The kernel opens it for init's output before devtmpfs is mounted.
+    { path: "dev/console", kind: "character", mode: 0o600, device: CONSOLE },
+    { path: "dev/null", kind: "character", mode: 0o666, device: NULL },
+  ];
+  const mountPoints = ["proc", "sys", "run", "tmp"];
+  const all = [...own, ...files];
+  return [...directoriesOf([...all.map(({ path }) => path), ...mountPoints.map((name) => `${name}/.`)]), ...all];
+}
+
+/** Parents first. */
+function directoriesOf(paths: readonly string[]): CpioEntry[] {
+  const found = new Set<string>();
+  for (const path of paths) {
+    const parts = path.split("/").slice(0, -1);
+    for (let length = 1; length <= parts.length; length++) found.add(parts.slice(0, length).join("/"));
+  }
+  return [...found].sort().map((path) => ({ path, kind: "directory" }));
+}

@@ -1,0 +1,49 @@
+/** The guest's side: the interface of the same MAC gets the name, packet size, addresses, routes and neighbours that CNI gave its pod's. */
+import type { Hand } from "@berth/kernel";
+import {
+  addAddress,
+  addNeighbour,
+  addRoute,
+  linksRequest,
+  parseLinks,
+  type Route,
+  setLink,
+} from "@berth/kernel/netlink";
+import { VmError } from "../errors.ts";
+import { askNetwork, type PodInterface } from "./host.ts";
+
+/** RTPROT_KERNEL: comes with an address by itself. */
+const KERNELS_OWN = 2;
+
+export async function configureGuestNetwork(guest: Hand, interfaces: readonly PodInterface[]): Promise<void> {
+  if (interfaces.length === 0) return;
+  const [answer] = await askNetwork(guest, [], linksRequest());
+  const links = parseLinks(answer ?? new Uint8Array());
+  const messages = interfaces.flatMap((own) => {
+    const found = links.find(({ mac }) => mac === own.link.mac);
+    if (!found)
+      throw new VmError(
+        "Guest",
+        `the guest has no interface of address ${own.link.mac} for the pod's ${own.link.name}`,
+      );
+    return interfaceMessages(own, found.index);
+  });
+  await guest.run({ orders: [{ order: "netlink", args: { messages, tolerate: [] } }] });
+}
+
+export function interfaceMessages({ link, addresses, routes, neighbours }: PodInterface, index: number): Buffer[] {
+  return [
+    // A name can be changed only while it is down.
+    setLink(index, { name: link.name, mtu: link.mtu }),
+    setLink(index, { up: true }),
+    ...addresses.map((address) => addAddress({ ...address, index })),
+    ...inOrder(routes).map((route) => addRoute({ ...route, index })),
+    ...neighbours.map((neighbour) => addNeighbour({ ...neighbour, index })),
+  ];
+}
+
+/** A gateway must be on a link before there is a route through it. */
+function inOrder(routes: readonly Route[]): Route[] {
+  const set = routes.filter(({ protocol }) => protocol !== KERNELS_OWN);
+  return [...set.filter(({ gateway }) => gateway === undefined), ...set.filter(({ gateway }) => gateway !== undefined)];
+}

@@ -1,0 +1,38 @@
+/** What a guest boots from: as the configuration names it, or as berth-vm build-image has made it. */
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import type { VmSettings } from "../configuration/settings.ts";
+import { VmError } from "../errors.ts";
+import { type GuestFiles, hypervisorProgram } from "../hypervisor/choose.ts";
+import { type Acceleration, findAccelerator } from "../hypervisor/qemu/accelerator.ts";
+import { readImage } from "../image/build.ts";
+import type { VmHost } from "./host.ts";
+
+/** Throws VmError Missing. */
+export async function guestFilesOf(
+  { image: directory }: Pick<VmHost, "image">,
+  { hypervisor }: VmSettings,
+): Promise<GuestFiles> {
+  const built = await readImage(directory);
+  const own = built && { kernel: join(directory, built.kernel), initrd: join(directory, built.initrd) };
+  const kernel = hypervisor.kernel || own?.kernel;
+  const image = hypervisor.image || undefined;
+  const initrd = hypervisor.initrd || (image === undefined ? own?.initrd : undefined);
+  if (kernel === undefined || (image === undefined && initrd === undefined))
+    throw new VmError(
+      "Missing",
+      `${directory}: no guest image; make one by berth-vm build-image, or name kernel and initrd in configuration.toml`,
+    );
+  for (const [key, path] of Object.entries({ kernel, initrd, image }))
+    if (path !== undefined && !existsSync(path)) throw new VmError("Missing", `${key}: ${path} is not there`);
+  return { kernel, initrd, image };
+}
+
+/** Facts about this machine, not about a pod or a daemon of it. */
+const CACHE = "/run/berth-vm";
+
+export const findAcceleratorOf = async (
+  vm: Pick<VmHost, "hand">,
+  settings: VmSettings,
+  files: GuestFiles,
+): Promise<Acceleration> => await findAccelerator(vm.hand, hypervisorProgram(settings), files.kernel, CACHE);

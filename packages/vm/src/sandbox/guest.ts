@@ -1,0 +1,100 @@
+/** A guest that has booted: its hand, and what its kernel can do, which plans for its containers are made by. */
+import {
+  featuresOfVersion,
+  type CgroupHierarchies,
+  connectHand,
+  type Hand,
+  type HostFacts,
+  O,
+  type Order,
+  parseKernelVersion,
+  parseLimits,
+  type Reach,
+  reachThrough,
+  statusMask,
+} from "@berth/kernel";
+import { VmError } from "../errors.ts";
+import { GUEST_SERVE, relaySocket } from "./host.ts";
+
+export interface Guest {
+  /** Of bosun's serve in it. */
+  readonly hand: Hand;
+  /** The way to its sockets: monitors', and "tcp:PORT". */
+  readonly reach: Reach;
+  readonly facts: HostFacts;
+}
+
+export interface GuestOptions {
+  /** Milliseconds for the first answer. */
+  readonly timeoutMs: number;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** Waits until the guest answers. Rejects with VmError Guest. */
+export async function connectGuest(machine: string, { timeoutMs, signal }: GuestOptions): Promise<Guest> {
+  const relay = relaySocket(machine);
+  const first = reachThrough(relay, { timeoutMs, signal });
+  let hand: Hand;
+  try {
+    hand = await connectHand(GUEST_SERVE, first);
+  } catch (error) {
+    signal?.throwIfAborted();
+    throw new VmError(
+      "Guest",
+      `the guest did not answer: ${(error as Error).message}; its console is ${machine}/console.log`,
+      { cause: error },
+    );
+  }
+  return { hand, reach: reachThrough(relay), facts: await guestFacts(hand) };
+}
+
+const [PROC, SYS] = [0, 1] as const;
+const MAX_TEXT = 1 << 16;
+const CGROUP2 = "/sys/fs/cgroup";
+/** As Linux has them since 4.15. */
+const DELEGATED = ["cgroup.procs", "cgroup.subtree_control", "cgroup.threads"];
+
+async function guestFacts(hand: Hand): Promise<HostFacts> {
+  const files: readonly (readonly [root: number, path: string])[] = [
+    [PROC, "/sys/kernel/osrelease"],
+    [SYS, "/fs/cgroup/cgroup.controllers"],
+    [PROC, "/self/status"],
+    [PROC, "/sys/kernel/cap_last_cap"],
+    [PROC, "/self/limits"],
+    [SYS, "/module/overlay/parameters/index"],
+  ];
+  const roots: Order[] = [
+    { order: "open", args: { slot: PROC, path: "/proc", flags: BigInt(O.PATH | O.DIRECTORY) } },
+    { order: "open", args: { slot: SYS, path: "/sys", flags: BigInt(O.PATH | O.DIRECTORY) } },
+  ];
+  const reads = files.map(([root, path]): Order => ({ order: "read_in", args: { root, path, max: MAX_TEXT } }));
+  const outputs = await hand.run({ orders: [...roots, ...reads] });
+  const [release = "", controllers = "", status = "", last = "", limits = "", index] = files.map((_, position) => {
+    const bytes = outputs.get(roots.length + position);
+    return bytes && Buffer.from(bytes).toString();
+  });
+  const version = parseKernelVersion(release.trim());
+  const cgroups: CgroupHierarchies = {
+    mode: "v2",
+    v1: [],
+    unified: { mountpoint: CGROUP2, controllers: controllers.split(/\s+/).filter((name) => name !== "") },
+    swap: true,
+    delegate: DELEGATED,
+    bfq: false,
+  };
+  return {
+    kernel: { release: release.trim(), version },
+    features: featuresOfVersion(version, cgroups, index !== undefined),
+    cgroups,
+    capabilities: {
+      effective: statusMask(status, "CapEff"),
+      bounding: statusMask(status, "CapBnd"),
+      last: Number(last),
+    },
+    rlimits: parseLimits(limits),
+    oomScoreAdj: 0,
+    apparmor: false,
+    selinux: false,
+    warnings: [],
+  };
+}

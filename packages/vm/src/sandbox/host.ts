@@ -1,0 +1,33 @@
+/** What machines are made with, and where each is. */
+import type { Hand, HostFacts } from "@berth/kernel";
+
+export interface VmHost {
+  readonly hand: Hand;
+  readonly host: HostFacts;
+  /** Each machine has a directory there, by its pod's id. */
+  readonly machines: string;
+  /** Where berth-vm build-image has put kernel and initramfs. */
+  readonly image: string;
+  readonly log: (level: "debug" | "info" | "warn" | "error", message: string) => void;
+}
+
+/** A program of a machine, each in a directory of its own with its monitor. */
+export type ProgramName = "hypervisor" | "virtiofsd" | "relay";
+export const PROGRAMS: readonly ProgramName[] = ["hypervisor", "relay", "virtiofsd"];
+
+export const machineDirectory = ({ machines }: Pick<VmHost, "machines">, id: string): string => `${machines}/${id}`;
+export const programDirectory = (machine: string, name: ProgramName): string => `${machine}/${name}`;
+export const programLog = (machine: string, name: ProgramName): string => `${machine}/${name}.log`;
+export const virtiofsSocket = (machine: string): string => `${machine}/virtiofs.sock`;
+export const relaySocket = (machine: string): string => `${machine}/relay.sock`;
+export const stateFile = (machine: string): string => `${machine}/machine.json`;
+/** What berthd changes, and its view that virtiofsd serves: nothing can be made at its top from the guest. */
+export const shareWritable = (machine: string): string => `${machine}/rw`;
+export const shareServed = (machine: string): string => `${machine}/ro`;
+
+export const SHARE_TAG = "berthShared";
+/** In the guest. */
+export const GUEST_SHARE = "/run/berth/shared";
+export const GUEST_SERVE = "/run/berth/serve.sock";
+export const GUEST_SHM = "/run/berth/shm";
+export const guestContainer = (id: string): string => `/run/berth/c/${id}`;

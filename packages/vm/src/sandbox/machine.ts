@@ -1,0 +1,265 @@
+/** A pod's machine: started, found again after a restart, and taken away. */
+import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
+import { killCgroup, MonitorLost, type MonitorLink, type Order } from "@berth/kernel";
+import { cgroupRemoval } from "@berth/runtime";
+import type { VmSettings } from "../configuration/settings.ts";
+import { VmError } from "../errors.ts";
+import { hypervisorOf, machineShape } from "../hypervisor/choose.ts";
+import { channelSocket, type Hypervisor, type Machine, type Nic, type Vm } from "../hypervisor/machine.ts";
+import { configureGuestNetwork } from "../network/guest.ts";
+import { podInterfaces, redirect, type PodInterface } from "../network/host.ts";
+import { guestFilesOf, findAcceleratorOf } from "./files.ts";
+import { connectGuest, type Guest } from "./guest.ts";
+import {
+  GUEST_SHARE,
+  GUEST_SHM,
+  machineDirectory,
+  PROGRAMS,
+  relaySocket,
+  SHARE_TAG,
+  stateFile,
+  virtiofsSocket,
+  type VmHost,
+} from "./host.ts";
+import {
+  endProgram,
+  execOrder,
+  failsWith,
+  findProgram,
+  lastWords,
+  startProgram,
+  type ProgramPlace,
+} from "./programs.ts";
+import { shareOrders, shareRemoval } from "./share.ts";
+import { startVirtiofsd } from "./virtiofsd.ts";
+
+export interface MachineRequest {
+  /** The pod's. */
+  readonly id: string;
+  readonly settings: VmSettings;
+  /** A pinned network namespace; undefined: the machine has no network. */
+  readonly netns: string | undefined;
+  /** Of the hypervisor and its helpers, in the host's hierarchies. */
+  readonly cgroup: string;
+  readonly hostname: string;
+  /** Bytes of /dev/shm. */
+  readonly shmSize: number;
+  /** By name with dots. */
+  readonly sysctls: Readonly<Record<string, string>>;
+  readonly onStep?: (step: string) => void;
+  readonly signal?: AbortSignal | undefined;
+}
+
+export interface PodMachine {
+  readonly id: string;
+  readonly directory: string;
+  readonly settings: VmSettings;
+  readonly guest: Guest;
+  readonly vm: Vm;
+  /** Resolves, with the reason, when the hypervisor or what it stands on has ended. */
+  readonly ended: Promise<string>;
+  /** Ends the connections; the machine runs on. */
+  close(): Promise<void>;
+}
+
+/** What a later berthd must know: machine.json. */
+interface MachineState {
+  readonly settings: VmSettings;
+  readonly accelerator: "kvm" | "tcg";
+  readonly cgroup: string;
+}
+
+/** Rejects with VmError, or the signal's reason; what was made is for removeMachine to take away. */
+export async function startMachine(vm: VmHost, request: MachineRequest): Promise<PodMachine> {
+  const { id, settings, netns, cgroup, signal, onStep } = request;
+  const directory = machineDirectory(vm, id);
+  const place: ProgramPlace = { cgroup };
+  onStep?.("prepare the virtual machine");
+  const files = await guestFilesOf(vm, settings);
+  const { accelerator } = await findAcceleratorOf(vm, settings, files);
+  const hypervisor = hypervisorOf(settings, accelerator);
+  await mkdir(directory, { recursive: true, mode: 0o700 });
+  const state: MachineState = { settings, accelerator, cgroup };
+  await writeFile(`${stateFile(directory)}.new`, JSON.stringify(state));
+  await rename(`${stateFile(directory)}.new`, stateFile(directory));
+  await vm.hand.run({ orders: shareOrders(directory) }, signal ? { signal } : {});
+  const hasShare = settings.hypervisor.shared_fs === "virtio-fs";
+  const interfaces =
+    netns === undefined || settings.runtime.internetworking_model === "none" ? [] : await podInterfaces(vm.hand, netns);
+  if (hasShare) await startVirtiofsd(vm, directory, settings, place, signal);
+
+  onStep?.("start the hypervisor");
+  const machine: Machine = {
+    ...machineShape(settings, files),
+    id,
+    directory,
+    shares: hasShare
+      ? [
+          {
+            tag: SHARE_TAG,
+            socket: virtiofsSocket(directory),
+            queueSize: settings.hypervisor.virtio_fs_queue_size,
+            cacheSize: settings.hypervisor.virtio_fs_cache_size,
+          },
+        ]
+      : [],
+    nics: interfaces.map((own, index) => nicOf(settings, own, index)),
+    disks: [],
+  };
+  const link = await startProgram(
+    vm,
+    directory,
+    "hypervisor",
+    execOrder(hypervisor.program(machine)),
+    { ...place, netns },
+    signal,
+  );
+  const failed = failsWith(directory, "hypervisor", link);
+  failed.catch(() => {});
+  const control = await Promise.race([connectControl(hypervisor, machine, signal), failed]);
+  await startRelay(vm, directory, place, signal);
+  if (netns !== undefined) await redirect(vm.hand, netns, interfaces);
+  await control.boot();
+
+  onStep?.("wait for the guest");
+  const timeoutMs = settings.agent.dial_timeout * 1000;
+  const guest = await Promise.race([connectGuest(directory, { timeoutMs, signal }), failed]);
+  onStep?.("set up the guest");
+  await guest.hand.run({ orders: guestOrders(request, hasShare) }, signal ? { signal } : {});
+  await configureGuestNetwork(guest.hand, interfaces);
+  return opened(id, directory, settings, control, guest, link);
+}
+
+async function connectControl(
+  hypervisor: Hypervisor,
+  machine: Pick<Machine, "directory"> & Partial<Machine>,
+  signal?: AbortSignal,
+): Promise<Vm> {
+  const limit = AbortSignal.timeout(CONTROL_MS);
+  try {
+    return await hypervisor.connect(machine, signal ? AbortSignal.any([signal, limit]) : limit);
+  } catch (error) {
+    if (error !== limit.reason) throw error;
+    throw new VmError("Hypervisor", `${hypervisor.name} did not listen for orders within ${CONTROL_MS / 1000} s`);
+  }
+}
+
+const CONTROL_MS = 30_000;
+
+function nicOf(settings: VmSettings, { link, tap }: PodInterface, index: number): Nic {
+  const { hypervisor } = settings;
+  return {
+    id: `net${index}`,
+    tap,
+    mac: link.mac,
+    queues: Math.max(1, hypervisor.network_queues),
+    vhost: false,
+  };
+}
+
+/** Started means that it listens. */
+async function startRelay(
+  vm: VmHost,
+  directory: string,
+  place: ProgramPlace,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  const end: Order = { order: "relay", args: { channel: channelSocket(directory), listen: relaySocket(directory) } };
+  const link = await startProgram(vm, directory, "relay", end, place, signal);
+  link.close();
+}
+
+const MS_NOSUID_NODEV_NOEXEC = 0xen;
+
+function guestOrders({ hostname, shmSize, sysctls }: MachineRequest, hasShare: boolean): Order[] {
+  const directory = (path: string): Order => ({ order: "mkdir", args: { path, mode: 0o755, existOk: 1, parents: 1 } });
+  const share: Order[] = hasShare
+    ? [
+        directory(GUEST_SHARE),
+        { order: "mount", args: { source: SHARE_TAG, target: GUEST_SHARE, fstype: "virtiofs", flags: 0n, data: "" } },
+      ]
+    : [];
+  return [
+    ...share,
+    directory("/run/berth/c"),
+    directory(GUEST_SHM),
+    {
+      order: "mount",
+      args: {
+        source: "shm",
+        target: GUEST_SHM,
+        fstype: "tmpfs",
+        flags: MS_NOSUID_NODEV_NOEXEC,
+        data: `mode=1777,size=${shmSize}`,
+      },
+    },
+    ...(hostname === "" ? [] : [{ order: "hostname", args: { hostname, domainname: "" } } as const]),
+    ...Object.entries(sysctls).map(([name, value]): Order => ({
+      order: "write_file",
+      args: { path: `/proc/sys/${name.replaceAll(".", "/")}`, data: Buffer.from(value) },
+      because: `sysctl ${name}`,
+    })),
+  ];
+}
+
+/** The machine of an earlier berthd. Undefined: it is gone, and removeMachine has to clean up. */
+export async function findMachine(vm: VmHost, id: string): Promise<PodMachine | undefined> {
+  const directory = machineDirectory(vm, id);
+  const state = await readState(directory);
+  const link = state && (await findProgram(directory, "hypervisor"));
+  if (!state || !link) return undefined;
+  const control = await connectControl(hypervisorOf(state.settings, state.accelerator), { directory });
+  const guest = await connectGuest(directory, { timeoutMs: state.settings.agent.dial_timeout * 1000 });
+  return opened(id, directory, state.settings, control, guest, link);
+}
+
+async function readState(directory: string): Promise<MachineState | undefined> {
+  try {
+    return JSON.parse(await readFile(stateFile(directory), "utf8")) as MachineState;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
+    throw error;
+  }
+}
+
+function opened(
+  id: string,
+  directory: string,
+  settings: VmSettings,
+  vm: Vm,
+  guest: Guest,
+  link: MonitorLink,
+): PodMachine {
+  const exited = link.exited.then(
+    async ({ code }) => `the hypervisor ended with status ${code}${await lastWords(directory, "hypervisor")}`,
+    (error: unknown) => {
+      if (error instanceof MonitorLost) return `the hypervisor's monitor is gone: ${error.message}`;
+      throw error;
+    },
+  );
+  return {
+    id,
+    directory,
+    settings,
+    guest,
+    vm,
+    ended: exited,
+    close: async () => {
+      link.close();
+      vm.close();
+      await guest.hand.close();
+    },
+  };
+}
+
+/** Everything that startMachine makes, however far it came; idempotent. */
+export async function removeMachine(vm: VmHost, id: string): Promise<void> {
+  const directory = machineDirectory(vm, id);
+  const state = await readState(directory);
+  for (const name of PROGRAMS) await endProgram(directory, name);
+  await vm.hand.run({ orders: [...shareRemoval(directory), { order: "remove_tree", args: { path: directory } }] });
+  if (!state) return;
+  // virtiofsd is two processes, of which its monitor knows one.
+  await killCgroup(state.cgroup, vm.host);
+  await vm.hand.run(cgroupRemoval(state.cgroup, vm.host));
+}

@@ -1,0 +1,142 @@
+/** The programs of a machine: each the process of a bosun monitor, which keeps its words and its end. */
+import { mkdir, readFile } from "node:fs/promises";
+import {
+  CLONE,
+  cgroupCreation,
+  connectMonitor,
+  type HostFacts,
+  type MonitorLink,
+  MonitorLost,
+  NO_SLOT,
+  type Order,
+  type Plan,
+} from "@berth/kernel";
+import { VmError } from "../errors.ts";
+import { listening } from "../hypervisor/connect.ts";
+import type { Program } from "../hypervisor/machine.ts";
+import { programDirectory, programLog, type ProgramName, type VmHost } from "./host.ts";
+
+const SIGKILL = 9;
+const NETNS_SLOT = 0;
+/** Letters of a log that an error quotes. */
+const QUOTED = 2000;
+
+export interface ProgramPlace {
+  /** Of the host's hierarchies; made when it is not there. */
+  readonly cgroup: string;
+  /** A pinned network namespace; undefined: the host's. */
+  readonly netns?: string | undefined;
+}
+
+export const execOrder = ({ argv, env }: Program): Order => ({ order: "exec", args: { argv, env, keep: 0 } });
+
+/** Orders of a process that is in its place before it is anything; `end`: what it becomes. */
+export function programPlan(end: Order, { cgroup, netns }: ProgramPlace, host: HostFacts): Plan {
+  const { orders, slot } = cgroupCreation(cgroup, host);
+  const network: Order[] =
+    netns === undefined
+      ? []
+      : [
+          { order: "open", args: { slot: NETNS_SLOT, path: netns, flags: 0n } },
+          { order: "setns", args: { slot: NETNS_SLOT, type: CLONE.NEWNET } },
+          { order: "close", args: { slot: NETNS_SLOT } },
+        ];
+  return {
+    orders: [
+      ...orders,
+      ...network,
+      { order: "clone", args: { flags: 0n, cgroupSlot: slot ?? NO_SLOT, uidMap: "", gidMap: "", denySetgroups: 0 } },
+      { order: "setsid", args: {} },
+      { order: "park", args: {} },
+      end,
+    ],
+  };
+}
+
+/** Starts it by the order that its plan ends with. Its link tells when it ends; what it says is in its log. */
+export async function startProgram(
+  vm: VmHost,
+  machine: string,
+  name: ProgramName,
+  end: Order,
+  place: ProgramPlace,
+  signal?: AbortSignal,
+): Promise<MonitorLink> {
+  const dir = programDirectory(machine, name);
+  await mkdir(dir, { mode: 0o700 });
+  const plan = programPlan(end, place, vm.host);
+  await vm.hand.monitor({ dir, plan, logPath: programLog(machine, name) }, signal ? { signal } : {});
+  const link = await connectMonitor(dir, plan);
+  await link.start();
+  return link;
+}
+
+/** Undefined: there is none, or it has ended. */
+export async function findProgram(machine: string, name: ProgramName): Promise<MonitorLink | undefined> {
+  try {
+    return await connectMonitor(programDirectory(machine, name));
+  } catch (error) {
+    if (error instanceof MonitorLost) return undefined;
+    throw error;
+  }
+}
+
+/** Ends it, and returns when it is gone. Idempotent. */
+export async function endProgram(machine: string, name: ProgramName): Promise<void> {
+  const link = await findProgram(machine, name);
+  if (!link) return;
+  try {
+    await link.kill(0, SIGKILL);
+    await link.exited;
+  } catch (error) {
+    if (!(error instanceof MonitorLost)) throw error;
+  } finally {
+    link.close();
+  }
+}
+
+/** Rejects with VmError when the program ends, with what it said last: to be raced against what it should do. */
+export async function failsWith(machine: string, name: ProgramName, link: MonitorLink): Promise<never> {
+  const { code } = await link.exited;
+  throw new VmError("Hypervisor", `${name} ended with status ${code}${await lastWords(machine, name)}`);
+}
+
+/** Of a CRI log: time, stream and tag stand before each line. */
+export async function lastWords(machine: string, name: ProgramName): Promise<string> {
+  let text: string;
+  try {
+    text = await readFile(programLog(machine, name), "utf8");
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return "";
+    throw error;
+  }
+  const said = text.replaceAll(/^\S+ (stdout|stderr) [FP] /gm, "").trim();
+  return said === "" ? "" : `: ${said.slice(-QUOTED)}`;
+}
+
+const READY_MS = 15_000;
+
+/** As startProgram; returns when the program listens at its socket. */
+export async function startListener(
+  vm: VmHost,
+  machine: string,
+  name: ProgramName,
+  program: Program,
+  place: ProgramPlace,
+  socket: string,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  const link = await startProgram(vm, machine, name, execOrder(program), place, signal);
+  const failed = failsWith(machine, name, link);
+  failed.catch(() => {});
+  const limit = AbortSignal.timeout(READY_MS);
+  try {
+    await Promise.race([listening(socket, signal ? AbortSignal.any([signal, limit]) : limit), failed]);
+  } catch (error) {
+    if (error === limit.reason)
+      throw new VmError("Hypervisor", `${name} did not listen at ${socket} within ${READY_MS / 1000} s`);
+    throw error;
+  } finally {
+    link.close();
+  }
+}
