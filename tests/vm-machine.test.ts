@@ -7,7 +7,8 @@ import { after, before, describe, test, type TestContext } from "node:test";
 import { type Hand, O, probeHost, startHand } from "@berth/kernel";
 import { findMachine, type PodMachine, removeMachine, settingsOf, startMachine, type VmHost } from "@berth/vm";
 import { checkout } from "./support/daemon.ts";
-import { makeGuestImage, vmProblem } from "./support/vm.ts";
+import { makeGuestImage } from "../bench/lib/guest-image.ts";
+import { vmProblem } from "./support/vm.ts";
 
 describe("machines", { skip: vmProblem() ?? false, timeout: 900_000 }, () => {
   let dir: string;

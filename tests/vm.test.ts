@@ -11,7 +11,8 @@ import { assertNothingLeft, type Inventory, inventory } from "./support/leaks.ts
 import { TestDaemon } from "./support/daemon.ts";
 import { createContainer, exited, OWN_PID, runPod, sh, startContainer, status } from "./support/pods.ts";
 import { sha256, spdy, spdyExec } from "./support/streams.ts";
-import { makeGuestImage, vmProblem } from "./support/vm.ts";
+import { makeGuestImage } from "../bench/lib/guest-image.ts";
+import { vmProblem } from "./support/vm.ts";
 
 const RUNTIMES = "plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes";
 const problem = vmProblem();

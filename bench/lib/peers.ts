@@ -62,7 +62,11 @@ export interface Places {
   readonly run: string;
 }
 
-export async function startBerth({ work, run: runDir }: Places, archive: string): Promise<Peer> {
+export async function startBerth(
+  { work, run: runDir }: Places,
+  archive: string,
+  more: readonly string[] = [],
+): Promise<Peer> {
   const [root, state, cni] = [`${work}/berth/root`, `${runDir}/berth`, `${work}/berth/cni`];
   mkdirSync(state, { recursive: true });
   writeNetwork(cni, "bbench0", "10.201.0.0/20");
@@ -79,6 +83,7 @@ export async function startBerth({ work, run: runDir }: Places, archive: string)
     "/usr/lib/cni",
     "--cni-cache-dir",
     `${work}/berth/cni-cache`,
+    ...more,
   ];
   const fixed = { name: "berth", socket, perPod: /^bosun-monitor/, image: IMAGE, bridge: "bbench0" };
   const peer = await startPeer(fixed, argv, `${work}/berthd.log`);

@@ -3,8 +3,8 @@
  * guest), so what counts is that the kernel speaks. The answer is kept for as long as this machine runs.
  */
 import { createHash } from "node:crypto";
-import { existsSync, readFileSync, statSync } from "node:fs";
-import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
+import { existsSync } from "node:fs";
+import { mkdir, open, readFile, rename, stat, writeFile } from "node:fs/promises";
 import { OrderError, type Hand } from "@berth/kernel";
 
 export interface Acceleration {
@@ -16,6 +16,7 @@ export interface Acceleration {
 const KVM = "/dev/kvm";
 /** A kernel under KVM speaks within a third of a second. */
 const BOOT_MS = 8_000;
+const HEAD = 1 << 16;
 const SPOKEN = /Linux version /;
 
 export async function findAccelerator(
@@ -25,7 +26,7 @@ export async function findAccelerator(
   cache: string,
 ): Promise<Acceleration> {
   if (!existsSync(KVM)) return { accelerator: "tcg", reason: `${KVM} is not there` };
-  const file = `${cache}/accelerator-${keyOf(program, kernel)}.json`;
+  const file = `${cache}/accelerator-${await keyOf(program, kernel)}.json`;
   try {
     return JSON.parse(await readFile(file, "utf8")) as Acceleration;
   } catch (error) {
@@ -39,10 +40,22 @@ export async function findAccelerator(
 }
 
 /** Another boot of this machine, another QEMU or kernel is another question. */
-function keyOf(program: string, kernel: string): string {
-  const boot = readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim();
-  const parts = [boot, ...[program, kernel].map((path) => `${path}:${statSync(path).mtimeMs}`)];
-  return createHash("sha256").update(parts.join("\0")).digest("hex").slice(0, 16);
+async function keyOf(program: string, kernel: string): Promise<string> {
+  const boot = await readFile("/proc/sys/kernel/random/boot_id", "utf8");
+  const about = `${boot}\0${program}\0${(await stat(program)).mtimeMs}\0`;
+  // Copies of one kernel are one.
+  return createHash("sha256")
+    .update(about)
+    .update(await headOf(kernel))
+    .digest("hex")
+    .slice(0, 16);
+}
+
+/** With the version in it, and what the rest is found by. */
+async function headOf(path: string): Promise<Buffer> {
+  await using file = await open(path, "r");
+  const { buffer, bytesRead } = await file.read(Buffer.alloc(HEAD), 0, HEAD, 0);
+  return buffer.subarray(0, bytesRead);
 }
 
 /** Without a root file system the kernel panics, which is its end; by then it has spoken. */
