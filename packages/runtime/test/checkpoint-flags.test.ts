@@ -114,8 +114,9 @@ describe("flags of checkpoint and restore", skip === undefined ? {} : { skip }, 
     try {
       await receiver.answer("", "ready");
       const shared: oci.Mount = { destination: outside, source: outside, options: ["bind"] };
+      // CRIU knows the sockets of the container's network namespace: also of the other end's, where it is the same.
       const bundle = shop.bundle("", (spec) => {
-        const sending = perl(SENDER.replace("PATH", join(outside, "socket")))(spec);
+        const sending = withHostNetwork(perl(SENDER.replace("PATH", join(outside, "socket")))(spec));
         return { ...sending, mounts: [...(sending.mounts ?? []), shared] };
       });
       start(bundle);
