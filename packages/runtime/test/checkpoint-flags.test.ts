@@ -134,7 +134,7 @@ describe("flags of checkpoint and restore", skip === undefined ? {} : { skip }, 
 
   test("--tcp-skip-in-flight", async () => {
     const port = await freePort();
-    const bundle = shop.bundle(`exec nc -l -s 127.0.0.1 -p ${port} -e cat`, (spec) => withHostNetwork(writable(spec)));
+    const bundle = shop.bundle(`exec nc -l -p ${port} -e cat`, (spec) => withHostNetwork(writable(spec)));
     const peers: Attended[] = [];
     const connect = (): Attended => {
       const peer = attended(false, ["busybox", "nc", "127.0.0.1", String(port)]);
@@ -164,7 +164,7 @@ describe("flags of checkpoint and restore", skip === undefined ? {} : { skip }, 
     const port = await freePort();
     const config = join(shop.directory, "criu.conf");
     writeFileSync(config, "tcp-close\n");
-    const bundle = shop.bundle(`exec nc -l -s 127.0.0.1 -p ${port} -e cat`, (spec) => ({
+    const bundle = shop.bundle(`exec nc -l -p ${port} -e cat`, (spec) => ({
       ...withHostNetwork(writable(spec)),
       annotations: { "org.criu.config": config },
     }));

@@ -136,7 +136,7 @@ describe("checkpoint and restore", skip === undefined ? {} : { skip }, () => {
     const id = shop.id();
     const images = join(shop.directory, "tcp");
     const port = await freePort();
-    const bundle = shop.bundle(`exec nc -l -s 127.0.0.1 -p ${port} -e cat`, (spec) => withHostNetwork(writable(spec)));
+    const bundle = shop.bundle(`exec nc -l -p ${port} -e cat`, (spec) => withHostNetwork(writable(spec)));
     shop.detached("run", "-d", "-b", bundle, id);
     await until(() => sockets(port, "LISTEN") > 0);
     const peer = attended(false, ["busybox", "nc", "127.0.0.1", String(port)]);
