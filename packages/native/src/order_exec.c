@@ -152,6 +152,8 @@ static int judge(const char *path)
   struct stat st;
   if (stat(path, &st) < 0)
     return errno;
+  if (S_ISDIR(st.st_mode))
+    return EISDIR;
   if (!S_ISREG(st.st_mode))
     return EACCES;
   /* By what this process is now: access(2) would not count capabilities. A filter that has no say for it leaves it to execve. */

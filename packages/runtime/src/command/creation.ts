@@ -173,8 +173,14 @@ function make(context: CommandContext, creation: Creation, front: Front, prepare
   const terminal = creation.bundle.spec.process?.terminal === true;
   for (const warning of planned.warnings) log.warning(warning);
   logPlan(log, planned.plan);
-  checkCgroup(creation);
   states.make(id);
+  try {
+    checkCgroup(creation);
+  } catch (error) {
+    // Of the cgroup nothing is this container's.
+    states.remove(id);
+    throw error;
+  }
   try {
     makeNotifyDirectory(states, id);
     prepare();

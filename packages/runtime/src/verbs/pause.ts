@@ -8,7 +8,7 @@ export const command: Command = {
   run({ args: [id = ""], states }) {
     const record = states.read(id);
     const status = statusOf(record, states);
-    if (status !== "running" && status !== "created") throw new CommandError(`container not running: ${status}`);
+    if (status !== "running" && status !== "created") throw new CommandError("container not running");
     freeze(record);
     return 0;
   },

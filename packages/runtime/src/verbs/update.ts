@@ -9,6 +9,7 @@ import type { Flags } from "../command/flags.ts";
 import { PlanError } from "../context.ts";
 import { intelRdtUpdate } from "../rdt.ts";
 import type { ContainerRecord } from "../state/record.ts";
+import { statusOf } from "../state/status.ts";
 
 const STDIN = 0;
 
@@ -30,6 +31,7 @@ export const command: Command = {
     const host = cgroupsOf(record, machine);
     checkLimits(machine, host, changed);
     const rdt = rdtOf(flags, record, host);
+    if (statusOf(record, states) === "stopped") throw new CommandError("container not running");
     if (record.berth.unit !== undefined) {
       const { updateUnit } = await import("../command/systemd.ts");
       await updateUnit(record, changed, host);
