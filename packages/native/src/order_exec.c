@@ -168,6 +168,7 @@ static const char *go_error(int err)
   switch (err) {
   case ENOENT: return "no such file or directory";
   case ENOTDIR: return "not a directory";
+  case EISDIR: return "is a directory";
   case ELOOP: return "too many levels of symbolic links";
   default: return strerror(err);
   }
@@ -184,7 +185,7 @@ static int search(struct run *run, const char *name, const char *path, char foun
     int err = written >= PATH_MAX ? ENAMETOOLONG : judge(found);
     if (err == 0)
       return 0;
-    denied = denied || err == EACCES;
+    denied = denied || err == EACCES || err == EISDIR;
     at += size;
     if (*at == 0)
       break;
@@ -202,8 +203,8 @@ int order_check_program(struct run *run, const struct order_check_program *o)
   const char *path = path_variable(o->env);
   if (strchr(o->name, '/')) {
     int err = judge(o->name);
-    if (err == EACCES)
-      return fail(&run->report, err, "exec: \"%s\": permission denied", o->name);
+    if (err == EACCES || err == EISDIR)
+      return fail(&run->report, err, "exec: \"%s\": %s", o->name, err == EISDIR ? go_error(err) : "permission denied");
     errno = err;
     return err == 0 ? 0 : fail(&run->report, err, "exec: \"%s\": stat %s: %s", o->name, o->name, go_error(err));
   }
@@ -213,7 +214,7 @@ int order_check_program(struct run *run, const struct order_check_program *o)
     int err = written >= PATH_MAX ? ENAMETOOLONG : judge(found);
     if (err == 0)
       return 0;
-    denied = denied || err == EACCES;
+    denied = denied || err == EACCES || err == EISDIR;
     at += size;
     if (*at == 0)
       break;
