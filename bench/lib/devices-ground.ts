@@ -32,6 +32,8 @@ export interface Ground {
   readonly env: NodeJS.ProcessEnv;
   /** A hundred files of sixteen devices. */
   readonly specs: string;
+  /** One of these files alone. */
+  readonly oneSpec: string;
   /** NVIDIA's specification of the made-up driver. */
   readonly nvidia: CdiSpec;
   /** A container's root, with the driver's libraries where the mounts would bring them, and how many others. */
@@ -54,9 +56,12 @@ export async function makeGround(): Promise<Ground> {
   const env = { ...process.env, FAKE_NVML: script };
   mkdirSync(specs);
   for (let file = 0; file < FILES; file++) writeFileSync(join(specs, `f${file}.json`), JSON.stringify(mockSpec(file)));
+  const oneSpec = join(dir, "one");
+  mkdirSync(oneSpec);
+  copyFileSync(join(specs, "f1.json"), join(oneSpec, "f1.json"));
   const flags = ["--driver-root", driver, "--nvidia-cdi-hook-path", HOOK, "--quiet"];
   const nvidia = parseCdiSpec(await run([`${checkout}/bin/berth-ctk`, "cdi", "generate", ...flags], { env }));
-  return { dir, driver, env, specs, nvidia, rootfs, libraries: makeRoot(rootfs, nvidia) };
+  return { dir, driver, env, specs, oneSpec, nvidia, rootfs, libraries: makeRoot(rootfs, nvidia) };
 }
 
 function mockSpec(file: number): CdiSpec {

@@ -160,7 +160,7 @@ export async function pluginFigures(ground: Ground, rounds: number): Promise<Dev
     },
     {
       name: "device plugin, a CDI kind of 16",
-      flags: ["--config-file", generic, "--cdi-spec-dirs", ground.specs],
+      flags: ["--config-file", generic, "--cdi-spec-dirs", ground.oneSpec],
       resource: "v1.com/gpu",
     },
   ];
