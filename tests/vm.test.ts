@@ -179,6 +179,10 @@ ConfigPath = "${daemon.dir}/kata.toml"
   test("what a machine cannot be is refused by name", async () => {
     const refused: readonly [Parameters<typeof runPod>[1], RegExp][] = [
       [
+        { linux: { securityContext: { namespaceOptions: { ipc: cri.NamespaceMode.NODE } } } },
+        /namespace_options\.ipc: a virtual machine cannot share the node's memory segments/,
+      ],
+      [
         { linux: { securityContext: { namespaceOptions: { network: cri.NamespaceMode.NODE } } } },
         /namespace_options\.network: a virtual machine cannot be on the node's network/,
       ],

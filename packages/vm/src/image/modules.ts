@@ -24,6 +24,10 @@ export const USEFUL = [
   "9p",
   "9pnet_virtio",
   "ipv6",
+  // What containers with CAP_NET_ADMIN make, and nobody would load when they do.
+  "bridge",
+  "veth",
+  "dummy",
   "button",
 ] as const;
 

@@ -4,6 +4,7 @@ import {
   cgroupRemoval,
   compileSeccomp,
   connectMonitor,
+  guestError,
   killCgroup,
   type MonitorLink,
   MonitorLost,
@@ -258,7 +259,13 @@ async function exec(
         },
       ],
     },
-    told: (work) => work,
+    told: async (work) => {
+      try {
+        return await work;
+      } catch (error) {
+        throw guestError(error, inside.plan);
+      }
+    },
     [Symbol.asyncDispose]: () => Promise.resolve(),
   };
 }

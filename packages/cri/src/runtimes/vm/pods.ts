@@ -41,7 +41,11 @@ export const machineCgroup = (context: CriContext, record: SandboxRecord): strin
 async function startPod(context: CriContext, machines: Machines, progress: Progress, sandbox: Sandbox): Promise<void> {
   const { record } = sandbox;
   const { config } = record;
-  const { hostNetwork, userns } = podNamespaces(config);
+  const { hostNetwork, hostIpc, userns } = podNamespaces(config);
+  if (hostIpc)
+    throw invalid(
+      "linux.security_context.namespace_options.ipc: a virtual machine cannot share the node's memory segments; use another runtime class for this pod",
+    );
   if (hostNetwork)
     throw invalid(
       "linux.security_context.namespace_options.network: a virtual machine cannot be on the node's network; use another runtime class for this pod",
