@@ -67,6 +67,16 @@ ConfigPath = "${daemon.dir}/kata.toml"
     assert.match(await fetched(address, 8080), /200 OK[^]*hello/);
     assert.equal(await sh(daemon, server, "hostname"), `${pod.config.hostname}\n`);
 
+    // Links lead around in the guest, and not out of the share.
+    const secret = `${daemon.dir}/secret`;
+    writeFileSync(secret, "of the node\n");
+    for (const target of [secret, `../../../../../../../..${secret}`, "/proc/1/root/etc/hostname"])
+      await sh(daemon, server, `ln -sf ${target} /data/link; ! grep -q node /data/link`);
+    assert.equal(
+      await sh(daemon, server, `find / -xdev -name secret 2>/dev/null; ls /run/berth 2>/dev/null; true`),
+      "",
+    );
+
     const { stdout, stderr, exitCode } = await daemon.client.runtime.execSync({
       containerId: server,
       cmd: ["/bin/sh", "-c", "echo o; echo e >&2; exit 3"],
@@ -172,6 +182,18 @@ ConfigPath = "${daemon.dir}/kata.toml"
     });
     assert.equal((await exited(daemon, created)).exitCode, 137);
     await assert.rejects(sh(daemon, id, "true"), /is not running/);
+    await daemon.client.runtime.removePodSandbox({ podSandboxId: pod.id });
+    await assertNothingLeft(daemon, empty);
+  });
+
+  test("a machine that hangs does not keep its pod", async () => {
+    const pod = await runPod(daemon, {}, "vm");
+    const id = await startContainer(daemon, pod, "sleep 1000");
+    const record = await readRecord(`${daemon.state}/vm/${pod.id.slice(0, 20)}/hypervisor`);
+    assert.ok(record);
+    process.kill(record.pid, "SIGSTOP");
+    await daemon.client.runtime.stopPodSandbox({ podSandboxId: pod.id });
+    assert.equal((await status(daemon, id)).exitCode, 137);
     await daemon.client.runtime.removePodSandbox({ podSandboxId: pod.id });
     await assertNothingLeft(daemon, empty);
   });

@@ -45,8 +45,11 @@ export async function connectGuest(machine: string, { timeoutMs, signal }: Guest
       { cause: error },
     );
   }
-  return { hand, reach: reachThrough(relay), facts: await guestFacts(hand) };
+  return { hand, reach: reachThrough(relay, { timeoutMs: STREAM_MS }), facts: await guestFacts(hand) };
 }
+
+/** A guest that has booted and does not open a stream within this hangs. */
+const STREAM_MS = 10_000;
 
 const [PROC, SYS] = [0, 1] as const;
 const MAX_TEXT = 1 << 16;

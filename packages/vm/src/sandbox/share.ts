@@ -42,6 +42,12 @@ export interface SharedMount {
   readonly readonly: boolean;
 }
 
+/** The volume itself, and not what is mounted in it, which keeps its own right to be written. */
+const readOnly: Order = {
+  order: "mount_attr",
+  args: { slot: SLOT, set: MOUNT_ATTR.RDONLY, clear: 0n, propagation: 0n, recursive: 0, usernsSlot: NO_SLOT },
+};
+
 /** `path`: in the writable view, there already, a directory as the source is or a file. What is mounted below the source later arrives. */
 export function shareMountOrders(path: string, { source, recursive, readonly }: SharedMount): Order[] {
   return [
@@ -50,13 +56,14 @@ export function shareMountOrders(path: string, { source, recursive, readonly }: 
       order: "mount_attr",
       args: {
         slot: SLOT,
-        set: readonly ? MOUNT_ATTR.RDONLY : 0n,
+        set: 0n,
         clear: 0n,
         propagation: MS.SLAVE,
         recursive: recursive ? 1 : 0,
         usernsSlot: NO_SLOT,
       },
     },
+    ...(readonly ? [readOnly] : []),
     { order: "attach_host", args: { slot: SLOT, target: path } },
     { order: "close", args: { slot: SLOT } },
   ];

@@ -11,6 +11,7 @@ import {
   NO_SLOT,
   O,
   type Order,
+  OrderError,
   type Plan,
   updateResources,
 } from "@berth/kernel";
@@ -27,6 +28,7 @@ import { guestStats } from "./guest-stats.ts";
 import type { Machines } from "./machines.ts";
 
 const SIGKILL = 9;
+const ENOENT = 2;
 /** A guest that hangs must not keep its pod from ending. */
 const GUEST_MS = 10_000;
 const WITHIN = { timeoutMs: GUEST_MS };
@@ -45,7 +47,7 @@ export function vmContainers(machines: Machines): ContainerVerbs {
     signal: async (_context, { record }, signal) => {
       await atMonitor(of(record), record.id, async (link) => void (await link.kill(0, signal, WITHIN)));
     },
-    kill: (context, container) => kill(context, machines.find(container.record.sandboxId), container),
+    kill: (context, container) => kill(context, machines, container),
     release: (context, record) => release(context, machines, record),
     exec: (context, container, _spec, process) => exec(context, of(container.record), container, process),
     update: async (context, { record }, linux, _merged, signal) => {
@@ -144,17 +146,21 @@ async function atMonitor(machine: PodMachine, id: string, work: (link: MonitorLi
   }
 }
 
-/** In the guest, whose monitor then says it to the process here; that one is killed too where it has nobody to hear it from. */
-async function kill(context: CriContext, machine: PodMachine | undefined, container: Container): Promise<void> {
+/** All of its cgroup in the guest, whose monitor then says it to the process here; that one is killed too where it has nobody to hear it from. */
+async function kill(context: CriContext, machines: Machines, container: Container): Promise<void> {
   const { record, link } = container;
+  const machine = machines.findAnswering(record.sandboxId);
   let heard = false;
   if (machine) {
     try {
-      await atMonitor(machine, record.id, async (monitor) => void (await monitor.kill(0, SIGKILL, WITHIN)));
       await machine.guest.hand.run({ orders: [killOrder(record.id)] }, WITHIN);
       heard = record.phase === "running";
     } catch (error) {
+      // Without a cgroup there is no process.
+      if (error instanceof OrderError && error.errno === ENOENT)
+        return await ignoreLost(async () => void (await link?.kill(0, SIGKILL)));
       context.log.warn({ container: record.id, err: error }, "the guest does not end a container; it is given up");
+      machines.giveUp(record.sandboxId);
     }
   }
   if (!heard || !(await endedSoon(container))) await ignoreLost(async () => void (await link?.kill(0, SIGKILL)));
@@ -187,12 +193,15 @@ async function ignoreLost(work: () => Promise<void>): Promise<void> {
 /** Everything of a container's in its guest, where that still answers, and of its share. Idempotent. */
 async function release(context: CriContext, machines: Machines, record: ContainerRecord): Promise<void> {
   const machine = machines.find(record.sandboxId);
-  if (machine) {
+  const answering = machines.findAnswering(record.sandboxId);
+  if (answering) {
     await inGuest(context, record, async () => {
-      const { guest } = machine;
+      const { guest } = answering;
       await guest.hand.run(cgroupRemoval(guestCgroup(record.id), guest.facts), WITHIN);
       await guest.hand.run({ orders: [{ order: "remove_tree", args: { path: guestContainer(record.id) } }] }, WITHIN);
     });
+  }
+  if (machine) {
     const base = hostShare(machine, record.id);
     await context.hand.run({
       orders: [...(await mountsBelow(base)).map(unmountOrder), { order: "remove_tree", args: { path: base } }],

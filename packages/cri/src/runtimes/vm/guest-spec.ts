@@ -54,6 +54,10 @@ const isBind = ({ type, options }: oci.Mount): boolean =>
 async function shareVolume(mount: oci.Mount, path: string, field: string): Promise<Order[]> {
   const source = mount.source ?? "";
   if (mount.uidMappings) throw unimplemented(`${field}: the owners of a volume cannot be mapped in a virtual machine`);
+  if (mount.options?.some((option) => /^r?shared$/.test(option)))
+    throw unimplemented(
+      `${field}: what a virtual machine mounts cannot propagate to the node; use HostToContainer or None for ${mount.destination}`,
+    );
   const about = await stat(source);
   if (!about.isDirectory() && !about.isFile())
     throw unimplemented(

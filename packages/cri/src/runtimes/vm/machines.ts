@@ -16,6 +16,7 @@ const ID_LENGTH = 20;
 export class Machines {
   readonly #options: VmOptions;
   readonly #known = new Map<string, PodMachine>();
+  readonly #hung = new Set<string>();
 
   constructor(options: VmOptions) {
     this.#options = options;
@@ -45,6 +46,16 @@ export class Machines {
     return this.#known.get(sandboxId);
   }
 
+  /** Its guest hangs: nothing more is asked of it, and it goes with its pod. */
+  giveUp(sandboxId: string): void {
+    this.#hung.add(sandboxId);
+  }
+
+  /** Where a guest is that may answer. */
+  findAnswering(sandboxId: string): PodMachine | undefined {
+    return this.#hung.has(sandboxId) ? undefined : this.find(sandboxId);
+  }
+
   /** FailedPrecondition where there is none any more. */
   of(sandboxId: string): PodMachine {
     const machine = this.find(sandboxId);
@@ -69,6 +80,7 @@ export class Machines {
   async remove(context: CriContext, sandboxId: string): Promise<void> {
     const machine = this.#known.get(sandboxId);
     this.#known.delete(sandboxId);
+    this.#hung.delete(sandboxId);
     await machine?.close();
     await removeMachine(this.hostOf(context), Machines.idOf(sandboxId));
   }
