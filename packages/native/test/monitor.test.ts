@@ -217,5 +217,6 @@ test("an idle monitor keeps little memory of its own", async (t) => {
   const c = await started(t, "head -c 1000000 /dev/zero; exec sleep 1000");
   const smaps = () => readFileSync(`/proc/${String(c.created["monitorPid"])}/smaps_rollup`, "utf8");
   if (basename(bosun) !== "bosun") return t.skip("a sanitizer's memory is not bosun's");
-  await until("it has given back what it needed", () => Number(/^Pss_Anon:\s+(\d+)/m.exec(smaps())?.[1]) <= 32, 60_000);
+  // 24 KB of data and heap, and the stack: two pages or four, as the kernel has placed it.
+  await until("it has given back what it needed", () => Number(/^Pss_Anon:\s+(\d+)/m.exec(smaps())?.[1]) <= 44, 60_000);
 });
