@@ -125,10 +125,17 @@ class TryOut {
   }
 
   async #smi(asked: readonly string[]): Promise<Omit<Outcome, "what" | "works">> {
-    const { command, all, ms } = await this.#run(asked, ["nvidia-smi"]);
+    const { command, all, ms } = await this.#run(asked, [await this.#smiProgram()]);
     const version = /Driver Version: (\S+)/.exec(all)?.[1];
     if (version === undefined) throw new Error(`it names no driver version: ${all.trim()}`);
     return { summary: `driver ${version}`, ms, shown: { command, output: all } };
+  }
+
+  /** Where the machine has it, the container does; its directory need not be on the image's PATH. */
+  async #smiProgram(): Promise<string> {
+    if (this.#root !== "/") return "nvidia-smi";
+    const { status, out } = await run(["sh", "-c", "command -v nvidia-smi"]);
+    return status === 0 ? out.trim() : "nvidia-smi";
   }
 
   async #cuda(asked: readonly string[]): Promise<Omit<Outcome, "what" | "works">> {

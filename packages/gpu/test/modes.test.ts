@@ -1,7 +1,7 @@
 /** What `cdi generate` makes in the modes for other things than NVML's GPUs; nvidia-ctk 1.20 makes the same but for what docs/compatibility.md lists. */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { mkdirSync, mkdtempSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdirSync, mkdtempSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { after, before, describe, test } from "node:test";
@@ -210,6 +210,15 @@ describe("modes of cdi generate", { skip: process.getuid?.() === 0 ? false : "ne
       );
     try {
       assert.ok(!mounts().includes(`/${lib}/libOpenCL.so`));
+      put("driver/opt/nv/bin/nvidia-smi");
+      chmodSync(join(driver, "opt/nv/bin/nvidia-smi"), 0o755);
+      const path = process.env["PATH"];
+      process.env["PATH"] = `/opt/nv/bin:${path}`;
+      assert.deepEqual(
+        mounts().filter((one) => one.endsWith("/nvidia-smi")),
+        ["/opt/nv/bin/nvidia-smi"],
+      );
+      process.env["PATH"] = path;
       assert.ok(mounts({ featureFlag: ["enable-explicit-driver-libraries"] }).includes(`/${lib}/libOpenCL.so`));
 
       const coherent = generateSpecs({

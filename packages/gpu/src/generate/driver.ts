@@ -1,7 +1,7 @@
 /** The files of an installed NVIDIA driver, below a root: what there is, where, and where it belongs in a container. */
 import { existsSync, globSync, readFileSync, realpathSync, statSync } from "node:fs";
 import { release } from "node:os";
-import { basename, dirname, join, matchesGlob } from "node:path";
+import { basename, dirname, isAbsolute, join, matchesGlob } from "node:path";
 import type { CdiMount } from "@berth/cdi/injection";
 import { NVML_NAME } from "../nvml/name.ts";
 import { is32Bit } from "./elf.ts";
@@ -167,9 +167,11 @@ export class Driver {
     ];
   }
 
+  /** In the directories of PATH first. */
   #binary(name: string): string[] {
+    const path = (process.env["PATH"] ?? "").split(":").filter((dir) => isAbsolute(dir));
     return this.#first(
-      BINARY_DIRS.map((dir) => `${dir}/${name}`),
+      [...new Set([...path, ...BINARY_DIRS])].map((dir) => `${dir}/${name}`),
       isExecutable,
     );
   }
