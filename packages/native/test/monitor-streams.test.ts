@@ -89,8 +89,9 @@ test("a client that reads nothing holds up neither the exit nor its record", asy
 });
 
 test("no stdin: end of file at once; attach is refused", async (t) => {
-  const c = await started(t, "cat; read x", {});
+  const c = await (await serve(t)).container(sh("cat; read x"));
   await c.link.ask("watch", "state");
+  await c.link.ask("start", "state");
   await c.link.event();
   const d = await started(t, "exec sleep 1000");
   await d.link.refused(EPIPE, "attach", { session: 0, stream: STREAM.stdin });
