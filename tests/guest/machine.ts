@@ -9,9 +9,13 @@ import { fileURLToPath } from "node:url";
 import { run } from "../support/daemon.ts";
 
 const here = fileURLToPath(new URL(".", import.meta.url));
-const bosun = fileURLToPath(new URL("../../.build/native/bosun", import.meta.url));
+export const bosun = fileURLToPath(new URL("../../.build/native/bosun", import.meta.url));
 const NEEDED = /^(virtio|virtio_ring|virtio_pci_modern_dev|virtio_pci_legacy_dev|virtio_pci)\.ko$/;
+/** Loaded behind those; the others are there for tests to load. */
 const CONSOLE = "kernel/drivers/char/virtio_console.ko";
+export const VSOCK_MODULES = ["vsock", "vmw_vsock_virtio_transport_common", "vsock_loopback"].map(
+  (name) => `kernel/net/vmw_vsock/${name}.ko`,
+);
 
 export interface Machine {
   readonly dir: string;
@@ -49,8 +53,11 @@ function initramfs(image: string): Buffer {
   const version = /[^/\s]+-cloud-amd64/.exec(kernels)?.[0];
   const dir = mkdtempSync(join(tmpdir(), "berth-modules-"));
   try {
-    const extracted = join(dir, basename(CONSOLE));
-    execFileSync("debugfs", ["-R", `dump /lib/modules/${version}/${CONSOLE} ${extracted}`, root], { stdio: "pipe" });
+    const further = [CONSOLE, ...VSOCK_MODULES];
+    for (const module of further)
+      execFileSync("debugfs", ["-R", `dump /lib/modules/${version}/${module} ${dir}/${basename(module)}`, root], {
+        stdio: "pipe",
+      });
     return cpio([
       ...["bin", "dev", "proc", "sys", "etc", "etc/berth", "lib"].map((path) => ({ path, mode: 0o40755 })),
       { path: "bin/busybox", mode: 0o100755, data: readFileSync(`${image}/busybox`) },
@@ -60,7 +67,10 @@ function initramfs(image: string): Buffer {
         mode: 0o100644,
         data: readFileSync(`${image}/modules/${name}`),
       })),
-      { path: `lib/${basename(CONSOLE)}`, mode: 0o100644, data: readFileSync(extracted) },
+      ...further.map((module) => {
+        const name = basename(module);
+        return { path: `lib/${name}`, mode: 0o100644, data: readFileSync(join(dir, name)) };
+      }),
       {
         path: "etc/berth/modules",
         mode: 0o100644,
