@@ -1,29 +1,94 @@
 /* Network interfaces that change hands: from the runtime's network namespace into a container's (rtnetlink(7)). */
 #include <errno.h>
+#include <linux/if_addr.h>
+#include <linux/netlink.h>
+#include <linux/rtnetlink.h>
 #include <net/if.h>
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 
-#include "netlink.h"
 #include "orders.h"
 
+#define ANSWER_ROOM 32768
 #define MOST_ADDRESSES 64
 #define ADDRESS_ROOM 128
+
+struct request {
+  struct nlmsghdr header;
+  union {
+    struct ifinfomsg link;
+    struct ifaddrmsg address;
+  };
+  char attributes[256];
+};
 
 /* One RTM_NEWADDR to be sent again, as it came: its body and attributes. */
 struct address { uint32_t size; char message[ADDRESS_ROOM]; };
 struct addresses { uint32_t count; struct address list[MOST_ADDRESSES]; };
 
+static int open_netlink(void)
+{
+  return socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+}
+
+static void add_attribute(struct request *r, unsigned short type, const void *data, size_t size)
+{
+  struct rtattr *attribute = (struct rtattr *)(void *)((char *)r + NLMSG_ALIGN(r->header.nlmsg_len));
+  attribute->rta_type = type;
+  attribute->rta_len = (unsigned short)RTA_LENGTH(size);
+  memcpy(RTA_DATA(attribute), data, size);
+  r->header.nlmsg_len = (uint32_t)(NLMSG_ALIGN(r->header.nlmsg_len) + RTA_ALIGN(attribute->rta_len));
+}
+
+/* Sends one request and waits for the kernel's verdict: 0, or -1 with errno. */
+static int transact(int fd, struct nlmsghdr *request)
+{
+  char answer[4096] __attribute__((aligned(NLMSG_ALIGNTO)));
+  request->nlmsg_flags |= NLM_F_REQUEST | NLM_F_ACK;
+  if (send(fd, request, request->nlmsg_len, 0) < 0)
+    return -1;
+  for (;;) {
+    ssize_t size = recv(fd, answer, sizeof answer, 0);
+    if (size < 0 && errno == EINTR)
+      continue;
+    if (size < 0)
+      return -1;
+    const struct nlmsghdr *header = (const struct nlmsghdr *)(const void *)answer;
+    if ((size_t)size < NLMSG_LENGTH(sizeof(struct nlmsgerr)) || header->nlmsg_type != NLMSG_ERROR)
+      continue;
+    const struct nlmsgerr *verdict = NLMSG_DATA(header);
+    errno = -verdict->error;
+    return verdict->error ? -1 : 0;
+  }
+}
+
+static struct request link_request(unsigned index)
+{
+  return (struct request){
+    .header = {.nlmsg_len = NLMSG_LENGTH(sizeof(struct ifinfomsg)), .nlmsg_type = RTM_NEWLINK},
+    .link = {.ifi_family = AF_UNSPEC, .ifi_index = (int)index},
+  };
+}
+
+static int set_up(int fd, unsigned index, bool up)
+{
+  struct request r = link_request(index);
+  r.link.ifi_change = IFF_UP;
+  r.link.ifi_flags = up ? IFF_UP : 0;
+  return transact(fd, &r.header);
+}
+
 /* Renamed first and alone: kernels before 5.19 take no name together with a namespace where that name is taken here. */
 static int move(int fd, unsigned index, const char *name, int ns)
 {
-  struct netlink_request r = netlink_link(index);
+  struct request r = link_request(index);
   uint32_t number = (uint32_t)ns;
-  netlink_add(&r, IFLA_IFNAME, name, strlen(name) + 1);
-  netlink_add(&r, IFLA_NET_NS_FD, &number, sizeof number);
-  return netlink_transact(fd, &r.header);
+  add_attribute(&r, IFLA_IFNAME, name, strlen(name) + 1);
+  add_attribute(&r, IFLA_NET_NS_FD, &number, sizeof number);
+  return transact(fd, &r.header);
 }
 
 /* What was given by hand and holds beyond the machine: the kernel makes link-local and temporary ones itself. */
@@ -38,29 +103,39 @@ static bool is_lasting(const struct ifaddrmsg *message, uint32_t size, unsigned 
   return message->ifa_index == index && message->ifa_scope == RT_SCOPE_UNIVERSE && flags & IFA_F_PERMANENT;
 }
 
-struct wanted { unsigned index; struct addresses *all; };
-
-static void keep_address(const struct nlmsghdr *message, void *object)
+static void keep_addresses(struct addresses *all, const char *answer, size_t size, unsigned index, bool *done)
 {
-  const struct wanted *wanted = object;
-  struct addresses *all = wanted->all;
-  uint32_t body = message->nlmsg_len - (uint32_t)NLMSG_HDRLEN;
-  if (message->nlmsg_type != RTM_NEWADDR || body < sizeof(struct ifaddrmsg) || body > ADDRESS_ROOM || all->count == MOST_ADDRESSES)
-    return;
-  if (!is_lasting(NLMSG_DATA(message), body, wanted->index))
-    return;
-  all->list[all->count].size = body;
-  memcpy(all->list[all->count++].message, NLMSG_DATA(message), body);
+  for (const struct nlmsghdr *h = (const struct nlmsghdr *)(const void *)answer; NLMSG_OK(h, size); h = NLMSG_NEXT(h, size)) {
+    *done = *done || h->nlmsg_type == NLMSG_DONE || h->nlmsg_type == NLMSG_ERROR;
+    uint32_t body = h->nlmsg_len - (uint32_t)NLMSG_HDRLEN;
+    if (h->nlmsg_type != RTM_NEWADDR || body < sizeof(struct ifaddrmsg) || body > ADDRESS_ROOM || all->count == MOST_ADDRESSES)
+      continue;
+    if (!is_lasting(NLMSG_DATA(h), body, index))
+      continue;
+    all->list[all->count].size = body;
+    memcpy(all->list[all->count++].message, NLMSG_DATA(h), body);
+  }
 }
 
 static int read_addresses(int fd, unsigned index, struct addresses *all)
 {
-  struct netlink_request r = {
-    .header = {.nlmsg_len = NLMSG_LENGTH(sizeof(struct ifaddrmsg)), .nlmsg_type = RTM_GETADDR},
+  static char answer[ANSWER_ROOM] APART __attribute__((aligned(NLMSG_ALIGNTO)));
+  struct request r = {
+    .header = {.nlmsg_len = NLMSG_LENGTH(sizeof(struct ifaddrmsg)), .nlmsg_type = RTM_GETADDR, .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP},
     .address = {.ifa_family = AF_UNSPEC},
   };
   all->count = 0;
-  return netlink_dump(fd, &r.header, keep_address, &(struct wanted){index, all});
+  if (send(fd, &r, r.header.nlmsg_len, 0) < 0)
+    return -1;
+  for (bool done = false; !done;) {
+    ssize_t size = recv(fd, answer, sizeof answer, 0);
+    if (size < 0 && errno == EINTR)
+      continue;
+    if (size < 0)
+      return -1;
+    keep_addresses(all, answer, (size_t)size, index, &done);
+  }
+  return 0;
 }
 
 static int give_address(int fd, const struct address *address, unsigned index)
@@ -69,13 +144,13 @@ static int give_address(int fd, const struct address *address, unsigned index)
     .header = {.nlmsg_len = NLMSG_HDRLEN + address->size, .nlmsg_type = RTM_NEWADDR, .nlmsg_flags = NLM_F_CREATE | NLM_F_REPLACE}};
   memcpy(r.body, address->message, address->size);
   memcpy(r.body + offsetof(struct ifaddrmsg, ifa_index), &index, sizeof index);
-  return netlink_transact(fd, &r.header);
+  return transact(fd, &r.header);
 }
 
 /* In the namespace that the interface has come to. */
 static int settle_link(struct run *run, const char *name, const struct addresses *all)
 {
-  int fd = netlink_open();
+  int fd = open_netlink();
   if (fd < 0)
     return failed(&run->report, "netlink socket in the container's namespace");
   unsigned index = if_nametoindex(name);
@@ -83,7 +158,7 @@ static int settle_link(struct run *run, const char *name, const struct addresses
   for (uint32_t i = 0; result == 0 && i < all->count; i++)
     if (give_address(fd, &all->list[i], index) < 0)
       result = failed(&run->report, "give an address back to interface %s", name);
-  if (result == 0 && netlink_up(fd, index, true) < 0)
+  if (result == 0 && set_up(fd, index, true) < 0)
     result = failed(&run->report, "bring interface %s up", name);
   drop(fd);
   return result;
@@ -110,12 +185,12 @@ int move_link(struct run *run, const struct order_move_link *o, int ns)
   unsigned index = if_nametoindex(o->name);
   if (!index)
     return failed(&run->report, "interface %s", o->name);
-  int fd = netlink_open(), result = 0;
+  int fd = open_netlink(), result = 0;
   if (fd < 0)
     return failed(&run->report, "netlink socket");
   if (read_addresses(fd, index, &all) < 0)
     result = failed(&run->report, "addresses of interface %s", o->name);
-  else if (netlink_up(fd, index, false) < 0)
+  else if (set_up(fd, index, false) < 0)
     result = failed(&run->report, "take interface %s down", o->name);
   else if (move(fd, index, name, ns) < 0)
     result = failed(&run->report, "move interface %s as %s", o->name, name);

@@ -3,34 +3,7 @@ import assert from "node:assert/strict";
 import { mkdirSync, statfsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
-import { carryOut, NO_SLOT, order, refuse, scratch, shell, succeed, text } from "./bosun.ts";
-
-const clone = order("clone", { flags: 0n, cgroupSlot: NO_SLOT, uidMap: "", gidMap: "", denySetgroups: 0 });
-const link = (more: object = {}) =>
-  order("set_link", { name: "", hardware: "", newName: "", mtu: 0, up: 1, timeoutMs: 0, ...more });
-const route = (destination: string, more: object = {}) =>
-  order("route", {
-    destination,
-    gateway: "",
-    link: "",
-    source: "",
-    scope: 0,
-    metric: 0,
-    mtu: 0,
-    onlink: 0,
-    remove: 0,
-    ...more,
-  });
-
-/** A network namespace with one end of a pair of interfaces that has a known hardware address. */
-const own = [
-  "unshare",
-  "-n",
-  "sh",
-  "-c",
-  'ip link add wire address 02:00:00:00:00:07 type veth peer name other && ip link set other up && exec "$@"',
-  "sh",
-];
+import { carryOut, order, refuse, scratch, succeed, text } from "./bosun.ts";
 
 test("files by their path, with a limit, and none", async (t) => {
   const dir = scratch(t);
@@ -88,79 +61,4 @@ test("what only a machine of its own may be told is refused here by name", async
 
 test("the random number generator is given entropy", async () => {
   await succeed([order("reseed_rng", { data: Buffer.alloc(32, 7) })]);
-});
-
-test("an interface by its hardware address: name, MTU, addresses, routes, neighbours", async () => {
-  const hardware = "02:00:00:00:00:07";
-  const { code, said, detail } = await carryOut(
-    [
-      link({ name: "lo" }),
-      link({ hardware, newName: "eth0", mtu: 1400, timeoutMs: 60_000 }),
-      link({ hardware, newName: "eth0", mtu: 1400 }), // once more, which changes nothing
-      order("address", { link: "eth0", address: "10.7.0.2/24", remove: 0 }),
-      order("address", { link: "eth0", address: "10.7.0.2/24", remove: 0 }),
-      order("address", { link: "eth0", address: "10.8.0.2/24", remove: 0 }),
-      order("address", { link: "eth0", address: "10.8.0.2/24", remove: 1 }),
-      order("address", { link: "eth0", address: "10.8.0.2/24", remove: 1 }),
-      order("address", { link: "eth0", address: "fd07::2/64", remove: 0 }),
-      order("neighbour", { link: "eth0", address: "10.7.0.1", hardware: "02:00:00:00:00:08", remove: 0 }),
-      order("neighbour", { link: "eth0", address: "10.7.0.9", hardware: "02:00:00:00:00:09", remove: 0 }),
-      order("neighbour", { link: "eth0", address: "10.7.0.9", hardware: "", remove: 1 }),
-      route("0.0.0.0/0", { gateway: "10.7.0.1", link: "eth0" }),
-      route("0.0.0.0/0", { gateway: "10.7.0.1", link: "eth0" }),
-      route("10.9.0.0/16", { link: "eth0", source: "10.7.0.2", scope: 253, metric: 5, mtu: 1300 }),
-      route("10.10.0.0/16", { gateway: "192.0.2.1", link: "eth0", onlink: 1 }),
-      route("10.11.0.0/16", { gateway: "10.7.0.1" }),
-      route("10.11.0.0/16", { remove: 1 }),
-      route("10.11.0.0/16", { remove: 1 }),
-      route("::/0", { gateway: "fd07::1", link: "eth0" }),
-      clone,
-      shell("ip -o link show eth0; ip -o -4 addr show eth0; ip -o -6 addr show eth0; ip route; ip -6 route; ip neigh"),
-    ],
-    { wrapper: own },
-  );
-  assert.equal(code, "", `${detail} ${said}`);
-  const lines = said.split("\n").map((line) => line.replaceAll(/\s+/g, " ").trim());
-  const has = (pattern: RegExp): void =>
-    assert.ok(
-      lines.some((line) => pattern.test(line)),
-      `${String(pattern)} in\n${said}`,
-    );
-  has(/eth0@?\S*: <.*\bUP\b.*mtu 1400 /);
-  has(/inet 10\.7\.0\.2\/24 scope global eth0/);
-  has(/inet6 fd07::2\/64 scope global/);
-  has(/^default via 10\.7\.0\.1 dev eth0/);
-  has(/^10\.9\.0\.0\/16 dev eth0 .*scope link .*src 10\.7\.0\.2 metric 5 mtu 1300/);
-  has(/^10\.10\.0\.0\/16 via 192\.0\.2\.1 dev eth0 .*onlink/);
-  has(/^default via fd07::1 dev eth0/);
-  has(/^10\.7\.0\.1 dev eth0 lladdr 02:00:00:00:00:08 PERMANENT/);
-  assert.doesNotMatch(said, /10\.8\.0|10\.11\.0|10\.7\.0\.9/);
-  assert.doesNotMatch(said, /inet6 fd07::2.*tentative/);
-});
-
-test("what cannot be set up in the network says which and why", async () => {
-  const inside = { wrapper: own };
-  const refusals: readonly (readonly [ReturnType<typeof order>, string, RegExp])[] = [
-    [link({ name: "none" }), "ENODEV", /^interface none/],
-    [link({ hardware: "02:00:00:00:00:99", timeoutMs: 20 }), "ETIMEDOUT", /^interface 02:/],
-    [link({ hardware: "02:00:00" }), "EINVAL", /no hardware address/],
-    [link({ hardware: "02:00:00:00:00:07:08" }), "EINVAL", /no hardware address/],
-    [link({ name: "x".repeat(16) }), "ENAMETOOLONG", /^interface x/],
-    [order("address", { link: "wire", address: "10.0.0.1/33", remove: 0 }), "EINVAL", /no IP address/],
-    [order("address", { link: "wire", address: "10.0.0/8", remove: 0 }), "EINVAL", /no IP address/],
-    [order("address", { link: "wire", address: "10.0.0.1/", remove: 0 }), "EINVAL", /no IP address/],
-    [order("address", { link: "none", address: "10.0.0.1/8", remove: 0 }), "ENODEV", /^interface none/],
-    [route("10.0.0.0/8", { gateway: "fd00::1" }), "EINVAL", /two families/],
-    [route("10.0.0.0/8", { gateway: "10.0.0.1" }), "ENETUNREACH", /^add route to 10\.0\.0\.0\/8 by 10\.0\.0\.1/],
-    [
-      order("neighbour", { link: "wire", address: "10.0.0.1", hardware: "?", remove: 0 }),
-      "EINVAL",
-      /no hardware address/,
-    ],
-  ];
-  for (const [refused, code, detail] of refusals) {
-    const outcome = await carryOut([refused], inside);
-    assert.equal(outcome.code, code, `${JSON.stringify(refused.args)}: ${outcome.detail}`);
-    assert.match(outcome.detail, detail);
-  }
 });

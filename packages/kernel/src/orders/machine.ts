@@ -56,41 +56,4 @@ export const MACHINE_ORDERS = {
   },
   /** statvfs(3): fragment size, blocks, free, available, inodes, free inodes; six u64 as this order's output. */
   file_system: { code: 167, fields: { path: "str" }, words: "measure the file system of {path}" },
-  /**
-   * The network interface with this hardware address ("": of this name), in the current network namespace; waited for as `find` does.
-   * newName "", mtu 0: left alone. It is brought up or down.
-   */
-  set_link: {
-    code: 170,
-    fields: { name: "str", hardware: "str", newName: "str", mtu: "u32", up: "u32", timeoutMs: "u32" },
-    words: "set up network interface {hardware} {name} as {newName}",
-  },
-  /** "10.0.0.2/24" of an interface; replaces the same one. remove: one that is not there is success, here and in the next two. */
-  address: {
-    code: 171,
-    fields: { link: "str", address: "str", remove: "u32" },
-    words: "address {address} of {link}",
-  },
-  /** In the main table. gateway, link, source "": none; scope RT_SCOPE_*; metric, mtu 0: none. Replaces one of the same destination and metric. */
-  route: {
-    code: 172,
-    fields: {
-      destination: "str",
-      gateway: "str",
-      link: "str",
-      source: "str",
-      scope: "u32",
-      metric: "u32",
-      mtu: "u32",
-      onlink: "u32",
-      remove: "u32",
-    },
-    words: "route to {destination} by {gateway} {link}",
-  },
-  /** A permanent entry of the ARP or neighbour table. */
-  neighbour: {
-    code: 173,
-    fields: { link: "str", address: "str", hardware: "str", remove: "u32" },
-    words: "neighbour {address} at {hardware} of {link}",
-  },
 } as const satisfies Record<string, OrderSpec>;
