@@ -294,7 +294,6 @@ static void take_reset(struct channel *c, const struct channel_frame *f)
   c->sent = 0;
   c->synced = true;
   channel_put(&c->out, CHANNEL_RESET_ACK, 0, f->body, f->size);
-  c->reset(c);
 }
 
 static void take_frame(struct channel *c, const struct channel_frame *f)
@@ -355,9 +354,7 @@ static bool hunt(struct channel *c, size_t *at, struct channel_frame *frame)
 static void begin(struct channel *c, const struct channel_frame *f)
 {
   c->synced = true;
-  if (c->host)
-    c->reset(c);
-  else
+  if (!c->host)
     take_reset(c, f);
 }
 

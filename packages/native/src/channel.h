@@ -75,8 +75,6 @@ struct channel {
   void (*connected)(struct stream *stream);
   /* Host: the guest has answered; an errno: the stream is dead. */
   void (*opened)(struct stream *stream, uint32_t err);
-  /* All streams are gone: the other end begins anew (guest), or has taken notice of this one (host). */
-  void (*reset)(struct channel *channel);
 };
 
 /* The codec. Appends a frame. */

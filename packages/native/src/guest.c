@@ -31,6 +31,7 @@
 #define DEFAULT_SERVE "/run/berth/serve.sock"
 #define OOM_SCORE "-999"
 #define LISTEN_BACKLOG 128
+#define ACCEPT_PAUSE_MS 100
 
 static struct channel channel;
 static int port = -1, listener = -1;
@@ -154,12 +155,10 @@ static int open_stream(struct stream *s, const char *path)
 
 static void stream_connected(struct stream *s) { stream_answer(s, connect_error(s->fd)); }
 
-static void begun(struct channel *c) { (void)c; }
-
 static void begin_channel(void)
 {
   channel_free(&channel);
-  channel = (struct channel){.open = open_stream, .connected = stream_connected, .reset = begun};
+  channel = (struct channel){.open = open_stream, .connected = stream_connected};
 }
 
 /* Nobody is at the other end any more: what it had opened is closed. */
@@ -218,6 +217,7 @@ struct caller {
 
 static struct caller *callers;
 static unsigned peer_cid = VMADDR_CID_HOST;
+static uint64_t accept_after;
 
 static void answer(struct caller *caller, int err)
 {
@@ -262,8 +262,12 @@ static void accept_caller(void *object, short events)
   (void)object;
   (void)events;
   int fd = accept4(listener, (struct sockaddr *)&peer, &size, SOCK_CLOEXEC | SOCK_NONBLOCK);
-  if (fd < 0)
+  if (fd < 0) {
+    /* Out of descriptors or memory: the connection stays in the queue and would wake us without end. */
+    if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
+      accept_after = now_ms() + ACCEPT_PAUSE_MS;
     return;
+  }
   struct caller *caller = calloc(1, sizeof *caller);
   if (!caller)
     _exit(70);
@@ -286,7 +290,10 @@ static void vsock_turn(void)
     at = &caller->next;
   }
   pumps_turn();
-  loop_on(listener, POLLIN, accept_caller, NULL);
+  if (now_ms() >= accept_after)
+    loop_on(listener, POLLIN, accept_caller, NULL);
+  else
+    loop_until(accept_after);
 }
 
 bool vsock_parse(const char *text, unsigned *cid, unsigned *number)

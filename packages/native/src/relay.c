@@ -210,8 +210,6 @@ static void opened(struct stream *s, uint32_t err)
     say(s->fd, "OK\n");
 }
 
-static void answered(struct channel *c) { (void)c; }
-
 static void port_ready(void *object, short events)
 {
   (void)object;
@@ -278,7 +276,7 @@ static int connect_channel(const char *path, struct report *report)
   uint64_t nonce;
   if (getrandom(&nonce, sizeof nonce, 0) != (ssize_t)sizeof nonce)
     return failed(report, "getrandom");
-  channel = (struct channel){.host = true, .opened = opened, .reset = answered};
+  channel = (struct channel){.host = true, .opened = opened};
   channel_reset(&channel, nonce);
   return 0;
 }

@@ -153,8 +153,6 @@ static void opened(struct stream *s, uint32_t err)
     abort();
 }
 
-static void reset(struct channel *c) { sink += c->count; }
-
 /* What must hold of a stream whatever the other end says. */
 static void check_streams(const struct channel *c)
 {
@@ -169,7 +167,7 @@ static void check_streams(const struct channel *c)
 /* In pieces of `step` bytes, as a port gives them; the host has streams that it opened, and has had its answer where `step` is odd. */
 static void take_channel(bool host, uint8_t step, const uint8_t *body, size_t size)
 {
-  struct channel c = {.host = host, .open = open_stream, .opened = opened, .reset = reset};
+  struct channel c = {.host = host, .open = open_stream, .opened = opened};
   if (host) {
     channel_reset(&c, 7);
     c.synced = step & 1;

@@ -355,11 +355,15 @@ test("further processes: collected, attached to, with a terminal, failing, and k
   await assert.rejects(host.execSync({ plan: none }), { code: "ENOENT" });
 
   const file = join(at.dir, "pid");
-  const late = await host.execSync(
+  writeFileSync(file, "");
+  const abort = new AbortController();
+  const lasting = host.execSync(
     { plan: inside(at, container, `echo $$ >${file}; exec sleep 1000`) },
-    { timeoutMs: 3_000 },
+    { signal: abort.signal },
   );
-  assert.equal(late.timedOut, true);
-  const pid = Number(readFileSync(file, "utf8"));
-  await until("what was killed here is gone there", () => !alive(pid));
+  const pid = (): number => Number(readFileSync(file, "utf8"));
+  await until("it runs", () => pid() > 0, 60_000);
+  abort.abort(new Error("no longer wanted"));
+  await assert.rejects(lasting, /no longer wanted/);
+  await until("what was killed here is gone there", () => !alive(pid()), 60_000);
 });
