@@ -96,7 +96,7 @@ export async function bootMachine(t: TestContext): Promise<Machine> {
     ["serial", "chardev:console"],
     ["kernel", `${image}/vmlinuz`],
     ["initrd", `${dir}/initrd`],
-    ["append", "console=ttyS0 quiet panic=1 reboot=k cgroup_no_v1=all random.trust_cpu=on"],
+    ["append", "console=ttyS0 quiet panic=1 reboot=k no_timer_check cgroup_no_v1=all random.trust_cpu=on"],
     ["device", "virtio-serial-pci"],
     ["chardev", `socket,id=agent,path=${dir}/agent.sock,server=on,wait=off`],
     ["device", "virtserialport,chardev=agent,name=berth.agent"],
