@@ -107,13 +107,13 @@ function allocate(resource: Resource, devices: readonly NvidiaDevice[], ids: rea
   const gpus = ids.map((id) => {
     const device = known.get(id);
     if (device === undefined)
-      throw new AllocationError(`invalid allocation request for "${name}": unknown device: ${id}`);
+      throw new AllocationError(`invalid allocation request for "${name}": invalid request: unknown device: ${id}`);
     if (device.problem !== undefined) throw new AllocationError(`"${name}": device ${id}: ${device.problem}`);
     return device.gpu;
   });
   if (replicas > 1 && settings.sharing?.failRequestsGreaterThanOne && ids.length > 1)
     throw new AllocationError(
-      `invalid allocation request for "${name}": maximum request size for shared resources is 1; found ${ids.length}`,
+      `invalid allocation request for "${name}": invalid request: maximum request size for shared resources is 1; found ${ids.length}`,
     );
   return answerFor([...new Set(gpus)], resource);
 }
