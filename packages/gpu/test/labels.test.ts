@@ -1,15 +1,16 @@
 /** Node labels, as NVIDIA's gpu-feature-discovery makes them of the same NVML, and where they go. */
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, watch, writeFileSync } from "node:fs";
 import { createServer, type IncomingMessage } from "node:http";
+import { createServer as createSecureServer } from "node:https";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, type TestContext, test } from "node:test";
 import { parseDuration } from "../src/plugin/nvidia/duration.ts";
 import { parseLabelCommand } from "../src/labels/command.ts";
-import { byKubeconfig, inCluster } from "../src/labels/kube.ts";
+import { byKubeconfig, inCluster, request as ask } from "../src/labels/kube.ts";
 import { LabelService } from "../src/labels/service.ts";
 import { vgpuLabels } from "../src/labels/vgpu.ts";
 import { makeNvml } from "../src/testing/driver-root.ts";
@@ -249,6 +250,33 @@ describe("labels", () => {
       /failed to get NodeFeature nvidia-features-for-n1: nodefeatures is forbidden \(403\)/,
     );
     assert.ok(api.tokens.every((token) => token === "Bearer secret"));
+  });
+
+  test("a pod's API server is the one that its account's authority vouches for", async (t) => {
+    const account = join(dir, "tls");
+    mkdirSync(account);
+    const subject = ["-subj", "/CN=api", "-addext", "subjectAltName=IP:127.0.0.1"];
+    const files = ["-keyout", join(account, "key.pem"), "-out", join(account, "ca.crt")];
+    const curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
+    const made = spawnSync("openssl", ["req", "-x509", "-days", "2", ...curve, ...subject, ...files], {
+      encoding: "utf8",
+    });
+    assert.equal(made.status, 0, made.stderr);
+    writeFileSync(join(account, "token"), "secret");
+    const options = { key: readFileSync(join(account, "key.pem")), cert: readFileSync(join(account, "ca.crt")) };
+    const server = createSecureServer(options, (request, response) => {
+      response.end(JSON.stringify({ path: request.url, token: request.headers.authorization }));
+    });
+    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+    t.after(() => {
+      server.closeAllConnections();
+      server.close();
+    });
+    const port = String((server.address() as AddressInfo).port);
+    const access = inCluster({ KUBERNETES_SERVICE_HOST: "127.0.0.1", KUBERNETES_SERVICE_PORT: port }, account);
+    const answer = await ask(access, "GET", "/api");
+    assert.deepEqual(answer, { status: 200, body: { path: "/api", token: "Bearer secret" } });
+    await assert.rejects(ask({ ...access, authority: undefined }, "GET", "/api"), /GET https:.*\/api: .*self.signed/);
   });
 
   test("where the API server is: a pod's own account, or a file, whose programs are refused", () => {

@@ -1,5 +1,6 @@
 /** NVIDIA's device plugin before a fake kubelet, on a driver root and an NVML that are made up. */
 import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
 import { appendFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -340,6 +341,31 @@ describe("NVIDIA's device plugin", { skip: process.getuid?.() === 0 ? false : "n
     await kubelet.until(() => resource().lists.length > 0);
     assert.equal(Object.keys(resource().lists[0] ?? {}).length, 2);
     await assert.rejects(start(t, { migStrategy: "single" }), /GPU GPU-1.* has MIG enabled and no MIG device/);
+  });
+
+  test("the command: GPUs, XID events in a thread of its own, SIGHUP, and an end without leftovers", async (t) => {
+    say(FOUR);
+    const command = new URL("../../../bin/berth-device-plugin", import.meta.url).pathname;
+    const flags = { "kubelet-socket": kubelet.socket, "driver-root-ctr-path": join(dir, "root"), "log-level": "warn" };
+    const argv = Object.entries(flags).map(([name, value]) => `--${name}=${value}`);
+    const child = spawn(command, argv, { stdio: ["ignore", "pipe", "inherit"] });
+    t.after(() => child.kill("SIGKILL"));
+    let output = "";
+    child.stdout.on("data", (chunk: Buffer) => (output += chunk.toString()));
+    const ended = new Promise((resolve) => child.once("exit", resolve));
+    await kubelet.until(() => (kubelet.resources.get("nvidia.com/gpu")?.lists.length ?? 0) > 0);
+    appendFileSync(join(dir, "nvml.txt"), `xid ${uuid(1)} 79\n`);
+    await kubelet.until(() => resource().lists.at(-1)?.[uuid(1)] === "Unhealthy");
+    kubelet.resources.clear();
+    say(FOUR);
+    child.kill("SIGHUP");
+    await kubelet.until(() => (kubelet.resources.get("nvidia.com/gpu")?.lists.length ?? 0) > 0);
+    assert.deepEqual([...new Set(Object.values(resource().lists.at(-1) ?? {}))], ["Healthy"]);
+    child.kill("SIGTERM");
+    assert.equal(await ended, 0, output);
+    assert.match(output, /device is unhealthy: XID 79 of GPU/);
+    assert.deepEqual(readdirSync(join(dir, "plugins")), ["kubelet.sock"]);
+    kubelet.resources.clear();
   });
 
   test("a node without NVML ends the plugin, or is waited for", async (t) => {

@@ -8,6 +8,7 @@ import { type TestContext, test } from "node:test";
 import * as api from "@berth/spec/device-plugin";
 import { status } from "@grpc/grpc-js";
 import { parseConfig } from "../src/plugin/config.ts";
+import { PluginMetrics } from "../src/plugin/metrics.ts";
 import { DevicePlugin } from "../src/plugin/plugin.ts";
 import { FakeKubelet } from "../src/testing/kubelet.ts";
 
@@ -174,6 +175,46 @@ test("health: a device whose files go is unhealthy until they are back; specific
   await mkdir(cdi);
   await writeFile(join(cdi, "mock.json"), specText(dir, ["device_0"]));
   await kubelet.until(() => health("device_0") === "Healthy");
+});
+
+test("metrics: what is offered, how it goes with the kubelet, and its calls", async (t) => {
+  const { dir, cdi, kubelet } = await node(t);
+  const metrics = new PluginMetrics();
+  await kubelet.stop();
+  const plugin = await DevicePlugin.start({
+    config: parseConfig(GENERIC),
+    cdiSpecDirs: [cdi],
+    kubeletSocket: kubelet.socket,
+    log: silent,
+    retryMs: 500,
+    metrics,
+  });
+  t.after(() => plugin.close());
+  const has = async (...lines: string[]): Promise<void> => {
+    const text = (await metrics.exposition()).split("\n");
+    for (const line of lines) assert.ok(text.includes(`berth_device_plugin_${line}`), `${line}\n${text.join("\n")}`);
+  };
+  await has('registered{resource="mock.com/gpu"} 0', 'devices{resource="mock.com/gpu",health="healthy"} 8');
+  const failed = /registrations_total\{resource="mock.com\/gpu",result="failure"\} [1-9]/;
+  assert.match(await metrics.exposition(), failed);
+  await kubelet.start();
+  await kubelet.until(() => (kubelet.resources.get("mock.com/gpu")?.lists.length ?? 0) > 0);
+  await rm(join(dir, "so/device_3"));
+  await kubelet.until(() => resourceOf(kubelet).lists.at(-1)?.["device_3"] === "Unhealthy");
+  const { allocate } = api.DevicePlugin.method;
+  await resourceOf(kubelet).call(allocate, { containerRequests: [{ devicesIds: ["device_0"] }] });
+  await assert.rejects(resourceOf(kubelet).call(allocate, { containerRequests: [{ devicesIds: ["x"] }] }));
+  await has(
+    'registered{resource="mock.com/gpu"} 1',
+    'devices{resource="mock.com/gpu",health="unhealthy"} 1',
+    'requests_total{resource="mock.com/gpu",method="Allocate",code="OK"} 1',
+    'requests_total{resource="mock.com/gpu",method="Allocate",code="InvalidArgument"} 1',
+    'request_duration_seconds_count{resource="mock.com/gpu",method="Allocate"} 2',
+  );
+  assert.match(
+    await metrics.exposition(),
+    /requests_total\{resource="mock.com\/gpu",method="ListAndWatch",code="OK"\} \d/,
+  );
 });
 
 test("a kubelet that is not there yet, that restarts, or that removes the sockets, is registered with", async (t) => {
