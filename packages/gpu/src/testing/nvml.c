@@ -10,6 +10,7 @@
  * A line "lost UUID" that is appended later: that GPU has fallen off the bus.
  * What nvmlDeviceSetComputeMode sets is appended to FAKE_NVML.modes: "UUID MODE".
  */
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -64,18 +65,30 @@ static void read_script(void)
     fclose(file);
 }
 
+/* As the real one, it is for several threads: none sees a script that another is reading. */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
 int nvmlInit_v2(void)
 {
+  int result = SUCCESS;
+  pthread_mutex_lock(&lock);
   if (users++ == 0)
     read_script();
   if (strcmp(failing, "nvmlInit_v2") == 0) {
     users--;
-    return failure;
+    result = failure;
   }
-  return SUCCESS;
+  pthread_mutex_unlock(&lock);
+  return result;
 }
 int nvmlInit(void) { return nvmlInit_v2(); }
-int nvmlShutdown(void) { return users > 0 ? (users--, SUCCESS) : UNINITIALIZED; }
+int nvmlShutdown(void)
+{
+  pthread_mutex_lock(&lock);
+  int result = users > 0 ? (users--, SUCCESS) : UNINITIALIZED;
+  pthread_mutex_unlock(&lock);
+  return result;
+}
 const char *nvmlErrorString(int code) { return code == SUCCESS ? "Success" : code == NOT_FOUND ? "Not Found" : "Unknown Error"; }
 
 static int text(char *out, unsigned size, const char *value)
