@@ -368,6 +368,56 @@ describe("NVIDIA's device plugin", { skip: process.getuid?.() === 0 ? false : "n
     kubelet.resources.clear();
   });
 
+  test("MIG devices: resources by their profiles, their nodes, and one name for all of a kind", async (t) => {
+    const [gpu, other] = [gpuLine(0, 1), gpuLine(1)];
+    const parts = ["a 1 0 0 0 4864", "b 2 0 7 0 4864", "c 3 0 0 0 4864"].map((part) => `mig MIG-${part}\n`);
+    const command = new URL("../../../bin/berth-device-plugin", import.meta.url).pathname;
+    // Numbers of the capabilities' nodes are in the driver's own file of procfs.
+    const minors = [1, 2, 3]
+      .flatMap((gi) => [`gpu0/gi${gi}/access ${gi}0`, `gpu0/gi${gi}/ci0/access ${gi}1`])
+      .join("\n");
+    writeFileSync(join(dir, "mig-minors"), `${minors}\n`);
+    const caps = "/proc/driver/nvidia-caps";
+    const prepared = `mount -t tmpfs none /proc/driver && mkdir ${caps} && cp ${join(dir, "mig-minors")} ${caps}`;
+    const run = (...flags: string[]) => {
+      const given = [`--kubelet-socket=${kubelet.socket}`, `--driver-root-ctr-path=${join(dir, "root")}`, ...flags];
+      const script = `${prepared} && exec ${command} --log-level=error --pass-device-specs ${given.join(" ")}`;
+      const child = spawn("unshare", ["-m", "sh", "-c", script], { stdio: ["ignore", "ignore", "inherit"] });
+      const ended = new Promise<void>((resolve) => child.once("exit", () => resolve()));
+      const stop = async (): Promise<void> => {
+        child.kill("SIGTERM");
+        await ended;
+        kubelet.resources.clear();
+      };
+      t.after(stop);
+      return stop;
+    };
+    const lists = () =>
+      Object.fromEntries(
+        [...kubelet.resources].map(([name, { lists: all }]) => [name, Object.keys(all.at(-1) ?? {}).join(" ")]),
+      );
+    say(`driver 525.147.05\n${gpu}${parts.join("")}${other}`);
+    const stop = run("--mig-strategy=mixed");
+    const wanted = {
+      "nvidia.com/gpu": uuid(1),
+      "nvidia.com/mig-1g.5gb": "MIG-a MIG-c",
+      "nvidia.com/mig-1g.5gb.me": "MIG-b",
+    };
+    await kubelet.until(() => JSON.stringify(lists()) === JSON.stringify(wanted));
+    const { devices, envs } = await allocated(["MIG-b"], "nvidia.com/mig-1g.5gb.me");
+    assert.deepEqual(envs, { NVIDIA_VISIBLE_DEVICES: "MIG-b" });
+    assert.deepEqual(devices.map(({ containerPath }) => containerPath).slice(-3), [
+      "/dev/nvidia0",
+      "/dev/nvidia-caps/nvidia-cap20",
+      "/dev/nvidia-caps/nvidia-cap21",
+    ]);
+    await stop();
+    say(`driver 525.147.05\n${gpu}${parts[0]}${parts[2]}`);
+    run("--mig-strategy=single", "--device-id-strategy=index");
+    await kubelet.until(() => JSON.stringify(lists()) === JSON.stringify({ "nvidia.com/gpu": "MIG-a MIG-c" }));
+    assert.deepEqual((await allocated(["MIG-c"])).envs, { NVIDIA_VISIBLE_DEVICES: "0:1" });
+  });
+
   test("a node without NVML ends the plugin, or is waited for", async (t) => {
     say(`fail nvmlInit_v2 9\n${FOUR}`);
     await assert.rejects(start(t), /nvmlInit_v2: Unknown Error \(9\)/);
