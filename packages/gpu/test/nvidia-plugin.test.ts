@@ -323,7 +323,12 @@ describe("NVIDIA's device plugin", { skip: process.getuid?.() === 0 ? false : "n
 
   test("what this machine does not have beside GPUs is no device of a container", async (t) => {
     say(FOUR);
-    const flags = { gdsEnabled: true, gdrcopyEnabled: true, cdiDisableHooks: ["all"] };
+    const flags = {
+      gdsEnabled: true,
+      gdrcopyEnabled: true,
+      cdiDisableHooks: ["all"],
+      cdiFeatureFlags: ["enable-coherent-annotations"],
+    };
     await start(t, { ...flags, deviceListStrategy: ["cdi-cri"], nvidiaDriverRoot: join(dir, "root") });
     const { cdiDevices, envs } = await allocated([uuid(0)]);
     assert.deepEqual(
@@ -333,6 +338,7 @@ describe("NVIDIA's device plugin", { skip: process.getuid?.() === 0 ? false : "n
     assert.deepEqual(envs, { NVIDIA_GDS: "enabled", NVIDIA_GDRCOPY: "enabled" });
     const spec = readFileSync(join(dir, "cdi/k8s.device-plugin.nvidia.com-gpu.json"), "utf8");
     assert.doesNotMatch(spec, /"hooks"/);
+    assert.match(spec, /"gpu\.nvidia\.com\/coherent": ?"false"/);
   });
 
   test("a GPU with MIG devices is whole without a strategy, and refused where it has none", async (t) => {

@@ -9,6 +9,7 @@ export const DISCOVERY_STRATEGIES = ["auto", "nvml", "tegra"] as const;
 /** Of CDI specifications; the others of NVIDIA's are so anyway. */
 export const CDI_FEATURES = [
   "disable-ipc-discoverer",
+  "enable-coherent-annotations",
   "enable-explicit-driver-libraries",
   "no-additional-gids-for-device-nodes",
 ] as const;

@@ -35,7 +35,8 @@ export function specificationsOf(settings: NvidiaSettings, { platform }: Invento
   const ofGpus = (): CdiSpec => {
     if (platform === "wsl") return generateWsl(gpu);
     using nvml = new Nvml(library);
-    return generate(nvml, { ...gpu, names: [flags.deviceIDStrategy], ids: ["all"], all: false });
+    const withCoherence = flags.cdiFeatureFlags.includes("enable-coherent-annotations");
+    return generate(nvml, { ...gpu, names: [flags.deviceIDStrategy], ids: ["all"], all: false, withCoherence });
   };
   const gated = { gdrcopy: flags.gdrcopyEnabled, gds: flags.gdsEnabled, mofed: flags.mofedEnabled } as const;
   const specs = [
