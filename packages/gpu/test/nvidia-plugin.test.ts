@@ -4,6 +4,7 @@ import { spawn } from "node:child_process";
 import { appendFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout } from "node:timers/promises";
 import { after, before, describe, type TestContext, test } from "node:test";
 import { parseCdiSpec } from "@berth/cdi";
 import * as api from "@berth/spec/device-plugin";
@@ -319,6 +320,20 @@ describe("NVIDIA's device plugin", { skip: process.getuid?.() === 0 ? false : "n
     kubelet.resources.clear();
     rmSync(join(dir, "plugins/nvidia-gpu.sock"));
     await kubelet.until(() => (kubelet.resources.get("nvidia.com/gpu")?.lists.length ?? 0) > 0);
+  });
+
+  test("what happens in the kubelet's directory during a registration does not make another", async (t) => {
+    say(FOUR);
+    kubelet.registrations = 0;
+    kubelet.beforeAnswer = async () => {
+      writeFileSync(join(dir, "plugins/other.sock"), "");
+      await setTimeout(100);
+    };
+    t.after(() => (kubelet.beforeAnswer = () => Promise.resolve()));
+    const plugin = await start(t);
+    rmSync(join(dir, "plugins/other.sock"));
+    await plugin.examine();
+    assert.equal(kubelet.registrations, 1);
   });
 
   test("what this machine does not have beside GPUs is no device of a container", async (t) => {

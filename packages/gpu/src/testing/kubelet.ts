@@ -29,6 +29,10 @@ export class FakeKubelet {
   readonly socket: string;
   /** By name; the newest registration of each. */
   readonly resources = new Map<string, Resource>();
+  /** So many so far. */
+  registrations = 0;
+  /** What a registration's answer waits for. */
+  beforeAnswer: () => Promise<void> = () => Promise.resolve();
   #server: Server | undefined;
   readonly #clients = new Set<Client>();
   #changed = Promise.withResolvers<void>();
@@ -46,8 +50,11 @@ export class FakeKubelet {
         { request }: ServerUnaryCall<MessageShape<typeof api.RegisterRequestSchema>, unknown>,
         callback: sendUnaryData<unknown>,
       ) => {
-        callback(null, create(api.EmptySchema));
-        this.#follow(request);
+        this.registrations++;
+        void this.beforeAnswer().then(() => {
+          callback(null, create(api.EmptySchema));
+          this.#follow(request);
+        });
       },
     });
     await listen(server, this.socket);

@@ -71,8 +71,11 @@ export class NvidiaPlugin {
   static async start(options: NvidiaPluginOptions): Promise<NvidiaPlugin> {
     const plugin = new NvidiaPlugin(options);
     plugin.#watchOver([]);
+    const first = plugin.#examine();
+    // What is seen meanwhile waits for it; its error is for who waits below.
+    plugin.#work = first.catch(() => {});
     try {
-      await plugin.#examine();
+      await first;
     } catch (error) {
       if (options.settings.flags.failOnInitError) {
         await plugin.close();
