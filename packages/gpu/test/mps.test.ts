@@ -208,7 +208,6 @@ describe("MPS", () => {
     mkdirSync(plugins);
     const kubelet = new FakeKubelet(plugins);
     await kubelet.start();
-    t.after(() => kubelet.stop());
     const metrics = new PluginMetrics();
     const plugin = await NvidiaPlugin.start({
       settings,
@@ -219,7 +218,10 @@ describe("MPS", () => {
       retryMs: 500,
       metrics,
     });
-    t.after(() => plugin.close());
+    t.after(async () => {
+      await plugin.close();
+      await kubelet.stop();
+    });
     assert.equal(kubelet.resources.size, 0);
     assert.match(
       await metrics.exposition(),

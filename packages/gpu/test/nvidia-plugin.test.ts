@@ -314,11 +314,12 @@ describe("NVIDIA's device plugin", { skip: process.getuid?.() === 0 ? false : "n
     await start(t);
     await kubelet.until(() => (kubelet.resources.get("nvidia.com/gpu")?.lists.length ?? 0) > 0);
     await kubelet.stop();
-    for (const name of readdirSync(join(dir, "plugins"))) rmSync(join(dir, "plugins", name));
+    for (const name of readdirSync(join(dir, "plugins"))) rmSync(join(dir, "plugins", name), { force: true });
     await kubelet.start();
     await kubelet.until(() => (kubelet.resources.get("nvidia.com/gpu")?.lists.length ?? 0) > 0);
     kubelet.resources.clear();
-    rmSync(join(dir, "plugins/nvidia-gpu.sock"));
+    // Or it is being made anew at the moment.
+    rmSync(join(dir, "plugins/nvidia-gpu.sock"), { force: true });
     await kubelet.until(() => (kubelet.resources.get("nvidia.com/gpu")?.lists.length ?? 0) > 0);
   });
 

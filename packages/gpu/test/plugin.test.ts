@@ -20,6 +20,8 @@ interface Node {
   readonly cdi: string;
   readonly kubelet: FakeKubelet;
   readonly start: (config: string) => Promise<DevicePlugin>;
+  /** What goes at the end, the last first. */
+  readonly stack: AsyncDisposableStack;
 }
 
 /** A node with eight devices, which are files that mounts need. */
@@ -31,10 +33,11 @@ async function node(t: TestContext): Promise<Node> {
   await writeFile(join(cdi, "mock.json"), specText(dir, EIGHT));
   const kubelet = new FakeKubelet(plugins);
   await kubelet.start();
-  t.after(async () => {
-    await kubelet.stop();
-    await rm(dir, { recursive: true, force: true });
-  });
+  // A plugin whose kubelet goes first makes its socket anew.
+  const stack = new AsyncDisposableStack();
+  t.after(() => stack.disposeAsync());
+  stack.defer(() => rm(dir, { recursive: true, force: true }));
+  stack.defer(() => kubelet.stop());
   const start = async (config: string): Promise<DevicePlugin> => {
     const plugin = await DevicePlugin.start({
       config: parseConfig(config),
@@ -44,10 +47,10 @@ async function node(t: TestContext): Promise<Node> {
       // A machine under load may not answer in time at first.
       retryMs: 500,
     });
-    t.after(() => plugin.close());
+    stack.defer(() => plugin.close());
     return plugin;
   };
-  return { dir, cdi, kubelet, start };
+  return { dir, cdi, kubelet, start, stack };
 }
 
 function specText(dir: string, names: readonly string[]): string {
@@ -178,7 +181,7 @@ test("health: a device whose files go is unhealthy until they are back; specific
 });
 
 test("metrics: what is offered, how it goes with the kubelet, and its calls", async (t) => {
-  const { dir, cdi, kubelet } = await node(t);
+  const { dir, cdi, kubelet, stack } = await node(t);
   const metrics = new PluginMetrics();
   await kubelet.stop();
   const plugin = await DevicePlugin.start({
@@ -189,7 +192,7 @@ test("metrics: what is offered, how it goes with the kubelet, and its calls", as
     retryMs: 500,
     metrics,
   });
-  t.after(() => plugin.close());
+  stack.defer(() => plugin.close());
   const has = async (...lines: string[]): Promise<void> => {
     const text = (await metrics.exposition()).split("\n");
     for (const line of lines) assert.ok(text.includes(`berth_device_plugin_${line}`), `${line}\n${text.join("\n")}`);
@@ -226,11 +229,12 @@ test("a kubelet that is not there yet, that restarts, or that removes the socket
   await kubelet.until(() => (kubelet.resources.get("mock.com/gpu")?.lists.length ?? 0) > 0);
   // As a kubelet restarts: every socket of the directory is removed, and its own is made anew.
   await kubelet.stop();
-  for (const name of await readdir(join(dir, "plugins"))) await rm(join(dir, "plugins", name));
+  for (const name of await readdir(join(dir, "plugins"))) await rm(join(dir, "plugins", name), { force: true });
   await kubelet.start();
   await kubelet.until(() => (kubelet.resources.get("mock.com/gpu")?.lists.length ?? 0) > 0);
   kubelet.resources.clear();
-  await rm(join(dir, "plugins/berth-mock.com_gpu.sock"));
+  // Or it is being made anew at the moment.
+  await rm(join(dir, "plugins/berth-mock.com_gpu.sock"), { force: true });
   await kubelet.until(() => (kubelet.resources.get("mock.com/gpu")?.lists.length ?? 0) > 0);
 });
 

@@ -20,13 +20,18 @@ export interface RegistrationOptions {
 
 const RETRY_MS = 30_000;
 
+interface Registered<D extends ListedDevice> {
+  readonly server: PluginServer<D>;
+  /** Which one has been told. */
+  readonly kubelet: string | undefined;
+}
+
 export class Registrations<D extends ListedDevice> {
   readonly #options: RegistrationOptions;
   readonly #onRetry: () => void;
-  readonly #servers = new Map<string, PluginServer<D>>();
+  readonly #servers = new Map<string, Registered<D>>();
   /** Those that the kubelet could not be told of. */
   readonly #waiting = new Map<string, readonly D[]>();
-  #kubelet: string | undefined;
   #retry: NodeJS.Timeout | undefined;
 
   /** `onRetry`: the kubelet could not be reached a while ago; everything is to be offered again. */
@@ -38,14 +43,13 @@ export class Registrations<D extends ListedDevice> {
 
   /** A kubelet that starts removes every socket of its directory and knows of nobody. */
   async dropLost(): Promise<void> {
-    const kubelet = await identity(this.#options.kubeletSocket);
-    for (const [name, server] of this.#servers) {
-      if (kubelet === this.#kubelet && (await identity(server.socket)) !== undefined) continue;
+    const now = await identity(this.#options.kubeletSocket);
+    for (const [name, { server, kubelet }] of this.#servers) {
+      if (now === kubelet && (await identity(server.socket)) !== undefined) continue;
       this.#options.log.info({ resource: name }, "the kubelet has started anew: registering again");
       this.#servers.delete(name);
       await server.close();
     }
-    this.#kubelet = kubelet;
   }
 
   /** Whether the kubelet has been told of it. */
@@ -55,7 +59,7 @@ export class Registrations<D extends ListedDevice> {
 
   /** Resolves when the kubelet has been told, or could not be. */
   async offer(offer: Offer<D>, devices: readonly D[]): Promise<void> {
-    const server = this.#servers.get(offer.name);
+    const server = this.#servers.get(offer.name)?.server;
     this.#tell(offer.name, server?.devices ?? [], devices);
     if (server) server.update(devices);
     else await this.#register(new PluginServer(offer, devices, this.#options.kubeletSocket, this.#options.metrics));
@@ -64,7 +68,7 @@ export class Registrations<D extends ListedDevice> {
   /** Those that are not among `names` any more are taken back. */
   async keepOnly(names: readonly string[]): Promise<void> {
     for (const name of this.#waiting.keys()) if (!names.includes(name)) this.#waiting.delete(name);
-    for (const [name, server] of this.#servers) {
+    for (const [name, { server }] of this.#servers) {
       if (names.includes(name)) continue;
       this.#servers.delete(name);
       await server.close();
@@ -79,9 +83,11 @@ export class Registrations<D extends ListedDevice> {
   async #register(server: PluginServer<D>): Promise<void> {
     const { log, retryMs, metrics, kubeletSocket } = this.#options;
     const { name } = server.offer;
+    // One that starts meanwhile is another, and told again.
+    const kubelet = await identity(kubeletSocket);
     try {
       await server.start();
-      this.#servers.set(name, server);
+      this.#servers.set(name, { server, kubelet });
       this.#waiting.delete(name);
       if (kubeletSocket === "") {
         log.info({ resource: name, socket: server.socket }, "listens; there is no kubelet to be told");
@@ -109,7 +115,7 @@ export class Registrations<D extends ListedDevice> {
       return { name, isRegistered, healthy, unhealthy: devices.length - healthy };
     };
     return [
-      ...[...this.#servers].map(([name, { devices }]) => of(name, devices, this.#options.kubeletSocket !== "")),
+      ...[...this.#servers].map(([name, { server }]) => of(name, server.devices, this.#options.kubeletSocket !== "")),
       ...[...this.#waiting].map(([name, devices]) => of(name, devices, false)),
     ];
   }
