@@ -182,25 +182,6 @@ describe("flags of checkpoint and restore", skip === undefined ? {} : { skip }, 
     }
   });
 
-  test("--shell-job: a terminal of the caller's", async () => {
-    const bundle = shop.bundle("while read line; do echo got $line; done", writable);
-    const line = (...args: string[]): string => [BERTH_RUNC, "--root", shop.root, ...args].join(" ");
-    const first = attended(true, [line("run", "-d", "-b", bundle, id), ";", "sleep", "1000"]);
-    await first.answer("one\n", "got one");
-    shop.refused(/shell-job|Can't lookup mount/, "checkpoint", "--image-path", images, id);
-    checkpoint("--shell-job");
-    first.child.kill("SIGKILL");
-    const second = attended(true, [
-      line("restore", "-d", "--shell-job", "-b", bundle, "--image-path", images, id),
-      ";",
-      "sleep",
-      "1000",
-    ]);
-    await second.answer("two\n", "got two");
-    second.child.kill("SIGKILL");
-    end();
-  });
-
   test("--page-server", async () => {
     const bundle = shop.bundle(COUNTER, writable);
     start(bundle);
@@ -211,7 +192,7 @@ describe("flags of checkpoint and restore", skip === undefined ? {} : { skip }, 
     await until(() => sockets(port, "LISTEN") > 0);
     checkpoint("--page-server", `127.0.0.1:${port}`);
     assert.equal(await server.ended, 0, server.said());
-    assert.match(readFileSync(join(images, "dump.log"), "utf8"), /Connected to server/i);
+    assert.match(readFileSync(join(images, "dump.log"), "utf8"), /Connect(ing|ed) to server/);
     restore(bundle);
     await countsOn();
     end();
