@@ -15,8 +15,8 @@
 #define SIGNALS 64
 #define SIGNAL_SET_SIZE 8
 
-/* The monitor's descriptors become 0-2. First out of the way of one another: stdio[2] may be 1. */
-static int place_stdio(struct run *run)
+/* First out of the way of one another: stdio[2] may be 1. */
+int place_stdio(struct run *run)
 {
   int high[3];
   for (int i = 0; i < 3; i++) {

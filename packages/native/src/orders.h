@@ -64,6 +64,8 @@ char **vector(struct strs items);
 int settle(struct run *run);
 /* The same for an environment, with the HOME that the plan had looked up where it has none. */
 char **environment_of(const struct run *run, struct strs env);
+/* order_exec.c: the monitor's descriptors become 0-2. */
+int place_stdio(struct run *run);
 /* seal.c: empties this process's command line and environment, which others may read in /proc. */
 void forget_arguments(void);
 /* order_hook.c: gives the descriptor of a filter's listener to whom the plan named. */

@@ -378,6 +378,29 @@ export const ORDERS = {
     fields: { argv: "strs", env: "strs", stdio: "u32", pidFile: "str", consoleSocket: "str" },
     words: "run {argv}",
   },
+  /**
+   * After `clone`: becomes the stand-in for a process of a shim's (shim v2) and exits with its code, or 137 when the shim goes. socket:
+   * a path, or "@name". The frames are ttRPC requests without their stream's number: `start` is answered before anything else, and what
+   * the shim refuses is the order's failure; then `wait`; `kill` ends with 5 bytes for the signal (a padded varint), `resize` with 5 for
+   * the columns, a key's byte and 5 for the rows. stdinSlot: the FIFO that is written to, and `closeInput` is sent at the end of the
+   * input; stdoutSlot, stderrSlot: FIFOs that are read; NO_SLOT: none. terminal: `console` came before it; it is made raw.
+   */
+  shim_process: {
+    code: 122,
+    fields: {
+      socket: "str",
+      start: "bytes",
+      wait: "bytes",
+      kill: "bytes",
+      closeInput: "bytes",
+      resize: "bytes",
+      stdinSlot: "u32",
+      stdoutSlot: "u32",
+      stderrSlot: "u32",
+      terminal: "u32",
+    },
+    words: "stand for the process of the shim at {socket}",
+  },
   /** Sends a datagram to a unix socket (a path, or "@name"), and waits until it has been read: sd_notify(3), sd_notify_barrier(3). */
   notify: { code: 121, fields: { socket: "str", text: "str" }, words: "notify {socket}" },
   /** Becomes a reaping PID 1 (the pod's, where a pod shares its PID namespace): reaps until SIGTERM or SIGINT, then exits 0. */
