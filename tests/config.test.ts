@@ -43,7 +43,7 @@ test("Status lists the handlers, and one that cannot be served is refused by nam
   );
   await assert.rejects(
     runPod(daemon, {}, "gvisor"),
-    /runtime_handler: "gvisor" is served by a shim \(runtime_type io\.containerd\.runsc\.v1\)/,
+    /runtime_handler: "gvisor" is served by the shim containerd-shim-runsc-v1, which is not on PATH/,
   );
   await assert.rejects(
     runPod(daemon, {}, "nothing"),

@@ -19,6 +19,8 @@ export interface Paths {
   readonly root: string;
   /** Until the next boot: sockets, pins, monitors. */
   readonly state: string;
+  /** The bosun binary. */
+  readonly bosun: string;
   /** Where network namespaces are pinned, as `ip netns` does: /run/netns. */
   readonly netns: string;
 }

@@ -33,6 +33,8 @@ export interface RuntimeHandler {
     readonly configPath?: string | undefined;
     /** Containers' cgroups are systemd's scopes. */
     readonly systemdCgroup: boolean;
+    /** For shims that are not runc's, of runtimeoptions.v1.Options; undefined: they are told none. */
+    readonly shim: { readonly typeUrl: string; readonly configPath: string; readonly configBody: string } | undefined;
   };
 }
 
@@ -47,6 +49,10 @@ const RUNC_TYPES = new Set(["io.containerd.runc.v1", "io.containerd.runc.v2", "i
 
 /** Whether an OCI runtime's command line (or berth in its place) serves it, rather than a shim's. */
 export const isRunc = ({ type, path }: RuntimeHandler): boolean => RUNC_TYPES.has(type) && path === undefined;
+
+/** Whether the shim that serves it is runc's, by whatever name: it has options of its own. */
+export const isRuncShim = ({ type, path }: RuntimeHandler): boolean =>
+  RUNC_TYPES.has(type) || /(^|\/)containerd-shim-runc-v\d+$/.test(path ?? type);
 
 /** The handler that a pod's request names; "" is the default. What serves it is found by its kind (runtimes/find.ts). */
 export function handlerOf({ runtimes }: Pick<CriContext, "runtimes">, name: string): RuntimeHandler {

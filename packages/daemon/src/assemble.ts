@@ -105,7 +105,7 @@ export async function assemble({ settings, version, log, onStep }: AssembleOptio
     containers: containerStore(database.sql, log),
     locks: new Locks(),
     events: new Events(),
-    paths: { root: settings.root, state: settings.state, netns: settings.netnsDir },
+    paths: { root: settings.root, state: settings.state, bosun: settings.bosun, netns: settings.netnsDir },
     config: {
       ...settings.cri,
       cgroupRoot: cgroupRootOf(settings.state),
@@ -119,6 +119,9 @@ export async function assemble({ settings, version, log, onStep }: AssembleOptio
   };
   parts.defer(() => releaseCgroupRoot(context));
   parts.defer(() => closeLinks(context));
+  parts.defer(async () => {
+    for (const kind of runtimeKinds) await kind.close?.(context);
+  });
   const recovered = [...(await images.recover()), ...(await recover(context))];
   if (settings.collection !== undefined) parts.use(new ImageCollector(context, settings.collection)).start();
   const server = await CriServer.listen(context, settings.addresses, settings.socketGid);

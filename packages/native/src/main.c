@@ -1,4 +1,4 @@
-/* The command line: bosun serve SOCKET | run | runc DECIDER ARGUMENT... | relay OPTIONS | guest OPTIONS | --version. */
+/* The command line: bosun serve SOCKET | run | runc DECIDER ARGUMENT... | relay OPTIONS | guest OPTIONS | pause | --version. */
 #include <string.h>
 #include <unistd.h>
 
@@ -47,6 +47,9 @@ int main(int count, char **arguments, char **environment)
     say(1, "bosun " BOSUN_VERSION "\n");
     return 0;
   }
+  /* In a container's root: it reaches nothing of the host that a sealed copy would have to keep from it. */
+  if (count == 2 && strcmp(arguments[1], "pause") == 0)
+    pause_main();
   if (count == 3 && strcmp(arguments[1], "serve") == 0)
     return sealed(arguments, environment) < 0 ? 1 : serve_main(arguments[2]);
   if (count == 2 && strcmp(arguments[1], "run") == 0)
@@ -57,6 +60,6 @@ int main(int count, char **arguments, char **environment)
     return sealed(arguments, environment) < 0 ? 1 : relay_main(arguments + 2);
   if (count >= 2 && strcmp(arguments[1], "guest") == 0)
     return sealed(arguments, environment) < 0 ? 1 : guest_main(arguments + 2);
-  say(2, "usage: bosun serve SOCKET | bosun run <PLAN | bosun runc DECIDER ARGUMENT... | bosun relay OPTIONS | bosun guest OPTIONS | bosun --version\n");
+  say(2, "usage: bosun serve SOCKET | bosun run <PLAN | bosun runc DECIDER ARGUMENT... | bosun relay OPTIONS | bosun guest OPTIONS | bosun pause | bosun --version\n");
   return USAGE_STATUS;
 }

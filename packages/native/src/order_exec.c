@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 
 #include "orders.h"
+#include "run.h"
 
 #define FIRST_FD 3
 #define SIGNALS 64
@@ -285,6 +286,35 @@ static void reap_all(void)
     ;
 }
 
+static int block_signals(sigset_t *set)
+{
+  sigemptyset(set);
+  sigaddset(set, SIGCHLD);
+  sigaddset(set, SIGTERM);
+  sigaddset(set, SIGINT);
+  return sigprocmask(SIG_SETMASK, set, NULL);
+}
+
+/* These signals are blocked. */
+static void reap_until_ended(const sigset_t *set) __attribute__((noreturn));
+static void reap_until_ended(const sigset_t *set)
+{
+  for (;;) {
+    reap_all();
+    int got = sigwaitinfo(set, NULL);
+    if (got == SIGTERM || got == SIGINT)
+      _exit(0);
+  }
+}
+
+void pause_main(void)
+{
+  sigset_t set;
+  if (block_signals(&set) < 0)
+    _exit(1);
+  reap_until_ended(&set);
+}
+
 int order_reap(struct run *run, const struct order_reap *o)
 {
   (void)o;
@@ -295,18 +325,9 @@ int order_reap(struct run *run, const struct order_reap *o)
   /* Whoever looks at the pod's processes is to see what this one is. */
   prctl(PR_SET_NAME, "bosun-reaper");
   sigset_t set;
-  sigemptyset(&set);
-  sigaddset(&set, SIGCHLD);
-  sigaddset(&set, SIGTERM);
-  sigaddset(&set, SIGINT);
-  if (sigprocmask(SIG_SETMASK, &set, NULL) < 0)
+  if (block_signals(&set) < 0)
     return failed(&run->report, "sigprocmask");
   /* With the way to the monitor closes what tells it that this has begun. */
   syscall(SYS_close_range, FIRST_FD, ~0u, 0);
-  for (;;) {
-    reap_all();
-    int got = sigwaitinfo(&set, NULL);
-    if (got == SIGTERM || got == SIGINT)
-      _exit(0);
-  }
+  reap_until_ended(&set);
 }

@@ -17,4 +17,7 @@ int runc_main(char **arguments);
 struct message_wait_oom;
 int wait_oom(const struct message_wait_oom *m, int channel, struct report *report);
 
+/* order_exec.c: the process of a pod whose runtime wants one. Reaps until SIGTERM or SIGINT, then ends with 0. */
+void pause_main(void) __attribute__((noreturn));
+
 #endif

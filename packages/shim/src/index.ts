@@ -1,5 +1,18 @@
 /** ttRPC, and shim v2 both ways. */
 export { packJson, packMessage, unpackJson, unpackMessage } from "./any.ts";
+export { serveEvents, type EventListener } from "./client/events.ts";
+export {
+  type Bootstrap,
+  deleteCommand,
+  parseBootstrap,
+  parseDeleted,
+  type ShimCall,
+  shimBinary,
+  startCommand,
+} from "./client/launch.ts";
+export { type Fifos, fifosIn, planShimProcess, type ShimProcess } from "./client/process.ts";
+export { statsOf } from "./client/stats.ts";
+export { TaskService } from "./client/task.ts";
 export { type CallOptions, type ClientStream, type Metadata, TtrpcClient } from "./ttrpc/client.ts";
 export { type Call, type Handlers, TtrpcServer } from "./ttrpc/server.ts";
 export { CODE, TtrpcClosed, TtrpcError } from "./ttrpc/status.ts";

@@ -2,5 +2,6 @@
 import { inProcess } from "./in-process.ts";
 import type { RuntimeKind } from "./kind.ts";
 import { oci } from "./oci.ts";
+import { shim } from "./shim/kind.ts";
 
-export const runtimeKinds: readonly RuntimeKind[] = [inProcess, oci];
+export const runtimeKinds: readonly RuntimeKind[] = [inProcess, oci, shim];

@@ -122,6 +122,8 @@ export interface RuntimeKind extends PodKind {
   dump(context: CriContext, request: DumpRequest, images: string, archive: readonly string[]): Promise<void>;
   /** What made it, as checkpoints name it. */
   programOf(record: ContainerRecord): string;
+  /** berthd ends: connections are closed, nothing else. */
+  close?(context: CriContext): Promise<void>;
   /** The plan that made it, for `berth plan`; FailedPrecondition where there is none to show. */
   explain(context: CriContext, container: Container, spec: oci.Spec): Plan;
 }

@@ -82,7 +82,15 @@ function optionsOf(name: string, table: Reader): RuntimeHandler["options"] {
     noNewKeyring: table.bool("NoNewKeyring") ?? false,
     nvidia: nvidia ? (table.string("NvidiaConfig") ?? NVIDIA_CONFIG) : undefined,
     systemdCgroup: table.bool("SystemdCgroup") ?? false,
+    shim: shimOptionsOf(table),
   };
+}
+
+/** As containerd has them for runtimes that it does not know: what the shim makes of them is its own affair. */
+function shimOptionsOf(table: Reader): RuntimeHandler["options"]["shim"] {
+  const [typeUrl, configPath, configBody] = ["TypeUrl", "ConfigPath", "ConfigBody"].map((key) => table.string(key));
+  if (typeUrl === undefined && configPath === undefined && configBody === undefined) return undefined;
+  return { typeUrl: typeUrl ?? "", configPath: configPath ?? "", configBody: configBody ?? "" };
 }
 
 export const at = (entry: Entry | undefined, message: string): ConfigError =>

@@ -318,9 +318,9 @@ const OTHER_PLUGINS: readonly (readonly [string, readonly Row[]])[] = [
   [
     "io.containerd.server.v1.ttrpc",
     [
-      ["address", "string", none(undefined, "no shim calls back to berthd")],
-      ["uid", "int", none(undefined, "no shim calls back to berthd")],
-      ["gid", "int", none(undefined, "no shim calls back to berthd")],
+      ["address", "string", none(undefined, "shims tell their events at a socket in the state directory")],
+      ["uid", "int", none(undefined, "shims tell their events at a socket in the state directory")],
+      ["gid", "int", none(undefined, "shims tell their events at a socket in the state directory")],
     ],
   ],
   [

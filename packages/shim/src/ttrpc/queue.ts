@@ -42,7 +42,7 @@ export class MessageQueue<T> implements AsyncIterableIterator<T> {
     if (this.#end)
       return this.#end.error === undefined
         ? Promise.resolve({ done: true, value: undefined })
-        : Promise.reject(this.#end.error as Error);
+        : Promise.reject(this.#end.error);
     if (this.#reader) return Promise.reject(new Error("a stream has one reader"));
     this.#reader = Promise.withResolvers();
     return this.#reader.promise;
