@@ -1,6 +1,6 @@
 /** The shims of this daemon: one connection to each, and the event service that they tell. */
 import { CODE, type Bootstrap, serveEvents, TaskService, TtrpcClosed, TtrpcError, type TtrpcServer } from "@berth/shim";
-import type { status } from "@grpc/grpc-js";
+import { status } from "@grpc/grpc-js";
 import type { CriContext } from "../../context.ts";
 import { CriError } from "../../errors.ts";
 import { addressOf, NAMESPACE } from "./bundle.ts";
@@ -70,8 +70,14 @@ export async function inShimsWords<T>(what: string, work: Promise<T>): Promise<T
     return await work;
   } catch (error) {
     if (!(error instanceof TtrpcError)) throw error;
-    throw new CriError(error.code as status, `${what}: ${error.message}`, { cause: error });
+    throw new CriError(codeOf(error), `${what}: ${error.message}`, { cause: error });
   }
+}
+
+/** ttRPC has gRPC's codes. */
+function codeOf({ code }: TtrpcError): status {
+  const name = status[code] as keyof typeof status | undefined;
+  return name === undefined ? status.UNKNOWN : status[name];
 }
 
 /** What a call to a process or container means that has gone: nothing. */
