@@ -371,7 +371,10 @@ static int open_flows(struct run *run, struct proxy *p, const struct order_shim_
 
 int order_shim_process(struct run *run, const struct order_shim_process *o)
 {
-  static struct proxy p;
+  /* Not static: a monitor's own pages would lie further apart. */
+  struct proxy *p = calloc(1, sizeof *p);
+  if (!p)
+    _exit(70);
   if (run->sync_fd < 0 || run->stage != 1)
     return fail(&run->report, EINVAL, "it needs a monitor above it, and a process of its own");
   const struct bytes *frames[] = {&o->start, &o->wait, &o->kill, &o->close_input, &o->resize};
@@ -381,24 +384,24 @@ int order_shim_process(struct run *run, const struct order_shim_process *o)
   prctl(PR_SET_NAME, "bosun-shim");
   if (o->terminal ? make_raw(run) < 0 : place_stdio(run) < 0)
     return -1;
-  p.terminal = o->terminal ? dup(STDIN_FILENO) : -1;
-  if ((p.signals = take_signals()) < 0)
+  p->terminal = o->terminal ? dup(STDIN_FILENO) : -1;
+  if ((p->signals = take_signals()) < 0)
     return failed(&run->report, "signalfd");
-  if ((p.shim = dial_shim(run, o->socket)) < 0)
+  if ((p->shim = dial_shim(run, o->socket)) < 0)
     return -1;
-  if (start(run, &p, o->start) < 0)
+  if (start(run, p, o->start) < 0)
     return -1;
-  if (!call(&p, o->wait, NULL, 0))
+  if (!call(p, o->wait, NULL, 0))
     return failed(&run->report, "send to the shim");
-  p.waiting = p.stream;
-  pass_size(&p, o);
-  if (open_flows(run, &p, o) < 0 || restore_descriptor_limit(run) < 0)
+  p->waiting = p->stream;
+  pass_size(p, o);
+  if (open_flows(run, p, o) < 0 || restore_descriptor_limit(run) < 0)
     return -1;
   /* With the way to the monitor closes what tells it that the process runs. */
   fd_close(&run->aside_fd);
   fd_close(&run->empty_mounts);
   fd_close(&run->sync_fd);
-  take_answers(&p);
-  relay(&p, o);
-  _exit(p.code);
+  take_answers(p);
+  relay(p, o);
+  _exit(p->code);
 }

@@ -10,6 +10,7 @@ import type { ExecCall } from "../kind.ts";
 import { bundleOf, NAMESPACE, shimOf } from "./bundle.ts";
 import { killTask } from "./end.ts";
 import { inShimsWords, shimsOf, unlessGone } from "./shims.ts";
+import { sized } from "./terminal.ts";
 import { inTheShimsWords } from "./words.ts";
 
 const ANSWER = { timeoutMs: 10_000 };
@@ -29,7 +30,7 @@ export async function execByShim(
   const terminal = process.terminal === true;
   const fifos = fifosIn(`${bundle}/io`, execId, terminal, true);
   const { stdin = "", stdout = "", stderr = "" } = fifos;
-  const spec = packJson("Process", process);
+  const spec = packJson("Process", sized(process));
   await inShimsWords(
     `container "${id}"`,
     service.call("exec", { id, execId, terminal, stdin, stdout, stderr, spec }, ANSWER),

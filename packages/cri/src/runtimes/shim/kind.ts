@@ -20,6 +20,7 @@ import { execByShim } from "./exec.ts";
 import { shimPods } from "./pods.ts";
 import { closeShims, inShimsWords, shimsOf, unlessGone } from "./shims.ts";
 import { findShim, shimOptions, startShim } from "./start.ts";
+import { sized } from "./terminal.ts";
 import { inTheShimsWords } from "./words.ts";
 
 const SIGKILL = 9;
@@ -35,7 +36,10 @@ export const shim: RuntimeKind = {
     runtime: "shim",
     binary: { path: await findShim(handler), root: "" },
   }),
-  adapt: (context, spec, userns) => withinHost(spec, context.host, userns),
+  adapt: (context, spec, userns) => {
+    const own = withinHost(spec, context.host, userns);
+    return { ...own, ...(own.process && { process: sized(own.process) }) };
+  },
   leavesHooks: false,
   plan,
   subreaper: false,
