@@ -1,0 +1,40 @@
+/** A checkpoint by CRIU. */
+import { mkdir, readlink, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { cgroupDirectories } from "@berth/kernel";
+import { DESCRIPTORS_FILE, planDump } from "@berth/runtime/criu";
+import type { runcOptions } from "@berth/spec/shim";
+import { CODE, TtrpcError } from "../ttrpc/status.ts";
+import type { Container, Machine } from "./container.ts";
+
+/** `path`: where containerd wants the images. */
+export async function checkpoint(
+  { hand, host }: Machine,
+  container: Container,
+  path: string,
+  options: runcOptions.CheckpointOptions | undefined,
+): Promise<void> {
+  const { pid, spec, cgroup } = container;
+  const images = options?.imagePath || path;
+  const work = options?.workPath || images;
+  if (images === "") throw new TtrpcError(CODE.invalidArgument, "path: missing from the request");
+  for (const directory of [images, work]) await mkdir(directory, { recursive: true, mode: 0o700 });
+  const { v1, unified } = cgroupDirectories(cgroup, host.cgroups);
+  const freezer = v1.find(({ hierarchy }) => hierarchy.controllers.includes("freezer"))?.directory ?? unified;
+  const descriptors = await Promise.all([0, 1, 2].map((fd) => readlink(`/proc/${pid}/fd/${fd}`)));
+  await writeFile(join(images, DESCRIPTORS_FILE), JSON.stringify(descriptors), { mode: 0o600 });
+  const plan = await planDump(
+    { pid, spec, cgroup, freezer, host },
+    { images, work },
+    {
+      leaveRunning: options?.exit !== true,
+      manageCgroupsMode: options?.cgroupsMode || "ignore",
+      tcpEstablished: options?.openTcp === true,
+      extUnixSk: options?.externalUnixSockets === true,
+      shellJob: options?.terminal === true,
+      fileLocks: options?.fileLocks === true,
+    },
+    [`PATH=${process.env["PATH"] ?? ""}`],
+  );
+  await hand.run(plan);
+}

@@ -1,0 +1,49 @@
+/** A further process of a container: prepared by Exec, made by Start. */
+import type { MonitorLink, Plan } from "@berth/kernel";
+import type { oci } from "@berth/spec";
+import type { task } from "@berth/spec/shim";
+import { CODE, TtrpcError } from "../ttrpc/status.ts";
+import { TaskProcess } from "./process.ts";
+import { Streams } from "./streams.ts";
+
+interface Maker {
+  execPlan(process: oci.Process, terminal: boolean): Promise<{ readonly plan: Plan; readonly link: MonitorLink }>;
+}
+
+const NS_IN_MS = 1_000_000n;
+/** Its monitor has gone, and the container with it. */
+const LOST_CODE = 137;
+
+export class ExecProcess extends TaskProcess {
+  readonly id: string;
+  readonly #container: Maker;
+  readonly #process: oci.Process;
+  protected link: MonitorLink | undefined;
+  protected session: number | undefined;
+
+  constructor(container: Maker, request: task.ExecProcessRequest, process: oci.Process) {
+    super(request.terminal, request);
+    this.id = request.execId;
+    this.#container = container;
+    this.#process = process;
+  }
+
+  async start(): Promise<void> {
+    if (this.link) throw new TtrpcError(CODE.failedPrecondition, `process ${this.id} is started already`);
+    const { plan, link } = await this.#container.execPlan({ ...this.#process, terminal: this.terminal }, this.terminal);
+    this.link = link;
+    const terminal = this.terminal ? { rows: 24, columns: 80 } : undefined;
+    const { session, pid } = await link.exec({ plan, terminal, streams: Streams.bits(this.paths) });
+    this.session = session;
+    this.pid = pid;
+    const exited = link.wait(session);
+    await this.streams.connect(link, session, this.paths, this.terminal);
+    exited.then(
+      async ({ code }) => {
+        await this.streams.drained();
+        this.hasEnded({ code, at: BigInt(Date.now()) * NS_IN_MS });
+      },
+      () => this.hasEnded({ code: LOST_CODE, at: BigInt(Date.now()) * NS_IN_MS }),
+    );
+  }
+}

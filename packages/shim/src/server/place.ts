@@ -1,0 +1,20 @@
+/** Where a shim's socket and its containers' monitors are: short paths, for a socket's has at most 107 bytes. */
+import { createHash } from "node:crypto";
+import { join } from "node:path";
+
+const SOCKETS = "/run/containerd/s";
+const STATE = "/run/containerd/berth";
+const SHORT = 20;
+
+const digest = (...parts: readonly string[]): string => createHash("sha256").update(parts.join("\0")).digest("hex");
+
+/** Of the shim of a group of containers of one containerd. */
+export const socketPath = (address: string, namespace: string, group: string): string =>
+  join(SOCKETS, digest("berth", address, namespace, group));
+
+/** Of one container: known to `delete` too, which is told nothing of groups. */
+export const stateDir = (address: string, namespace: string, id: string): string =>
+  join(STATE, digest(address, namespace, id).slice(0, SHORT));
+
+/** Of bosun serve. */
+export const handDir = (socket: string): string => join(STATE, `hand-${digest(socket).slice(0, SHORT)}`);
