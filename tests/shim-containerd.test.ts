@@ -218,6 +218,12 @@ describe("containerd with berth's shim", { skip: why ?? false }, () => {
     const events = join(peer.directory, "events");
     const listener = spawn("sh", ["-c", `exec ctr --address ${join(peer.directory, "c.sock")} events >${events}`]);
     try {
+      // It says nothing when it has subscribed: something is made to happen until it hears of it.
+      let probe = 0;
+      await until("events are heard", () => {
+        peer.does("ctr", "namespaces", "label", "default", `probe=${probe++}`);
+        return existsSync(events) && readFileSync(events, "utf8") !== "";
+      });
       create("jobs", "trap 'exit 9' TERM; while :; do sleep 0.05; done");
       const exec = (id: string, ...words: string[]): Ran => peer.ctr("task", "exec", "--exec-id", id, "jobs", ...words);
       const plain = exec("e1", "sh", "-c", "echo o; echo e >&2; exit 4");

@@ -13,6 +13,7 @@
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <termios.h>
 #include <unistd.h>
@@ -324,18 +325,20 @@ static void relay(struct proxy *p, const struct order_shim_process *o)
   }
 }
 
-/* Whatever may be sent to a container's process; what ends this one at once cannot be passed on. */
+/*
+ * Whatever may be sent to a container's process; what ends this one at once cannot be passed on. By the raw calls: C libraries keep
+ * some signals to themselves.
+ */
 static int take_signals(void)
 {
-  sigset_t set;
-  sigfillset(&set);
   static const int own[] = {SIGKILL, SIGSTOP, SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGTRAP, SIGSYS, SIGPIPE, SIGCHLD};
+  uint64_t set = ~0ull;
   for (size_t i = 0; i < sizeof own / sizeof *own; i++)
-    sigdelset(&set, own[i]);
+    set &= ~(1ull << (own[i] - 1));
   signal(SIGPIPE, SIG_IGN);
-  if (sigprocmask(SIG_SETMASK, &set, NULL) < 0)
+  if (syscall(SYS_rt_sigprocmask, SIG_SETMASK, &set, NULL, sizeof set) < 0)
     return -1;
-  return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+  return (int)syscall(SYS_signalfd4, -1, &set, sizeof set, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
 static int make_raw(struct run *run)
