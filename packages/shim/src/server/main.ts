@@ -11,7 +11,6 @@ import { TtrpcClient } from "../ttrpc/client.ts";
 import { TtrpcServer } from "../ttrpc/server.ts";
 import { groupOf, type Invocation, optionsOf, parseArguments } from "./arguments.ts";
 import type { Machine } from "./container.ts";
-import { deleteLeft } from "./delete.ts";
 import { handDir, socketPath, stateDir } from "./place.ts";
 import { Publisher } from "./publisher.ts";
 import { Tasks } from "./tasks.ts";
@@ -37,6 +36,7 @@ async function main(): Promise<void> {
 async function remove(invocation: Invocation): Promise<void> {
   const directory = `${handDir(stateDir(invocation.address, invocation.namespace, invocation.id))}-delete`;
   const hand = await startHand({ bosun, state: directory });
+  const { deleteLeft } = await import("./delete.ts");
   try {
     process.stdout.write(await deleteLeft({ hand, host: await probeHost() }, invocation));
   } finally {

@@ -6,7 +6,6 @@ import { events, runcOptions, type task, taskTypes } from "@berth/spec/shim";
 import { packMessage, unpackJson, unpackMessage } from "../any.ts";
 import type { Handlers } from "../ttrpc/server.ts";
 import { CODE, TtrpcError } from "../ttrpc/status.ts";
-import { checkpoint } from "./checkpoint.ts";
 import { Container, type ContainerOptions, type Machine } from "./container.ts";
 import type { ExecProcess } from "./exec.ts";
 import type { TaskProcess } from "./process.ts";
@@ -184,6 +183,8 @@ export class Tasks implements Service {
 
   readonly checkpoint: Service["checkpoint"] = async ({ id, path, options }) => {
     const container = this.#container(id);
+    // Loaded by those who ask: a shim's start is waited for.
+    const { checkpoint } = await import("./checkpoint.ts");
     await checkpoint(await this.#options.machine, container, path, checkpointOptions(options));
     this.#options.publisher.publish("/tasks/checkpointed", events.TaskCheckpointedSchema, {
       containerId: id,
