@@ -3,6 +3,7 @@
  * that restarts is no end of the process's input and no broken pipe to its outputs.
  */
 import { closeSync, constants, createWriteStream, openSync, statSync } from "node:fs";
+import { open } from "node:fs/promises";
 import { Socket } from "node:net";
 import type { Writable } from "node:stream";
 import { pipeline } from "node:stream/promises";
@@ -37,7 +38,7 @@ export class Streams {
     ] as const;
     for (const [path, stream] of outputs) {
       if (path === "") continue;
-      const to = openOutput(path);
+      const to = await openOutput(path);
       const from = await link.attach(session, stream);
       // containerd may have gone from its end; the process goes on.
       this.#outputs.push(pipeline(from, to).catch(() => undefined));
@@ -77,14 +78,18 @@ export class Streams {
 }
 
 /** A FIFO of containerd's, or "file://PATH", which it is appended to. */
-function openOutput(path: string): Writable {
+async function openOutput(path: string): Promise<Writable> {
   const uri = /^([a-z]+):\/\/(.*)$/.exec(path);
   if (uri?.[1] === "file") return createWriteStream(uri[2] ?? "", { flags: "a" });
   if (uri)
     throw new TtrpcError(CODE.unimplemented, `${path}: berth's shim writes to FIFOs and file://, not to ${uri[1]}://`);
   if (!statSync(path).isFIFO()) return createWriteStream(path, { flags: "a" });
+  // containerd opens its end about now: what is written before, and closed again, nobody would read.
+  const first = await open(path, constants.O_WRONLY);
   // For both, so that it is never without a reader.
-  return socketOn(openSync(path, constants.O_RDWR | constants.O_NONBLOCK), { readable: false, writable: true });
+  const output = socketOn(openSync(path, constants.O_RDWR | constants.O_NONBLOCK), { readable: false, writable: true });
+  await first.close();
+  return output;
 }
 
 /** By the event loop, not by threads that would wait. The descriptor is the socket's from now on. */
