@@ -15,9 +15,8 @@ export const servedBy = ({ kinds }: Kinds, handler: RuntimeHandler): RuntimeKind
 export function kindFor(context: Kinds, handler: RuntimeHandler): RuntimeKind {
   const kind = servedBy(context, handler);
   if (kind) return kind;
-  const path = handler.path === undefined ? "" : `, runtime_path ${handler.path}`;
   throw unimplemented(
-    `runtime_handler: "${handler.name}" is served by a shim (runtime_type ${handler.type}${path}), which this version of berth does not start`,
+    `runtime_handler: "${handler.name}": this version of berth has nothing that serves runtime_type ${handler.type}`,
   );
 }
 

@@ -3,7 +3,17 @@
  * (bin/), which for `start` gives its standard output as descriptor 3 and goes as soon as that is closed; this process stays, and is
  * the shim. So one Node is started and not two.
  */
-import { closeSync, constants, mkdirSync, openSync, readFileSync, rmSync, writeFileSync, writeSync } from "node:fs";
+import {
+  closeSync,
+  constants,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
 import { dirname, join } from "node:path";
 import { probeHost, startHand } from "@berth/kernel";
 import { task, taskV3 } from "@berth/spec/shim";
@@ -39,10 +49,20 @@ async function remove(invocation: Invocation): Promise<void> {
   const { deleteLeft } = await import("./delete.ts");
   try {
     process.stdout.write(await deleteLeft({ hand, host: await probeHost() }, invocation));
+    await removeDead(invocation);
   } finally {
     await hand.close();
     rmSync(directory, { recursive: true, force: true });
   }
+}
+
+/** What belonged to the shim itself, if it is the dead one: containerd also asks this for a container whose creation failed. */
+async function removeDead(invocation: Invocation): Promise<void> {
+  if (!existsSync(join(invocation.bundle, "config.json"))) return;
+  const socket = socketPath(invocation.address, invocation.namespace, groupOf(invocation));
+  if (await isServed(socket)) return;
+  rmSync(handDir(socket), { recursive: true, force: true });
+  rmSync(socket, { force: true });
 }
 
 async function start(invocation: Invocation): Promise<void> {
