@@ -2,7 +2,8 @@ import assert from "node:assert/strict";
 import { mkdirSync, renameSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
-import { type Container, parseLog, plan, rejoin, runToEnd, serve, sh, until } from "./client.ts";
+import { type Container, plan, runToEnd, serve, sh, until } from "./client.ts";
+import { parseLog, rejoin } from "./cri-log.ts";
 
 async function logOf(t: TestContext, script: string, options: Record<string, number> = {}): Promise<Buffer> {
   const c = await (await serve(t)).container(sh(script), options);

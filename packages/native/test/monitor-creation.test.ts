@@ -1,35 +1,31 @@
 /** A creation that is broken off, and deaths at any moment: a container that can be reached, or nothing. */
 import assert from "node:assert/strict";
 import { once } from "node:events";
-import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync } from "node:fs";
-import { constants, tmpdir } from "node:os";
+import { existsSync, mkdtempSync, readFileSync, readdirSync } from "node:fs";
+import { constants } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import {
   alive,
   CLONE,
   container,
-  endMonitors,
   exec,
   Link,
   ownProcesses,
-  parseLog,
   parseRecord,
   plan,
   serve,
+  serveDirectory,
   sh,
   startServe,
   until,
 } from "./client.ts";
+import { parseLog } from "./cri-log.ts";
 
 const { ECANCELED, ETIMEDOUT } = constants.errno;
 
 test("a creation that hangs is undone at its time-out, by cancel, with the connection and with serve", async (t) => {
-  const directory = mkdtempSync(join(tmpdir(), "bosun-serve-"));
-  t.after(async () => {
-    await endMonitors(directory);
-    rmSync(directory, { recursive: true, force: true });
-  });
+  const directory = serveDirectory(t);
   const s = await startServe(directory);
   const link = await s.link();
   const fifo = join(s.directory, "fifo");
@@ -69,11 +65,7 @@ test("a creation that hangs is undone at its time-out, by cancel, with the conne
 });
 
 test("kill -9 of serve during creation: the monitor undoes what it has made", async (t) => {
-  const directory = mkdtempSync(join(tmpdir(), "bosun-serve-"));
-  t.after(async () => {
-    await endMonitors(directory);
-    rmSync(directory, { recursive: true, force: true });
-  });
+  const directory = serveDirectory(t);
   const s = await startServe(directory);
   const link = await s.link();
   const fifo = join(directory, "fifo");
@@ -117,11 +109,7 @@ async function reached(dir: string): Promise<boolean> {
 }
 
 test("kill -9 of serve at any moment of creation: a container that can be reached, or nothing", async (t) => {
-  const directory = mkdtempSync(join(tmpdir(), "bosun-serve-"));
-  t.after(async () => {
-    await endMonitors(directory);
-    rmSync(directory, { recursive: true, force: true });
-  });
+  const directory = serveDirectory(t);
   let kept = 0,
     undone = 0;
   for (let round = 0; round < 24; round++) {
@@ -151,11 +139,7 @@ test("kill -9 of serve at any moment of creation: a container that can be reache
 });
 
 test("kill -9 of serve and of the client under a running monitor: logs go on, the record is right", async (t) => {
-  const directory = mkdtempSync(join(tmpdir(), "bosun-serve-"));
-  t.after(async () => {
-    await endMonitors(directory);
-    rmSync(directory, { recursive: true, force: true });
-  });
+  const directory = serveDirectory(t);
   const s = await startServe(directory);
   const c = await s.container(
     sh("i=0; while [ $i -lt 300 ]; do echo line $i; i=$((i+1)); [ $((i%50)) = 0 ] && sleep 0.02; done; exit 9"),

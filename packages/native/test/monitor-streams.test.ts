@@ -5,21 +5,8 @@ import { statSync } from "node:fs";
 import { constants } from "node:os";
 import { test } from "node:test";
 import { STREAM } from "@berth/kernel";
-import {
-  attach,
-  CLONE,
-  collect,
-  exec,
-  frame,
-  parseLog,
-  plan,
-  rejoin,
-  runToEnd,
-  serve,
-  sh,
-  started,
-  until,
-} from "./client.ts";
+import { attach, CLONE, collect, exec, frame, plan, runToEnd, serve, sh, started, until } from "./client.ts";
+import { parseLog, rejoin } from "./cri-log.ts";
 
 const { ESRCH, EPIPE, ENOTTY, EINVAL } = constants.errno;
 

@@ -21,12 +21,12 @@ import {
   alive,
   connectTo,
   ENV,
-  endMonitors,
   frame,
   Link,
   openDescriptors,
   plan,
   serve,
+  serveDirectory,
   sh,
   startServe,
   until,
@@ -239,11 +239,7 @@ test("spawn: a background process that keeps the output open is waited for, up t
 });
 
 test("the end of stdin ends programs and workers, not containers; the socket is gone", async (t) => {
-  const directory = mkdtempSync(join(tmpdir(), "bosun-serve-"));
-  t.after(async () => {
-    await endMonitors(directory);
-    rmSync(directory, { recursive: true, force: true });
-  });
+  const directory = serveDirectory(t);
   const s = await startServe(directory);
   const c = await s.container(sh("exec sleep 1000"));
   await c.link.ask("start", "state");

@@ -69,7 +69,7 @@ test("what is not supported is named where it is asked for, and only there", asy
   );
 });
 
-for (const version of ["1.6", "1.7", "2.3"])
+for (const version of ["1.6", "1.7", "2.0", "2.3"])
   test(`what containerd ${version} prints as its default asks for nothing that is missing`, async () => {
     const file = join(import.meta.dirname, `containerd-${version}.toml`);
     const found = checkDocument(await readDocument(file)).filter(({ severity }) => severity !== "note");
