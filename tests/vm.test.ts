@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { createConnection } from "node:net";
+import { availableParallelism } from "node:os";
 import { buffer } from "node:stream/consumers";
 import { after, before, describe, test } from "node:test";
 import { readRecord } from "@berth/kernel";
@@ -24,7 +25,7 @@ describe("pods in virtual machines", { skip: problem ?? false, timeout: 900_000 
   before(async () => {
     daemon = await TestDaemon.start();
     await daemon.kill("SIGTERM");
-    writeFileSync(`${daemon.dir}/kata.toml`, "[hypervisor.qemu]\ndefault_memory = 256\ndefault_maxmemory = 512\n");
+    writeFileSync(`${daemon.dir}/kata.toml`, "[hypervisor.qemu]\ndefault_memory = 256\ndefault_maxmemory = 1024\n");
     config = `version = 3
 [${RUNTIMES}.vm]
 runtime_type = "io.containerd.berth-vm.v1"
@@ -87,6 +88,19 @@ ConfigPath = "${daemon.dir}/kata.toml"
       daemon.client.runtime.execSync({ containerId: server, cmd: ["/nothing"], timeout: 20n }),
       /\/nothing: no such file/,
     );
+    // A machine grows when one of its containers may use more.
+    const memory = async (): Promise<number> =>
+      Number(/MemTotal: +(\d+) kB/.exec(await sh(daemon, server, "cat /proc/meminfo"))?.[1]);
+    const before = await memory();
+    await daemon.client.runtime.updateContainerResources({
+      containerId: server,
+      linux: { memoryLimitInBytes: BigInt(384 << 20), cpuQuota: 50_000n, cpuPeriod: 100_000n },
+    });
+    await eventually("the guest has the memory", async () => (await memory()) >= before + (384 << 10));
+    assert.equal(await sh(daemon, server, "cat /sys/fs/cgroup/memory.max"), `${384 << 20}\n`);
+    const processors = Math.min(2, availableParallelism());
+    assert.equal(await sh(daemon, server, "grep -c ^processor /proc/cpuinfo"), `${processors}\n`);
+
     const { stats } = await daemon.client.runtime.containerStats({ containerId: server });
     assert.ok((stats?.cpu?.usageCoreNanoSeconds?.value ?? 0n) > 0n);
     assert.ok((stats?.memory?.workingSetBytes?.value ?? 0n) > 0n);

@@ -7,7 +7,7 @@ const LIMITS =
 const VFIO = "VFIO devices are not handed to guests yet";
 const VHOST_USER_STORE = "vhost-user (SPDK) devices are not handed to guests";
 const SWAP = "guests have no swap";
-const SIZING = "a machine is as large as default_memory and default_vcpus say, whatever its pod's limits";
+const SIZING = "a machine's limits are its pod's cgroup's, which the hypervisor is in";
 const OTHERS = "an option of hypervisors that there is no driver for";
 
 export const HYPERVISOR_KEYS = {

@@ -23,11 +23,7 @@ export const RUNTIME_KEYS = {
   disable_guest_seccomp: honoured("boolean", false, "false: a container's seccomp filter is loaded in the guest too"),
   disable_new_netns: refused("boolean", false, "a pod on the host's network is no VM's; give it another runtime class"),
   sandbox_cgroup_only: moot("boolean", true, "all processes of a VM are in the pod's cgroup"),
-  static_sandbox_resource_mgmt: refused(
-    "boolean",
-    false,
-    "a machine is as large as default_memory and default_vcpus say",
-  ),
+  static_sandbox_resource_mgmt: refused("boolean", false, "a machine grows with the limits of its containers"),
   sandbox_bind_mounts: refused("strings", [], "the guest sees what its containers do"),
   enable_vcpus_pinning: refused("boolean", false, "processors are given by the pod's cpuset"),
   vfio_mode: moot("string", "guest-kernel", "VFIO devices are not handed to guests yet"),

@@ -91,7 +91,7 @@ export type MachineShape = Omit<Machine, "id" | "directory" | "shares" | "nics" 
 export function machineShape(settings: VmSettings, files: GuestFiles): MachineShape {
   const { hypervisor } = settings;
   const image = files.image === undefined ? undefined : rootImage(settings, files.image);
-  const maxVcpus = cpuCount(hypervisor.default_maxvcpus, availableParallelism());
+  const maxVcpus = maxVcpusOf(settings);
   const vcpus = Math.min(cpuCount(hypervisor.default_vcpus, 1), maxVcpus);
   return {
     program: hypervisorProgram(settings),
@@ -107,6 +107,9 @@ export function machineShape(settings: VmSettings, files: GuestFiles): MachineSh
     reportsFreePages: hypervisor.reclaim_guest_freed_memory,
   };
 }
+
+export const maxVcpusOf = ({ hypervisor }: VmSettings): number =>
+  cpuCount(hypervisor.default_maxvcpus, availableParallelism());
 
 /** 0: as many as `none`; less: all; a fraction rounded up, and never more than there are. */
 function cpuCount(asked: number, none: number): number {
@@ -179,6 +182,7 @@ export function kernelCommandLine(settings: VmSettings, image: RootImage | undef
     "cryptomgr.notests",
     "net.ifnames=0",
     "cgroup_no_v1=all",
+    "memhp_default_state=online",
     "random.trust_cpu=on",
     hypervisor.use_legacy_serial ? "console=ttyS0" : "console=hvc0",
     ...(hypervisor.machine_type === "microvm" ? ["pci=off"] : ["pci=lastbus=0"]),

@@ -116,6 +116,7 @@ export interface Vm {
   removeDisk(id: string): Promise<void>;
   addNic(nic: Nic): Promise<void>;
   removeNic(id: string): Promise<void>;
+  vcpus(): Promise<number>;
   /** Answers how many there are then; the guest has to take them into use. */
   setVcpus(count: number): Promise<number>;
   /** MiB in all; answers what it is then, in the hypervisor's steps. Less than before is a request to the guest. */

@@ -4,7 +4,7 @@ import { killCgroup, MonitorLost, type MonitorLink, type Order } from "@berth/ke
 import { cgroupRemoval } from "@berth/runtime";
 import type { VmSettings } from "../configuration/settings.ts";
 import { VmError } from "../errors.ts";
-import { hypervisorOf, machineShape } from "../hypervisor/choose.ts";
+import { hypervisorOf, machineShape, maxVcpusOf } from "../hypervisor/choose.ts";
 import { channelSocket, type Hypervisor, type Machine, type Nic, type Vm } from "../hypervisor/machine.ts";
 import { configureGuestNetwork } from "../network/guest.ts";
 import { podInterfaces, redirect, type PodInterface } from "../network/host.ts";
@@ -56,6 +56,8 @@ export interface PodMachine {
   readonly settings: VmSettings;
   readonly guest: Guest;
   readonly vm: Vm;
+  /** Processors that it can have. */
+  readonly maxVcpus: number;
   /** Resolves, with the reason, when the hypervisor or what it stands on has ended. */
   readonly ended: Promise<string>;
   /** Ends the connections; the machine runs on. */
@@ -243,6 +245,7 @@ function opened(
     settings,
     guest,
     vm,
+    maxVcpus: maxVcpusOf(settings),
     ended: exited,
     close: async () => {
       link.close();

@@ -26,6 +26,7 @@ import type { Creation, ExecCall, RuntimeKind } from "../kind.ts";
 import { guestCgroup, hostShare, shareContainer } from "./guest-spec.ts";
 import { guestStats } from "./guest-stats.ts";
 import type { Machines } from "./machines.ts";
+import { growMachine } from "./size.ts";
 
 const SIGKILL = 9;
 const ENOENT = 2;
@@ -50,8 +51,10 @@ export function vmContainers(machines: Machines): ContainerVerbs {
     kill: (context, container) => kill(context, machines, container),
     release: (context, record) => release(context, machines, record),
     exec: (context, container, _spec, process) => exec(context, of(container.record), container, process),
-    update: async (context, { record }, linux, _merged, signal) => {
-      const { guest } = of(record);
+    update: async (context, { record }, linux, merged, signal) => {
+      const machine = of(record);
+      const { guest } = machine;
+      await growMachine(context, machine, record.sandboxId, { id: record.id, resources: merged });
       await guest.hand.run(updateResources(guestCgroup(record.id), resourcesOf(context, linux), guest.facts), {
         signal,
       });
@@ -73,6 +76,7 @@ async function planInGuest(context: CriContext, machine: PodMachine, creation: C
   const { container } = creation;
   const { record } = container;
   const { guest } = machine;
+  await growMachine(context, machine, record.sandboxId);
   const spec = await shareContainer(context, machine, creation);
   await writeFile(guestConfig(context, record.id), JSON.stringify(spec));
   const { plan, warnings } = planContainer(spec, {

@@ -138,6 +138,10 @@ class QemuVm implements Vm {
     await this.#qmp.execute("netdev_del", { id });
   }
 
+  async vcpus(): Promise<number> {
+    return (await cpuSlots(this.#qmp)).filter(({ device }) => device !== undefined).length;
+  }
+
   async setVcpus(count: number): Promise<number> {
     this.#checkHotplug("processors");
     const slots = await cpuSlots(this.#qmp);
@@ -157,7 +161,7 @@ class QemuVm implements Vm {
       .sort((a, b) => cpuNumber(b.device) - cpuNumber(a.device));
     for (const slot of plugged.slice(0, Math.max(0, present - count)))
       if (slot.device !== undefined) await this.#unplug(slot.device);
-    return (await cpuSlots(this.#qmp)).filter(({ device }) => device !== undefined).length;
+    return await this.vcpus();
   }
 
   async setMemory(mib: number): Promise<number> {
