@@ -210,9 +210,23 @@ export async function findMachine(vm: VmHost, id: string): Promise<PodMachine | 
   const state = await readState(directory);
   const link = state && (await findProgram(directory, "hypervisor"));
   if (!state || !link) return undefined;
+  if (await hasExited(link)) {
+    link.close();
+    return undefined;
+  }
   const control = await connectControl(hypervisorOf(state.settings, state.accelerator), { directory });
   const guest = await connectGuest(directory, { timeoutMs: state.settings.agent.dial_timeout * 1000 });
   return opened(id, directory, state.settings, control, guest, link);
+}
+
+/** A monitor may outlive its program by a moment, or by who is still connected to it. */
+async function hasExited(link: MonitorLink): Promise<boolean> {
+  try {
+    return (await link.state()).phase === "exited";
+  } catch (error) {
+    if (error instanceof MonitorLost) return true;
+    throw error;
+  }
 }
 
 async function readState(directory: string): Promise<MachineState | undefined> {
