@@ -263,6 +263,21 @@ static void reap_strays(void)
   }
 }
 
+static void oom_changed(void *object, short events)
+{
+  (void)object;
+  (void)events;
+  oom_grew(&self.oom);
+}
+
+/* systemd takes a scope away as soon as it is empty, which may be before the end is concluded here: a change of
+ * memory.events is looked at when the kernel tells of it (cgroup-v2.rst, memory.events; v1 tells nothing). */
+static void oom_turn(void)
+{
+  if (self.state.phase == PHASE_CREATED || self.state.phase == PHASE_RUNNING)
+    loop_on(self.oom.fd, POLLPRI, oom_changed, NULL);
+}
+
 static void turn(void)
 {
   /* A subreaper's process may have ended before its number came, and SIGCHLD with it. */
@@ -276,6 +291,7 @@ static void turn(void)
     session_turn(s);
   creation_turn();
   start_turn();
+  oom_turn();
   requests_turn();
   clients_turn();
   exit_turn();

@@ -194,7 +194,7 @@ struct output *session_output(struct session *s, uint32_t stream); /* NULL: no s
 struct record { int dir; pid_t monitor; };
 int record_write(const struct record *record, const struct message_state *state); /* -1 with errno */
 uint64_t process_start(pid_t pid);                                                 /* field 22 of /proc/PID/stat, 0: unknown */
-struct oom_counter { int fd; char key[32]; uint64_t before; };
+struct oom_counter { int fd; char key[32]; uint64_t before; bool grew; };
 void oom_open(struct oom_counter *counter, const char *file, const char *key);
 bool oom_grew(struct oom_counter *counter);
 

@@ -51,10 +51,12 @@ uint64_t process_start(pid_t pid)
   return at ? strtoull(at + 1, NULL, 10) : 0;
 }
 
-static uint64_t oom_read(const struct oom_counter *counter)
+static uint64_t oom_read(struct oom_counter *counter)
 {
   char text[1024], *rest = NULL;
   ssize_t n = counter->fd < 0 ? -1 : pread(counter->fd, text, sizeof text - 1, 0);
+  if (n < 0)
+    fd_close(&counter->fd); /* its cgroup is gone */
   if (n <= 0)
     return 0;
   text[n] = 0;
@@ -74,5 +76,7 @@ void oom_open(struct oom_counter *counter, const char *file, const char *key)
 
 bool oom_grew(struct oom_counter *counter)
 {
-  return oom_read(counter) > counter->before;
+  if (oom_read(counter) > counter->before) /* always read: until then the kernel says that it has changed */
+    counter->grew = true;
+  return counter->grew;
 }

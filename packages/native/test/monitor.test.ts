@@ -1,6 +1,18 @@
 /** The life of a monitor and its container: phases, record, events; and what else speaks to its socket. */
 import assert from "node:assert/strict";
-import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  rmdirSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { constants } from "node:os";
 import { basename, join } from "node:path";
 import { test } from "node:test";
@@ -171,6 +183,33 @@ test("a counter that grew marks the exit as an OOM kill", async (t) => {
     assert.equal((await runToEnd(c))["oom"], oom);
     assert.equal(c.record()["oom"], String(oom));
   }
+});
+
+test("a counter that grew is known also if its cgroup goes before the container's end", async (t) => {
+  const mount = /^\S+ \S+ \S+ \/ (\S+) .* - cgroup2 /m.exec(readFileSync("/proc/self/mountinfo", "utf8"))?.[1];
+  if (mount === undefined) return t.skip("no cgroup2 is mounted");
+  const group = mkdtempSync(join(mount, "berth-test-"));
+  t.after(() => existsSync(group) && rmdirSync(group));
+  // Any counter of a cgroup's does: "populated 0" becomes "populated 1".
+  const c = await (
+    await serve(t)
+  ).container(sh("read x"), {
+    stdin: 1,
+    stdinOnce: 1,
+    oomFile: join(group, "cgroup.events"),
+    oomKey: "populated",
+  });
+  await c.link.ask("watch", "state");
+  await c.link.ask("start", "state");
+  const member = spawn("sleep", ["1000"]);
+  const gone = once(member, "exit");
+  writeFileSync(join(group, "cgroup.procs"), String(member.pid));
+  await c.link.ask("query", "state"); // whoever answers has looked at what was there before the question
+  member.kill("SIGKILL");
+  await gone;
+  rmdirSync(group);
+  (await attach(c, 0, STREAM.stdin)).socket.end();
+  assert.equal((await c.link.event()).fields["oom"], 1);
 });
 
 test("the record cannot be written: the monitor keeps the exit until it can", async (t) => {
