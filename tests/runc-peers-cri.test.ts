@@ -1,7 +1,7 @@
 /** berth-runc as the `BinaryName` of a CRI runtime: containerd's own CRI, driven by crictl's commands. */
 import assert from "node:assert/strict";
 import { spawn, spawnSync, type ChildProcess } from "node:child_process";
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, globSync, mkdtempSync, readFileSync, rmdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, test } from "node:test";
@@ -155,7 +155,8 @@ describe("containerd's CRI with BinaryName", skip === undefined ? {} : { skip },
       peer.does("stopp", pod);
       peer.does("rmp", pod);
       assert.equal(existsSync(join(peer.directory, "runc/k8s.io", container)), false);
-      assert.equal(existsSync(`/sys/fs/cgroup/pids/${name}/${container}`), false);
+      // A pod's cgroup is the kubelet's to remove: there is nothing in it any more.
+      for (const group of globSync(`/sys/fs/cgroup/{,*/}${name}`)) rmdirSync(group);
       pod = "";
     } finally {
       if (pod !== "") peer.crictl("rmp", "--force", pod);
