@@ -180,7 +180,7 @@ class TryOut {
 }
 
 function checked(ended: Ended): Ended {
-  if (ended.status !== 0) throw new Error(ended.all.trim() || `exit status ${ended.status}`);
+  if (ended.status !== 0) throw new Error(ended.err.trim() || ended.all.trim() || `exit status ${ended.status}`);
   return ended;
 }
 

@@ -10,6 +10,8 @@ export interface Ended {
   readonly status: number;
   /** Standard output. */
   readonly out: string;
+  /** Standard error. */
+  readonly err: string;
   /** Both outputs, as they came. */
   readonly all: string;
   readonly ms: number;
@@ -31,20 +33,24 @@ export async function run(argv: readonly string[], env: NodeJS.ProcessEnv = proc
   const [program = "", ...args] = argv;
   const began = performance.now();
   const child = spawn(program, args, { stdio: ["ignore", "pipe", "pipe"], env });
-  let [out, all] = ["", ""];
+  let [out, err, all] = ["", "", ""];
   child.stdout.on("data", (chunk: Buffer) => {
     out += chunk.toString();
     all += chunk.toString();
   });
-  child.stderr.on("data", (chunk: Buffer) => (all += chunk.toString()));
+  child.stderr.on("data", (chunk: Buffer) => {
+    err += chunk.toString();
+    all += chunk.toString();
+  });
   const { promise, resolve } = Promise.withResolvers<number>();
   child.once("error", (error) => {
+    err += error.message;
     all += error.message;
     resolve(127);
   });
   child.once("close", (code, signal) => resolve(code ?? (signal === null ? 1 : 128)));
   const status = await promise;
-  return { status, out, all, ms: performance.now() - began };
+  return { status, out, err, all, ms: performance.now() - began };
 }
 
 export class Trial {
