@@ -168,7 +168,7 @@ test("input and output of any size, and the end of the input", async (t) => {
 
 test("a process that closes its input and its output here is seen to have done so", async (t) => {
   const at = await setting(t);
-  const { host } = await make(t, at, "exec <&- >&-; echo still here >&2; read line </dev/null; sleep 1000", {
+  const { host } = await make(t, at, "exec <&- >&-; echo still here >&2; read line </dev/null; exec sleep 1000", {
     stdin: true,
   });
   const [stdin, stdout, stderr] = [
@@ -275,7 +275,7 @@ test("a kill for memory there is one here", async (t) => {
 
 test("the end of the machine is the end of its processes, at once, with 137", async (t) => {
   const at = await setting(t);
-  const [one, two] = [await make(t, at, "sleep 1000"), await make(t, at, "sleep 1000")];
+  const [one, two] = [await make(t, at, "exec sleep 1000"), await make(t, at, "exec sleep 1000")];
   await one.host.start();
   await two.host.start();
   await ended(at.guest, "SIGKILL");
@@ -287,7 +287,7 @@ test("the end of the machine is the end of its processes, at once, with 137", as
 
 test("the process that stands for one holds little memory, and no descriptor that it does not need", async (t) => {
   const at = await setting(t);
-  const { host, pid } = await make(t, at, "cat >/dev/null; sleep 1000", { stdin: true });
+  const { host, pid } = await make(t, at, "cat >/dev/null; exec sleep 1000", { stdin: true });
   await host.start();
   const rollup = readFileSync(`/proc/${pid}/smaps_rollup`, "utf8");
   const kilobytes = [...rollup.matchAll(/^Private_\w+:\s+(\d+) kB$/gm)].reduce(
@@ -323,7 +323,7 @@ function inside(
 
 test("further processes: collected, attached to, with a terminal, failing, and killed", async (t) => {
   const at = await setting(t);
-  const container = await make(t, at, "sleep 1000");
+  const container = await make(t, at, "exec sleep 1000");
   const { host } = container;
   await host.start();
 
