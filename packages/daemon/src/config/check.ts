@@ -4,7 +4,7 @@ import { type Document, type Entry } from "./document.ts";
 import { findKey, isTable, type Key, knownAfter, QUIET_PLUGINS, STREAMING } from "./keys.ts";
 import { pathKey } from "./locate.ts";
 import { toLatest } from "./migrate.ts";
-import { nearest } from "./nearest.ts";
+import { nearest } from "@berth/spec/nearest";
 
 export interface Problem {
   /** error: berthd does not start with it. warning: it asks for what it does not get. note: it has no effect, and no pod can tell. */

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { nearest } from "../../src/config/nearest.ts";
+import { nearest } from "@berth/spec/nearest";
 
 test("the nearest word is one that a slip of the finger makes", () => {
   const known = ["sandbox_image", "enable_cdi", "enable_selinux"];

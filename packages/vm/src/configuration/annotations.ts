@@ -2,7 +2,7 @@
 import { isTable, type Table } from "./document.ts";
 import { HYPERVISOR_KEYS } from "./hypervisor-keys.ts";
 import type { Key } from "./key.ts";
-import { nearest } from "./nearest.ts";
+import { nearest } from "@berth/spec/nearest";
 import { AGENT_KEYS, RUNTIME_KEYS } from "./other-keys.ts";
 import { matchesGlob } from "node:path";
 

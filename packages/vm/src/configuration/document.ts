@@ -4,7 +4,7 @@ import { dirname, join } from "node:path";
 import { VmError } from "../errors.ts";
 import { HYPERVISOR_KEYS } from "./hypervisor-keys.ts";
 import type { Key, KeyType } from "./key.ts";
-import { nearest } from "./nearest.ts";
+import { nearest } from "@berth/spec/nearest";
 import { FACTORY_KEYS, OTHER_TABLES } from "./other-keys.ts";
 
 export type Table = { [key: string]: unknown };
