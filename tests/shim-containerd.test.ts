@@ -14,7 +14,8 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
-import { CODE, packJson, TaskService, TtrpcError } from "@berth/shim";
+import { packJson, TaskService } from "@berth/shim";
+import { CODE, TtrpcError } from "@berth/ttrpc";
 import { imageArchive } from "../scripts/busybox-image.ts";
 
 const BIN = new URL("../bin/", import.meta.url).pathname;

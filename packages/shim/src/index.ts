@@ -1,4 +1,4 @@
-/** ttRPC, and shim v2 both ways. */
+/** shim v2 both ways. */
 export { packJson, packMessage, unpackJson, unpackMessage } from "./any.ts";
 export { serveEvents, type EventListener } from "./client/events.ts";
 export {
@@ -13,6 +13,3 @@ export {
 export { type Fifos, fifosIn, planShimProcess, type ShimProcess } from "./client/process.ts";
 export { statsOf } from "./client/stats.ts";
 export { TaskService } from "./client/task.ts";
-export { type CallOptions, type ClientStream, type Metadata, TtrpcClient } from "./ttrpc/client.ts";
-export { type Call, type Handlers, TtrpcServer } from "./ttrpc/server.ts";
-export { CODE, TtrpcClosed, TtrpcError } from "./ttrpc/status.ts";

@@ -18,7 +18,7 @@ import {
   unpackJson,
   unpackMessage,
 } from "../src/index.ts";
-import { FrameDecoder } from "../src/ttrpc/frame.ts";
+import { FrameDecoder } from "@berth/ttrpc";
 
 test("binaries by containerd's rule", () => {
   assert.equal(shimBinary("io.containerd.runc.v2"), "containerd-shim-runc-v2");

@@ -13,8 +13,8 @@ import { after, before, describe, test } from "node:test";
 import { connectMonitor, type Hand, type MonitorLink, startHand, STREAM } from "@berth/kernel";
 import { task } from "@berth/spec/shim";
 import fc from "fast-check";
-import { CODE, fifosIn, planShimProcess, TtrpcError, TtrpcServer } from "../src/index.ts";
-import { encodeFrame, FrameDecoder, TYPE } from "../src/ttrpc/frame.ts";
+import { fifosIn, planShimProcess } from "../src/index.ts";
+import { CODE, encodeFrame, FrameDecoder, TtrpcError, TtrpcServer, TYPE } from "@berth/ttrpc";
 
 const native = join(import.meta.dirname, "../../native");
 const built = join(native, "../../.build/native");

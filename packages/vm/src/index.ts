@@ -9,15 +9,17 @@ export {
 } from "./configuration/settings.ts";
 export { buildImage, DEFAULT_IMAGE_DIRECTORY, readImage, type ImageDescription } from "./image/build.ts";
 export { findMachine, type MachineRequest, type PodMachine, removeMachine, startMachine } from "./sandbox/machine.ts";
+export { machineDirectory, type VmHost } from "./sandbox/host.ts";
 export {
-  guestContainer,
-  GUEST_SHARE,
-  GUEST_SHM,
-  machineDirectory,
-  relaySocket,
-  shareWritable,
-  type VmHost,
-} from "./sandbox/host.ts";
-export { type SharedMount, shareMountOrders, unmountOrder } from "./sandbox/share.ts";
+  type GuestContainer,
+  type GuestExec,
+  type GuestInit,
+  type GuestPlaces,
+  type GuestProcess,
+  type GuestRuntime,
+  standInOom,
+  standInPlan,
+} from "./guest/runtime.ts";
+export { shareContainer, type SharedContainer, unshareContainer } from "./guest/share.ts";
 export { guestFilesOf } from "./sandbox/files.ts";
 export { hypervisorProgram, virtiofsdOf } from "./hypervisor/choose.ts";

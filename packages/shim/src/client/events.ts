@@ -1,7 +1,7 @@
 /** What shims tell: containerd's event service, and the events that berth looks at. */
 import { events, forward } from "@berth/spec/shim";
 import { unpackMessage } from "../any.ts";
-import { TtrpcServer } from "../ttrpc/server.ts";
+import { TtrpcServer } from "@berth/ttrpc";
 
 export interface EventListener {
   /** A process of the container was killed for memory. */

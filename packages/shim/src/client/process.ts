@@ -2,7 +2,7 @@
 import { NO_SLOT, O, type Order, type Plan } from "@berth/kernel";
 import { type task, ttrpc } from "@berth/spec/shim";
 import { create, type DescMessage, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
-import { encodeFrame, TYPE } from "../ttrpc/frame.ts";
+import { encodeFrame, TYPE } from "@berth/ttrpc";
 import type { Bootstrap } from "./launch.ts";
 import { namespaceMetadata, serviceOf } from "./task.ts";
 

@@ -1,7 +1,7 @@
 /** A shim's Task service, version 2 or 3. */
 import type { DescMessage, DescMethodUnary, MessageInitShape, MessageShape } from "@bufbuild/protobuf";
 import { task, taskV3 } from "@berth/spec/shim";
-import { type CallOptions, TtrpcClient } from "../ttrpc/client.ts";
+import { type CallOptions, TtrpcClient } from "@berth/ttrpc";
 import type { Bootstrap } from "./launch.ts";
 
 type Methods = typeof task.Task.method;

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { cgroupDirectories } from "@berth/kernel";
 import { DESCRIPTORS_FILE, planDump } from "@berth/runtime/criu";
 import type { runcOptions } from "@berth/spec/shim";
-import { CODE, TtrpcError } from "../ttrpc/status.ts";
+import { CODE, TtrpcError } from "@berth/ttrpc";
 import type { Container, Machine } from "./container.ts";
 
 /** `path`: where containerd wants the images. */

@@ -19,7 +19,7 @@ import { cgroupRemoval, planContainer, planExec, readBundle, type Rootfs, update
 import type { oci } from "@berth/spec";
 import { taskTypes } from "@berth/spec/shim";
 import type { task } from "@berth/spec/shim";
-import { CODE, TtrpcError } from "../ttrpc/status.ts";
+import { CODE, TtrpcError } from "@berth/ttrpc";
 import { ExecProcess } from "./exec.ts";
 import { runHooks } from "./hooks.ts";
 import { TaskProcess } from "./process.ts";

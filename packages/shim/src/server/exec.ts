@@ -2,7 +2,7 @@
 import type { MonitorLink, Plan } from "@berth/kernel";
 import type { oci } from "@berth/spec";
 import type { task } from "@berth/spec/shim";
-import { CODE, TtrpcError } from "../ttrpc/status.ts";
+import { CODE, TtrpcError } from "@berth/ttrpc";
 import { TaskProcess } from "./process.ts";
 import { Streams } from "./streams.ts";
 

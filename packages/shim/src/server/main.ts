@@ -17,8 +17,7 @@ import {
 import { dirname, join } from "node:path";
 import { probeHost, startHand } from "@berth/kernel";
 import { task, taskV3 } from "@berth/spec/shim";
-import { TtrpcClient } from "../ttrpc/client.ts";
-import { TtrpcServer } from "../ttrpc/server.ts";
+import { TtrpcClient, TtrpcServer } from "@berth/ttrpc";
 import { groupOf, type Invocation, optionsOf, parseArguments } from "./arguments.ts";
 import type { Machine } from "./container.ts";
 import { handDir, socketPath, stateDir } from "./place.ts";

@@ -1,7 +1,7 @@
 /** One process of a container: its own, or one that Exec has made. */
 import { taskTypes } from "@berth/spec/shim";
 import { type MonitorLink, OrderError } from "@berth/kernel";
-import { CODE, TtrpcError } from "../ttrpc/status.ts";
+import { CODE, TtrpcError } from "@berth/ttrpc";
 import { type StreamPaths, Streams } from "./streams.ts";
 
 const { Status } = taskTypes;

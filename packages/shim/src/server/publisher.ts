@@ -5,7 +5,7 @@ import { type Timestamp, TimestampSchema } from "@bufbuild/protobuf/wkt";
 import { forward } from "@berth/spec/shim";
 import { packMessage } from "../any.ts";
 import { namespaceMetadata } from "../client/task.ts";
-import { TtrpcClient } from "../ttrpc/client.ts";
+import { TtrpcClient } from "@berth/ttrpc";
 
 /** As containerd's own shims: six tries, a second more between each. */
 const TRIES = 6;

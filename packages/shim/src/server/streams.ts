@@ -8,7 +8,7 @@ import { Socket } from "node:net";
 import type { Writable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { type MonitorLink, STREAM } from "@berth/kernel";
-import { CODE, TtrpcError } from "../ttrpc/status.ts";
+import { CODE, TtrpcError } from "@berth/ttrpc";
 
 export interface StreamPaths {
   readonly stdin: string;

@@ -6,6 +6,8 @@ import type { VmSettings } from "../configuration/settings.ts";
 import { VmError } from "../errors.ts";
 import { hypervisorOf, machineShape, maxVcpusOf } from "../hypervisor/choose.ts";
 import { channelSocket, type Hypervisor, type Machine, type Nic, type Vm } from "../hypervisor/machine.ts";
+import { bosunRuntime } from "../guest/bosun/containers.ts";
+import type { GuestRuntime } from "../guest/runtime.ts";
 import { configureGuestNetwork } from "../network/guest.ts";
 import { podInterfaces, redirect, type PodInterface } from "../network/host.ts";
 import { guestFilesOf, findAcceleratorOf } from "./files.ts";
@@ -55,6 +57,8 @@ export interface PodMachine {
   readonly directory: string;
   readonly settings: VmSettings;
   readonly guest: Guest;
+  /** Its containers. */
+  readonly runtime: GuestRuntime;
   readonly vm: Vm;
   /** Processors that it can have. */
   readonly maxVcpus: number;
@@ -258,6 +262,7 @@ function opened(
     directory,
     settings,
     guest,
+    runtime: bosunRuntime(directory, guest),
     vm,
     maxVcpus: maxVcpusOf(settings),
     ended: exited,

@@ -1,8 +1,9 @@
 /** A further process by a shim: told to it by Exec, started and watched by the process that stands for it under the monitor. */
 import { randomBytes } from "node:crypto";
 import { rm } from "node:fs/promises";
-import { CODE, fifosIn, packJson, planShimProcess, type TaskService, TtrpcError } from "@berth/shim";
+import { fifosIn, packJson, planShimProcess, type TaskService } from "@berth/shim";
 import type { oci } from "@berth/spec";
+import { CODE, TtrpcError } from "@berth/ttrpc";
 import type { CriContext } from "../../context.ts";
 import { precondition } from "../../errors.ts";
 import type { Container } from "../../store/records.ts";

@@ -1,5 +1,6 @@
 /** The shims of this daemon: one connection to each, and the event service that they tell. */
-import { CODE, type Bootstrap, serveEvents, TaskService, TtrpcClosed, TtrpcError, type TtrpcServer } from "@berth/shim";
+import { type Bootstrap, serveEvents, TaskService } from "@berth/shim";
+import { CODE, TtrpcClosed, TtrpcError, type TtrpcServer } from "@berth/ttrpc";
 import { status } from "@grpc/grpc-js";
 import type { CriContext } from "../../context.ts";
 import { CriError } from "../../errors.ts";

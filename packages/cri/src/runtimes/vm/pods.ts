@@ -1,19 +1,15 @@
 /** Pods that are virtual machines: started when network and files are there, and the first to go when containers have ended. */
-import { CLONE, connectMonitor, MonitorLost, NO_SLOT, type Order } from "@berth/kernel";
-import { cgroupCreation } from "@berth/runtime";
-import { guestContainer, loadSettings, type PodMachine, startMachine, VmError } from "@berth/vm";
+import { loadSettings, startMachine } from "@berth/vm";
 import { cgroupOf } from "../../cgroups.ts";
 import type { CriContext } from "../../context.ts";
-import { invalid, precondition, unimplemented } from "../../errors.ts";
+import { invalid, unimplemented } from "../../errors.ts";
 import { handlerOf, type RuntimeHandler } from "../../handlers.ts";
 import type { Progress } from "../../progress.ts";
 import { hostnameOf, podNamespaces, podSysctls, SHM_SIZE } from "../../sandbox/namespaces.ts";
 import type { Sandbox, SandboxRecord } from "../../store/records.ts";
 import type { PodKind } from "../kind.ts";
+import { inVmsWords } from "./errors.ts";
 import { Machines } from "./machines.ts";
-
-const INIT = "init";
-const SIGKILL = 9;
 
 export function vmPods(machines: Machines): PodKind {
   return {
@@ -30,7 +26,7 @@ export function vmPods(machines: Machines): PodKind {
       await adoptInit(machines, sandbox);
       return true;
     },
-    dial: async (_context, { record }, port) => await machines.of(record.id).guest.reach(`tcp:${port}`),
+    dial: async (_context, { record }, port) => await inVmsWords(() => machines.of(record.id).runtime.dial(port)),
   };
 }
 
@@ -75,19 +71,6 @@ async function startPod(context: CriContext, machines: Machines, progress: Progr
   machines.add(context, sandbox, machine);
 }
 
-/** Mapped to what the caller can do about it. */
-export async function inVmsWords<T>(work: () => Promise<T>): Promise<T> {
-  try {
-    return await work();
-  } catch (error) {
-    if (!(error instanceof VmError)) throw error;
-    if (error.code === "InvalidConfiguration") throw invalid(error.message);
-    if (error.code === "Unsupported") throw unimplemented(error.message);
-    if (error.code === "Missing") throw precondition(error.message);
-    throw error;
-  }
-}
-
 export async function checkVm(handler: RuntimeHandler, machines: Machines, context: CriContext): Promise<void> {
   const { guestFilesOf, hypervisorProgram, virtiofsdOf } = await import("@berth/vm");
   await inVmsWords(async () => {
@@ -103,44 +86,10 @@ export async function checkVm(handler: RuntimeHandler, machines: Machines, conte
 
 /** The reaping PID 1 of a pod that shares its PID namespace, in the guest. With the sandbox's lock held. */
 async function ensureInit(machines: Machines, sandbox: Sandbox): Promise<void> {
-  sandbox.init ??= await startInit(machines.of(sandbox.record.id));
-}
-
-async function startInit({ guest }: PodMachine): Promise<NonNullable<Sandbox["init"]>> {
-  const dir = guestContainer(INIT);
-  const { orders, slot } = cgroupCreation("/berth/init", guest.facts);
-  const plan: readonly Order[] = [
-    ...orders,
-    {
-      order: "clone",
-      args: { flags: CLONE.NEWPID, cgroupSlot: slot ?? NO_SLOT, uidMap: "", gidMap: "", denySetgroups: 0 },
-    },
-    { order: "dumpable", args: { value: 0 } },
-    { order: "setsid", args: {} },
-    { order: "no_new_privs", args: {} },
-    { order: "bounding", args: { mask: 0n } },
-    { order: "caps", args: { effective: 0n, permitted: 0n, inheritable: 0n, ambient: 0n } },
-    { order: "park", args: {} },
-    { order: "reap", args: {} },
-  ];
-  await guest.hand.run({ orders: [{ order: "mkdir", args: { path: dir, mode: 0o700, existOk: 1, parents: 1 } }] });
-  const { pid } = await guest.hand.monitor({ dir, plan: { orders: plan } });
-  const link = await connectMonitor(dir, undefined, guest.reach);
-  try {
-    await link.start();
-  } catch (error) {
-    await link.kill(0, SIGKILL);
-    throw error;
-  }
-  return { pid, link };
+  sandbox.init ??= await inVmsWords(() => machines.of(sandbox.record.id).runtime.startInit());
 }
 
 async function adoptInit(machines: Machines, sandbox: Sandbox): Promise<void> {
-  const { guest } = machines.of(sandbox.record.id);
-  try {
-    const link = await connectMonitor(guestContainer(INIT), undefined, guest.reach);
-    sandbox.init = { pid: (await link.state()).pid, link };
-  } catch (error) {
-    if (!(error instanceof MonitorLost)) throw error;
-  }
+  const init = await machines.of(sandbox.record.id).runtime.findInit();
+  if (init) sandbox.init = init;
 }

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { encodeFrame, type Frame, FrameDecoder, HEADER_BYTES, MAX_DATA_BYTES } from "../src/ttrpc/frame.ts";
+import { encodeFrame, type Frame, FrameDecoder, HEADER_BYTES, MAX_DATA_BYTES } from "../src/frame.ts";
 
 const frames = fc.array(
   fc.record({

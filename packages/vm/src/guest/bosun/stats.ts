@@ -2,7 +2,7 @@
 import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { type CgroupStats, type HostFacts, O, type Order, OrderError, readCgroupStats } from "@berth/kernel";
-import type { PodMachine } from "@berth/vm";
+import type { Guest } from "../../sandbox/guest.ts";
 
 const FILES = [
   "cpu.stat",
@@ -22,11 +22,7 @@ const ENOENT = 2;
 const TIMEOUT_MS = 10_000;
 
 /** `scratch`: a directory of the container's, on a file system in memory. Undefined: the cgroup is gone. */
-export async function guestStats(
-  { guest }: PodMachine,
-  scratch: string,
-  cgroup: string,
-): Promise<CgroupStats | undefined> {
+export async function cgroupStats(guest: Guest, scratch: string, cgroup: string): Promise<CgroupStats | undefined> {
   const mountpoint = guest.facts.cgroups.unified?.mountpoint ?? "/sys/fs/cgroup";
   const orders: Order[] = [
     { order: "open", args: { slot: ROOT, path: `${mountpoint}${cgroup}`, flags: BigInt(O.PATH | O.DIRECTORY) } },

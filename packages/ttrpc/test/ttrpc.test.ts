@@ -9,7 +9,7 @@ import { create, type DescMethodBiDiStreaming, fromBinary, toBinary } from "@buf
 import { task, ttrpc } from "@berth/spec/shim";
 import fc from "fast-check";
 import { CODE, TtrpcClient, TtrpcClosed, TtrpcError, TtrpcServer } from "../src/index.ts";
-import { encodeFrame, FLAG, type Frame, FrameDecoder, MAX_DATA_BYTES, TYPE } from "../src/ttrpc/frame.ts";
+import { encodeFrame, FLAG, type Frame, FrameDecoder, MAX_DATA_BYTES, TYPE } from "../src/frame.ts";
 
 const { Task } = task;
 let directory = "";

@@ -1,0 +1,183 @@
+/** Containers in berth's own guest: made by the same plans as the host's, which bosun carries out there. */
+import { readFile, writeFile } from "node:fs/promises";
+import {
+  type CgroupStats,
+  cgroupRemoval,
+  compileSeccomp,
+  connectMonitor,
+  encodePlan,
+  guestError,
+  type MonitorLink,
+  MonitorLost,
+  OrderError,
+  updateResources,
+} from "@berth/kernel";
+import type { Order } from "@berth/kernel";
+import { planContainer, planExec } from "@berth/runtime";
+import type { oci } from "@berth/spec";
+import { VmError } from "../../errors.ts";
+import type { Guest } from "../../sandbox/guest.ts";
+import { guestContainer, GUEST_SHARE, GUEST_SHM, relaySocket } from "../../sandbox/host.ts";
+import { type GuestContainer, type GuestExec, type GuestProcess, type GuestRuntime, standInOom } from "../runtime.ts";
+import { findInit, startInit } from "./init.ts";
+import { cgroupStats } from "./stats.ts";
+
+const ENOENT = 2;
+/** A guest that hangs must not keep its pod from ending. */
+const WITHIN = { timeoutMs: 10_000 };
+const SIZE = { rows: 24, columns: 80 } as const;
+const CGROUP2 = "/sys/fs/cgroup";
+
+const cgroupOf = (id: string): string => `/berth/${id}`;
+const monitorOf = (id: string): string => `${guestContainer(id)}/monitor.sock`;
+/** The container's config, for its further processes. */
+const specFile = (directory: string): string => `${directory}/guest.json`;
+
+/** `machine`: its directory. */
+export function bosunRuntime(machine: string, guest: Guest): GuestRuntime {
+  return {
+    places: { share: GUEST_SHARE, shm: GUEST_SHM },
+    create: (container) => create(machine, guest, container),
+    exec: (process) => exec(machine, guest, process),
+    signal: (id, signal) => atMonitor(guest, id, async (link) => void (await link.kill(0, signal, WITHIN))),
+    kill: (id) => kill(guest, id),
+    release: (id) => release(guest, id),
+    update: async (id, resources, { signal } = {}) =>
+      void (await guest.hand.run(updateResources(cgroupOf(id), resources, guest.facts), signal ? { signal } : {})),
+    stats: (id, directory): Promise<CgroupStats | undefined> => cgroupStats(guest, directory, cgroupOf(id)),
+    pause: (id) => setFrozen(guest, id, true),
+    resume: (id) => setFrozen(guest, id, false),
+    startInit: () => startInit(guest),
+    findInit: () => findInit(guest),
+    dial: (port) => guest.reach(`tcp:${port}`),
+  };
+}
+
+async function create(machine: string, guest: Guest, container: GuestContainer): Promise<Order> {
+  const { id, directory, terminal, stdin } = container;
+  const spec = ownSpec(container.spec, id);
+  await writeFile(specFile(directory), JSON.stringify(spec));
+  const { plan, warnings } = planContainer(spec, {
+    id,
+    rootfs: { kind: "path", path: spec.root?.path ?? "" },
+    cgroup: { path: cgroupOf(id) },
+    host: guest.facts,
+    seccomp: await compileSeccomp(spec.linux?.seccomp, container.seccompCache),
+    terminal,
+  });
+  for (const warning of warnings) container.warn(warning);
+  const dir = guestContainer(id);
+  await guest.hand.run({ orders: [{ order: "mkdir", args: { path: dir, mode: 0o700, existOk: 1, parents: 1 } }] });
+  await guest.hand.monitor({
+    dir,
+    plan,
+    terminal: terminal ? SIZE : undefined,
+    stdin,
+    stdinOnce: true,
+    oom: { file: `${CGROUP2}${cgroupOf(id)}/memory.events`, key: "oom_kill" },
+  });
+  const { file: oomFile } = standInOom(directory);
+  await writeFile(oomFile, "oom_kill 0\n");
+  return {
+    order: "guest_process",
+    args: {
+      relay: relaySocket(machine),
+      monitor: monitorOf(id),
+      terminal: terminal ? 1 : 0,
+      stdin: stdin ? 1 : 0,
+      oomFile,
+    },
+  };
+}
+
+function ownSpec(spec: oci.Spec, id: string): oci.Spec {
+  return { ...spec, linux: { ...spec.linux, cgroupsPath: cgroupOf(id) } };
+}
+
+async function exec(machine: string, guest: Guest, asked: GuestProcess): Promise<GuestExec> {
+  const { id, process, directory, drainMs } = asked;
+  const spec = JSON.parse(await readFile(specFile(directory), "utf8")) as oci.Spec;
+  let pid = 0;
+  await atMonitor(guest, id, async (link) => {
+    pid = (await link.state(WITHIN)).pid;
+  });
+  const { apparmorProfile: _, selinuxLabel: __, ...plain } = process;
+  const terminal = process.terminal === true;
+  const { plan } = planExec({ pid, spec, cgroup: { path: cgroupOf(id) } }, plain, {
+    host: guest.facts,
+    seccomp: await compileSeccomp(spec.linux?.seccomp, asked.seccompCache),
+    terminal,
+  });
+  return {
+    last: {
+      order: "guest_exec",
+      args: {
+        relay: relaySocket(machine),
+        monitor: monitorOf(id),
+        stdin: 1,
+        terminal: terminal ? 1 : 0,
+        drainMs,
+        plan: encodePlan(plan),
+      },
+    },
+    told: async (work) => {
+      try {
+        return await work;
+      } catch (error) {
+        throw guestError(error, plan);
+      }
+    },
+  };
+}
+
+/** One that has gone meanwhile has seen the process end. */
+async function atMonitor(guest: Guest, id: string, work: (link: MonitorLink) => Promise<void>): Promise<void> {
+  let link: MonitorLink | undefined;
+  try {
+    link = await connectMonitor(guestContainer(id), undefined, guest.reach);
+    await work(link);
+  } catch (error) {
+    if (!(error instanceof MonitorLost)) throw error;
+  } finally {
+    link?.close();
+  }
+}
+
+const cgroupFile = (id: string, name: string): string => `${CGROUP2}${cgroupOf(id)}/${name}`;
+
+/** All of its cgroup, whose monitor then says it to the stand-in. */
+async function kill(guest: Guest, id: string): Promise<boolean> {
+  const order: Order = {
+    order: "write_file",
+    args: { path: cgroupFile(id, "cgroup.kill"), data: Buffer.from("1") },
+  };
+  try {
+    await guest.hand.run({ orders: [order] }, WITHIN);
+    return true;
+  } catch (error) {
+    // Without a cgroup there is no process.
+    if (error instanceof OrderError && error.errno === ENOENT) return false;
+    throw error;
+  }
+}
+
+async function release(guest: Guest, id: string): Promise<void> {
+  await guest.hand.run(cgroupRemoval(cgroupOf(id), guest.facts), WITHIN);
+  await guest.hand.run({ orders: [{ order: "remove_tree", args: { path: guestContainer(id) } }] }, WITHIN);
+}
+
+const MAX_EVENTS = 4096;
+
+/** The kernel freezes each of its processes when that next leaves it; `cgroup.events` tells when all have (cgroup-v2.rst). */
+async function setFrozen(guest: Guest, id: string, frozen: boolean): Promise<void> {
+  const data = Buffer.from(frozen ? "1" : "0");
+  const write: Order = { order: "write_file", args: { path: cgroupFile(id, "cgroup.freeze"), data } };
+  const read: Order = { order: "read_file", args: { path: cgroupFile(id, "cgroup.events"), max: MAX_EVENTS } };
+  await guest.hand.run({ orders: [write] }, WITHIN);
+  for (const end = Date.now() + WITHIN.timeoutMs; Date.now() < end;) {
+    const outputs = await guest.hand.run({ orders: [read] }, WITHIN);
+    const events = Buffer.from(outputs.get(0) ?? []).toString();
+    if (events.includes(`frozen ${frozen ? 1 : 0}`)) return;
+  }
+  throw new VmError("Guest", `container ${id} is not ${frozen ? "frozen" : "thawed"} after ${WITHIN.timeoutMs} ms`);
+}

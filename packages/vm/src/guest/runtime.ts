@@ -1,0 +1,129 @@
+/**
+ * What makes, follows and ends containers in a guest, whichever agent the guest has. Whoever runs containers (the CRI, a shim) works with
+ * this and with nothing else of a guest's.
+ *
+ * A container of a guest's has a stand-in on the host: a process under an ordinary bosun monitor whose streams are the container's, which
+ * parks until the container is started, and exits with its code. So logs, attach, exec sessions and exit records know nothing of machines.
+ */
+import type { Socket } from "node:net";
+import {
+  type CgroupStats,
+  type MonitorLink,
+  type MonitorRequest,
+  NO_SLOT,
+  O,
+  type Order,
+  type Plan,
+} from "@berth/kernel";
+import type { oci } from "@berth/spec";
+
+/** Where the guest has what all its containers share. */
+export interface GuestPlaces {
+  /** The machine's share; a container's part of it is in the directory of its id. */
+  readonly share: string;
+  /** The pod's /dev/shm. */
+  readonly shm: string;
+}
+
+/** A container as its guest is asked to make it. */
+export interface GuestContainer {
+  readonly id: string;
+  /** Its paths are the guest's. */
+  readonly spec: oci.Spec;
+  readonly terminal: boolean;
+  readonly stdin: boolean;
+  /** On the host, of this container and kept until its release: what its execs and its stand-in need is put there. */
+  readonly directory: string;
+  /** On the host, of compiled filters. */
+  readonly seccompCache: string;
+  readonly warn: (message: string) => void;
+}
+
+/** A further process of a container. */
+export interface GuestProcess {
+  readonly id: string;
+  readonly process: oci.Process;
+  /** The container's, as in GuestContainer. */
+  readonly directory: string;
+  readonly seccompCache: string;
+  /** How long after its exit output is awaited that a grandchild may still hold open, in milliseconds. */
+  readonly drainMs: number;
+}
+
+export interface GuestExec {
+  /** Ends the plan of its stand-in. */
+  readonly last: Order;
+  /** `work` carries that plan out; its failure is told in the guest's words. */
+  told<T>(work: Promise<T>): Promise<T>;
+}
+
+export interface GuestCallOptions {
+  readonly signal?: AbortSignal | undefined;
+}
+
+export interface GuestRuntime {
+  readonly places: GuestPlaces;
+  /** Makes the container, parked. Answers what ends its stand-in's plan, and starts the container when the stand-in is started. */
+  create(container: GuestContainer): Promise<Order>;
+  exec(process: GuestProcess): Promise<GuestExec>;
+  /** To the container's own process; one that has gone meanwhile is no error. */
+  signal(id: string, signal: number): Promise<void>;
+  /** SIGKILL for all that is in it. False: nothing of it lived. Rejects where the guest does not answer. */
+  kill(id: string): Promise<boolean>;
+  /** Everything of it in the guest; idempotent. Rejects where the guest does not answer. */
+  release(id: string): Promise<void>;
+  update(id: string, resources: oci.LinuxResources, options?: GuestCallOptions): Promise<void>;
+  /** Undefined: it is gone. `directory` as in GuestContainer. */
+  stats(id: string, directory: string): Promise<CgroupStats | undefined>;
+  /** Resolves when nothing of it runs. */
+  pause(id: string): Promise<void>;
+  resume(id: string): Promise<void>;
+  /** The reaping PID 1 of containers that share their PID namespace. */
+  startInit(): Promise<GuestInit>;
+  /** One that an earlier daemon has started. Undefined: there is none. */
+  findInit(): Promise<GuestInit | undefined>;
+  /** A connection to a port of the machine's loopback. */
+  dial(port: number): Promise<Socket>;
+}
+
+export interface GuestInit {
+  /** In the guest. */
+  readonly pid: number;
+  readonly link: MonitorLink;
+}
+
+/** Which counter marks the end of a stand-in as a kill for memory. */
+export const standInOom = (directory: string): NonNullable<MonitorRequest["oom"]> => ({
+  file: `${directory}/oom`,
+  key: "oom_kill",
+});
+
+export interface StandIn {
+  readonly terminal: boolean;
+  /** On the host, for a container's; a further process's is in its monitor's. */
+  readonly cgroup?: { readonly orders: readonly Order[]; readonly slot: number | undefined };
+  /** Whether it waits to be started: a container's does. */
+  readonly parks: boolean;
+}
+
+const ROOT_SLOT = 0;
+const SIZE = { rows: 24, columns: 80 } as const;
+
+/** The plan of a process of this node's that stands for one in a guest; its terminal is of the node's own devpts. */
+export function standInPlan(last: Order, { terminal, cgroup, parks }: StandIn): Plan {
+  const root: Order = { order: "open", args: { slot: ROOT_SLOT, path: "/", flags: BigInt(O.PATH | O.DIRECTORY) } };
+  return {
+    orders: [
+      ...(cgroup?.orders ?? []),
+      ...(terminal ? [root] : []),
+      {
+        order: "clone",
+        args: { flags: 0n, cgroupSlot: cgroup?.slot ?? NO_SLOT, uidMap: "", gidMap: "", denySetgroups: 0 },
+      },
+      { order: "setsid", args: {} },
+      ...(terminal ? [{ order: "console", args: { root: ROOT_SLOT, ...SIZE, bindConsole: 0 } } as const] : []),
+      ...(parks ? [{ order: "park", args: {} } as const] : []),
+      last,
+    ],
+  };
+}
