@@ -5,7 +5,16 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test, type TestContext } from "node:test";
 import { type Hand, O, probeHost, startHand } from "@berth/kernel";
-import { findMachine, type PodMachine, removeMachine, settingsOf, startMachine, type VmHost } from "@berth/vm";
+import {
+  findMachine,
+  hypervisorOf,
+  type PodMachine,
+  removeMachine,
+  settingsOf,
+  startMachine,
+  type VmHost,
+} from "@berth/vm";
+import { hypervisorContract } from "@berth/vm/testing";
 import { checkout } from "./support/daemon.ts";
 import { makeGuestImage } from "../bench/lib/guest-image.ts";
 import { vmProblem } from "./support/vm.ts";
@@ -24,9 +33,8 @@ describe("machines", { skip: vmProblem() ?? false, timeout: 900_000 }, () => {
     rmSync(dir, { recursive: true, force: true });
   });
 
-  async function boot(t: TestContext, id: string, own: Record<string, unknown>): Promise<PodMachine> {
-    t.after(() => removeMachine(vm, id));
-    const machine = await startMachine(vm, {
+  const start = (id: string, own: Record<string, unknown>): Promise<PodMachine> =>
+    startMachine(vm, {
       id,
       settings: settingsOf({ hypervisor: { qemu: { default_memory: 192, default_maxmemory: 1024, ...own } } }),
       netns: undefined,
@@ -35,6 +43,10 @@ describe("machines", { skip: vmProblem() ?? false, timeout: 900_000 }, () => {
       shmSize: 1 << 20,
       sysctls: { "kernel.domainname": "test" },
     });
+
+  async function boot(t: TestContext, id: string, own: Record<string, unknown>): Promise<PodMachine> {
+    t.after(() => removeMachine(vm, id));
+    const machine = await start(id, own);
     t.after(() => machine.close());
     return machine;
   }
@@ -61,16 +73,7 @@ describe("machines", { skip: vmProblem() ?? false, timeout: 900_000 }, () => {
     await assert.rejects(machine.vm.setVcpus(4096), /the machine was started for \d+ \(default_maxvcpus\)/);
     const image = join(dir, "disk");
     writeFileSync(image, Buffer.alloc(1 << 20, "disk"));
-    const options = {
-      driver: "virtio-blk",
-      aio: "threads",
-      cache: undefined,
-      logicalSector: 0,
-      physicalSector: 0,
-      queues: 0,
-      queueSize: 0,
-      iothread: false,
-    } as const;
+    const options = machine.machine.diskOptions;
     await machine.vm.addDisk({ id: "one", path: image, readonly: true }, options);
     await eventually("the guest has the disk", async () => (await read(hand, "/sys", "/block/vda/serial")) === "one");
     assert.equal(await read(hand, "/sys", "/block/vda/ro"), "1\n");
@@ -82,6 +85,35 @@ describe("machines", { skip: vmProblem() ?? false, timeout: 900_000 }, () => {
     assert.match(await machine.ended, /the hypervisor ended with status 0/);
     assert.equal(await findMachine(vm, "q35"), undefined);
   });
+
+  for (const machineType of ["q35", "pc"])
+    hypervisorContract({
+      name: `QEMU, ${machineType}`,
+      start: async () => {
+        const id = `contract-${machineType}`;
+        const own = { machine_type: machineType, default_vcpus: 1, default_maxvcpus: 2 };
+        const machine = await start(id, own);
+        const { capabilities, machine: started } = machine;
+        const { settings } = machine;
+        return {
+          machine: started,
+          vm: machine.vm,
+          capabilities,
+          again: async () => await hypervisorOf(settings, "tcg").connect(started),
+          disk: (name) => {
+            const path = join(dir, `${id}-${name}`);
+            writeFileSync(path, Buffer.alloc(1 << 20, name));
+            return { id: name, path, readonly: false };
+          },
+          nic: undefined,
+          kill: async () => await removeMachine(vm, id),
+          close: async () => {
+            await machine.close();
+            await removeMachine(vm, id);
+          },
+        };
+      },
+    });
 
   test("pc boots the same guest, and takes memory while it runs", async (t) => {
     const machine = await boot(t, "pc", { machine_type: "pc" });

@@ -22,4 +22,4 @@ export {
 } from "./guest/runtime.ts";
 export { shareContainer, type SharedContainer, unshareContainer } from "./guest/share.ts";
 export { guestFilesOf } from "./sandbox/files.ts";
-export { hypervisorProgram, virtiofsdOf } from "./hypervisor/choose.ts";
+export { hypervisorOf, hypervisorProgram, virtiofsdOf } from "./hypervisor/drivers.ts";

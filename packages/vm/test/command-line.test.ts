@@ -7,8 +7,10 @@ import { after, before, test } from "node:test";
 import { HYPERVISOR_KEYS } from "../src/configuration/hypervisor-keys.ts";
 import type { Key } from "../src/configuration/key.ts";
 import { settingsOf, type VmSettings } from "../src/configuration/settings.ts";
-import { hypervisorOf, machineShape } from "../src/hypervisor/choose.ts";
+import { machineShape } from "../src/hypervisor/choose.ts";
+import { hypervisorOf } from "../src/hypervisor/drivers.ts";
 import type { Machine } from "../src/hypervisor/machine.ts";
+import { nicRates } from "../src/hypervisor/rates.ts";
 import { virtiofsdArguments } from "../src/sandbox/virtiofsd.ts";
 
 let dir: string;
@@ -41,7 +43,7 @@ function machineOf(settings: VmSettings): Machine {
       settings.hypervisor.shared_fs === "virtio-fs"
         ? [{ tag: "share", socket: "/run/vm/pod/fs.sock", queueSize, cacheSize }]
         : [],
-    nics: [{ id: "net0", tap: "tap0", mac: "02:00:00:00:00:01", queues, vhost: false }],
+    nics: [{ id: "net0", tap: "tap0", mac: "02:00:00:00:00:01", queues, vhost: false, ...nicRates(settings) }],
     disks: [{ id: "data", path: "/images/data", readonly: true }],
   };
 }

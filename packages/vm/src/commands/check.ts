@@ -1,6 +1,6 @@
 /** berth-vm check: whether pods can be virtual machines here; every reason why not, at once. */
 import { VmError } from "../errors.ts";
-import { hypervisorProgram, virtiofsdOf } from "../hypervisor/choose.ts";
+import { hypervisorProgram, virtiofsdOf } from "../hypervisor/drivers.ts";
 import { findAcceleratorOf, guestFilesOf } from "../sandbox/files.ts";
 import type { Context } from "./context.ts";
 import { withHand } from "./node.ts";

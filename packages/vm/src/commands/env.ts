@@ -1,6 +1,7 @@
 /** berth-vm env: what configuration and node come to, in the format of kata-env 1.0.23 (Kata 1.7). */
 import { VmError } from "../errors.ts";
-import { hypervisorProgram, isDebug, kernelCommandLine } from "../hypervisor/choose.ts";
+import { kernelCommandLine } from "../hypervisor/choose.ts";
+import { hypervisorProgram, isDebug } from "../hypervisor/drivers.ts";
 import { findAcceleratorOf, guestFilesOf } from "../sandbox/files.ts";
 import type { Context } from "./context.ts";
 import { nodeFacts, versionOf, withHand } from "./node.ts";

@@ -1,5 +1,6 @@
 /** io.katacontainers.config.*: keys of the configuration that a pod may set for itself, where the configuration lets it. */
-import { isTable, type Table } from "./document.ts";
+import { canonical, isTable, type Table } from "./document.ts";
+import { keysOf } from "./driver-keys.ts";
 import { HYPERVISOR_KEYS } from "./hypervisor-keys.ts";
 import type { Key } from "./key.ts";
 import { nearest } from "@berth/spec/nearest";
@@ -39,7 +40,7 @@ export function applyAnnotations(
     if (!annotation.startsWith(PREFIX)) continue;
     const [table = "", last = "", ...more] = annotation.slice(PREFIX.length).split(".");
     const tables: Readonly<Record<string, readonly [Readonly<Record<string, Key>>, readonly string[]]>> = {
-      hypervisor: [HYPERVISOR_KEYS, ["hypervisor", hypervisor]],
+      hypervisor: [keysOf(canonical(hypervisor)), ["hypervisor", hypervisor]],
       runtime: [RUNTIME_KEYS, ["runtime"]],
       agent: [AGENT_KEYS, ["agent", agentName(document)]],
     };

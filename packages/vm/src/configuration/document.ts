@@ -2,7 +2,7 @@
 import { readdir, readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { VmError } from "../errors.ts";
-import { HYPERVISOR_KEYS } from "./hypervisor-keys.ts";
+import { type HypervisorName, keysOf } from "./driver-keys.ts";
 import type { Key, KeyType } from "./key.ts";
 import { nearest } from "@berth/spec/nearest";
 import { FACTORY_KEYS, OTHER_TABLES } from "./other-keys.ts";
@@ -10,6 +10,9 @@ import { FACTORY_KEYS, OTHER_TABLES } from "./other-keys.ts";
 export type Table = { [key: string]: unknown };
 
 export const HYPERVISORS = ["qemu", "clh", "cloud-hypervisor", "firecracker", "stratovirt"] as const;
+/** Cloud Hypervisor's two names in Kata's files. */
+export const canonical = (name: string): HypervisorName =>
+  name === "cloud-hypervisor" ? "clh" : (name as HypervisorName);
 /** Of Kata's, which there is no driver for. */
 const OTHER_HYPERVISORS = ["acrn", "dragonball", "remote", "openvmm", "virtframework"];
 
@@ -109,7 +112,7 @@ function checkHypervisors(value: unknown, errors: string[], warnings: string[]):
     }
     const { factory, ...own } = table;
     if (isTable(factory)) checkTable(`[hypervisor.${name}.factory]`, factory, FACTORY_KEYS, errors, warnings);
-    checkTable(`[hypervisor.${name}]`, own, HYPERVISOR_KEYS, errors, warnings);
+    checkTable(`[hypervisor.${name}]`, own, keysOf(canonical(name)), errors, warnings);
   }
 }
 

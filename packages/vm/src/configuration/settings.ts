@@ -2,8 +2,9 @@
 import { existsSync } from "node:fs";
 import { VmError } from "../errors.ts";
 import { applyAnnotations } from "./annotations.ts";
-import { checkDocument, HYPERVISORS, isTable, readDocument, type Table } from "./document.ts";
-import { HYPERVISOR_KEYS, type HypervisorValues } from "./hypervisor-keys.ts";
+import { canonical, checkDocument, HYPERVISORS, isTable, readDocument, type Table } from "./document.ts";
+import { type HypervisorName, keysOf } from "./driver-keys.ts";
+import type { HYPERVISOR_KEYS, HypervisorValues } from "./hypervisor-keys.ts";
 import type { Key, Values } from "./key.ts";
 import {
   AGENT_KEYS,
@@ -13,8 +14,6 @@ import {
   RUNTIME_KEYS,
   type RuntimeValues,
 } from "./other-keys.ts";
-
-export type HypervisorName = "qemu" | "clh" | "firecracker" | "stratovirt";
 
 export interface VmSettings {
   /** Undefined: there is none, and these are berth's defaults. */
@@ -85,7 +84,7 @@ export function settingsOf(
   const settings = {
     file,
     name: canonical(name),
-    hypervisor: valuesOf(HYPERVISOR_KEYS, hypervisor),
+    hypervisor: valuesOf(keysOf(canonical(name)) as typeof HYPERVISOR_KEYS, hypervisor),
     factory: valuesOf(FACTORY_KEYS, isTable(factory) ? factory : tableAt(document, "factory")),
     runtime: valuesOf(RUNTIME_KEYS, tableAt(document, "runtime")),
     agent: valuesOf(AGENT_KEYS, agentOf(document)),
@@ -94,9 +93,6 @@ export function settingsOf(
   checkValues(settings, where);
   return settings;
 }
-
-/** Cloud Hypervisor's two names in Kata's files. */
-const canonical = (name: string): HypervisorName => (name === "cloud-hypervisor" ? "clh" : (name as HypervisorName));
 
 function hypervisorOf(document: Table, problems: string[]): string {
   const tables = Object.keys(tableAt(document, "hypervisor"));

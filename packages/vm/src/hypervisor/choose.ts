@@ -1,82 +1,11 @@
-/** The hypervisor and the machine that a configuration asks for. */
+/** The machine that a configuration asks for, as every hypervisor is told of it. */
 import { existsSync, statSync } from "node:fs";
 import { availableParallelism, totalmem } from "node:os";
 import type { VmSettings } from "../configuration/settings.ts";
 import { VmError } from "../errors.ts";
-import type { DiskOptions, Hypervisor, Machine, Memory, RootImage } from "./machine.ts";
-import { qemu } from "./qemu/driver.ts";
-import type { MachineType, QemuOptions } from "./qemu/command.ts";
-
-const QEMU = ["/usr/bin/qemu-system-x86_64", "/usr/libexec/qemu-kvm", "/opt/kata/bin/qemu-system-x86_64"];
-const VIRTIOFSD = [
-  "/usr/libexec/virtiofsd",
-  "/usr/lib/qemu/virtiofsd",
-  "/usr/lib/virtiofsd",
-  "/opt/kata/libexec/virtiofsd",
-];
-
-/** The named one, which must be there, or the first of the usual places. Throws VmError Missing. */
-function program(named: string, usual: readonly string[], key: string, what: string): string {
-  if (named !== "") {
-    if (existsSync(named)) return named;
-    throw new VmError("Missing", `${key}: ${named} is not there`);
-  }
-  const found = usual.find((path) => existsSync(path));
-  if (found === undefined)
-    throw new VmError(
-      "Missing",
-      `no ${what} at ${usual.join(", ")}; install it, or name it by ${key} in configuration.toml`,
-    );
-  return found;
-}
-
-export const virtiofsdOf = ({ hypervisor }: VmSettings): string =>
-  program(hypervisor.virtio_fs_daemon, VIRTIOFSD, "virtio_fs_daemon", "virtiofsd");
-
-/** Throws VmError. */
-export function hypervisorProgram({ name, hypervisor }: VmSettings): string {
-  if (name === "qemu") return program(hypervisor.path, QEMU, "path", "QEMU (Debian: apt-get install qemu-system-x86)");
-  throw new VmError(
-    "Unsupported",
-    `[hypervisor.${name}]: this version of berth starts QEMU alone; use [hypervisor.qemu]`,
-  );
-}
-
-export type Accelerator = "kvm" | "tcg";
-
-const MACHINE_TYPES: readonly string[] = ["q35", "pc", "microvm"] satisfies readonly MachineType[];
-
-export function hypervisorOf(
-  settings: VmSettings,
-  accelerator: Accelerator,
-  template?: QemuOptions["template"],
-): Hypervisor {
-  const { hypervisor } = settings;
-  hypervisorProgram(settings);
-  if (!MACHINE_TYPES.includes(hypervisor.machine_type))
-    throw new VmError(
-      "Unsupported",
-      `machine_type: "${hypervisor.machine_type}" is none of ${MACHINE_TYPES.join(", ")}`,
-    );
-  return qemu({
-    machineType: hypervisor.machine_type as MachineType,
-    accelerator,
-    machineAccelerators: hypervisor.machine_accelerators,
-    cpuFeatures: hypervisor.cpu_features,
-    firmware: hypervisor.firmware,
-    pflashes: hypervisor.pflashes,
-    sandbox: hypervisor.seccompsandbox || hypervisor.seccomp_sandbox,
-    bridges: Math.min(5, Math.max(1, hypervisor.default_bridges)),
-    rootPorts: Math.max(0, hypervisor.pcie_root_port),
-    iommu: hypervisor.enable_iommu,
-    iommuPlatform: hypervisor.enable_iommu_platform,
-    legacySerial: hypervisor.use_legacy_serial,
-    extraMonitor: isDebug(settings) ? hypervisor.extra_monitor_socket : "",
-    ...(template && { template }),
-  });
-}
-
-export const isDebug = ({ hypervisor, agent }: VmSettings): boolean => hypervisor.enable_debug || agent.enable_debug;
+import { hypervisorProgram, isDebug } from "./drivers.ts";
+import { type DiskOptions, type Machine, type Memory, type RootImage, VSOCK_PORT } from "./machine.ts";
+import { diskRates } from "./rates.ts";
 
 /** Guest's kernel and what it starts from, where the configuration names none. */
 export interface GuestFiles {
@@ -141,7 +70,8 @@ function memoryOf({ hypervisor }: VmSettings): Memory {
   };
 }
 
-export function diskOptionsOf({ hypervisor }: VmSettings): DiskOptions {
+export function diskOptionsOf(settings: VmSettings): DiskOptions {
+  const { hypervisor } = settings;
   return {
     driver: hypervisor.block_device_driver === "virtio-scsi" ? "virtio-scsi" : "virtio-blk",
     aio: hypervisor.block_device_aio as DiskOptions["aio"],
@@ -153,12 +83,20 @@ export function diskOptionsOf({ hypervisor }: VmSettings): DiskOptions {
     queues: hypervisor.num_queues,
     queueSize: hypervisor.queue_size,
     iothread: hypervisor.enable_iothreads,
+    rates: diskRates(settings),
   };
 }
 
-function rootImage({ hypervisor }: VmSettings, path: string): RootImage {
+const LIGHT: readonly string[] = ["firecracker", "stratovirt"];
+
+/** Their devices are on virtio-mmio. */
+const hasNoPci = ({ name, hypervisor }: VmSettings): boolean =>
+  LIGHT.includes(name) || hypervisor.machine_type === "microvm";
+
+function rootImage(settings: VmSettings, path: string): RootImage {
+  const { hypervisor } = settings;
   const asked = hypervisor.vm_rootfs_driver;
-  const byDefault = hypervisor.disable_image_nvdimm || hypervisor.machine_type === "microvm" ? "blk" : "pmem";
+  const byDefault = hypervisor.disable_image_nvdimm || hasNoPci(settings) ? "blk" : "pmem";
   const driver = asked === "" ? byDefault : asked === "virtio-pmem" ? "pmem" : "blk";
   if (!existsSync(path)) throw new VmError("Missing", `image: ${path} is not there`);
   return { path, driver, size: statSync(path).size };
@@ -167,7 +105,6 @@ function rootImage({ hypervisor }: VmSettings, path: string): RootImage {
 /** As they stand, or with a name before "=": the last of a name counts, so that those of the configuration do. */
 export function kernelCommandLine(settings: VmSettings, image: RootImage | undefined): string[] {
   const { hypervisor } = settings;
-  const debug = isDebug(settings);
   const own = [
     "tsc=reliable",
     "no_timer_check",
@@ -184,9 +121,8 @@ export function kernelCommandLine(settings: VmSettings, image: RootImage | undef
     "cgroup_no_v1=all",
     "memhp_default_state=online",
     "random.trust_cpu=on",
-    hypervisor.use_legacy_serial ? "console=ttyS0" : "console=hvc0",
-    ...(hypervisor.machine_type === "microvm" ? ["pci=off"] : ["pci=lastbus=0"]),
-    ...(debug ? ["debug"] : ["quiet"]),
+    ...hypervisorParameters(settings),
+    ...(isDebug(settings) ? ["debug"] : ["quiet"]),
     ...(hypervisor.enable_iommu ? ["intel_iommu=on", "iommu=pt"] : []),
     ...(image === undefined ? ["rdinit=/init"] : imageParameters(hypervisor.rootfs_type, image)),
     "berth.guest",
@@ -194,6 +130,23 @@ export function kernelCommandLine(settings: VmSettings, image: RootImage | undef
   const asked = hypervisor.kernel_params.split(/\s+/).filter((word) => word !== "");
   const names = new Set(asked.map(nameOf));
   return [...own.filter((word) => !names.has(nameOf(word))), ...asked];
+}
+
+function hypervisorParameters(settings: VmSettings): string[] {
+  const { name, hypervisor } = settings;
+  const vsock = `berth.channel=vsock:${VSOCK_PORT}`;
+  const console = hypervisor.use_legacy_serial ? "console=ttyS0" : "console=hvc0";
+  switch (name) {
+    case "qemu":
+      return [console, hasNoPci(settings) ? "pci=off" : "pci=lastbus=0"];
+    case "clh":
+      return [console, vsock];
+    case "firecracker":
+      // Each letter is an exit of the machine's: without debugging there is no port at all. Its devices are told of by ACPI.
+      return [...(isDebug(settings) ? ["console=ttyS0"] : ["8250.nr_uarts=0"]), "pci=off", "iommu=off", vsock];
+    case "stratovirt":
+      return ["console=ttyS0", "pci=off", "iommu=off", "acpi=off", vsock];
+  }
 }
 
 const nameOf = (parameter: string): string => parameter.split("=")[0] ?? parameter;

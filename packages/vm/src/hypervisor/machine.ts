@@ -1,5 +1,19 @@
 /** A virtual machine as every hypervisor is told of it, and what a hypervisor can do with one. */
 
+/** A token bucket a second; 0: no limit. `burst`: what may go at once when nothing has for a while. */
+export interface Rate {
+  readonly perSecond: number;
+  readonly burst: number;
+}
+
+/** Of a device: bytes and operations. */
+export interface Rates {
+  readonly bytes: Rate;
+  readonly operations: Rate;
+}
+
+export const UNLIMITED: Rates = { bytes: { perSecond: 0, burst: 0 }, operations: { perSecond: 0, burst: 0 } };
+
 export interface Share {
   /** What the guest mounts it by. */
   readonly tag: string;
@@ -18,6 +32,9 @@ export interface Nic {
   readonly mac: string;
   readonly queues: number;
   readonly vhost: boolean;
+  /** What the guest receives, and what it sends. */
+  readonly rx: Rates;
+  readonly tx: Rates;
 }
 
 export interface Disk {
@@ -38,7 +55,14 @@ export interface DiskOptions {
   readonly queues: number;
   readonly queueSize: number;
   readonly iothread: boolean;
+  readonly rates: Rates;
 }
+
+/** What Linux calls its virtio block devices, in their order. */
+export const virtioDisk = (index: number): string => `vd${"abcdefghijklmnopqrstuvwxyz"[index] ?? ""}`;
+
+/** How a guest finds a disk: by its serial number, or where it cannot be given one by its name, as "vdb". */
+export type DiskPlace = { readonly serial: string } | { readonly device: string };
 
 export interface RootImage {
   readonly path: string;
@@ -86,7 +110,19 @@ export const controlSocket = (directory: string): string => `${directory}/contro
 export const channelSocket = (directory: string): string => `${directory}/channel.sock`;
 export const consoleLog = (directory: string): string => `${directory}/console.log`;
 
+/** Where the guest's program is reached, by hybrid vsock's handshake: `bosun relay` listens there, or the hypervisor itself. */
+export const guestSocket = (directory: string): string => `${directory}/relay.sock`;
+
 export const AGENT_PORT = "berth.agent";
+/** Of a guest's program on vsock. */
+export const VSOCK_PORT = 1024;
+
+/** What comes between the host and the guest's program. */
+export type Channel =
+  /** A way that `bosun relay` shares out: the socket of a serial port, or "vsock:CID:PORT". */
+  | { readonly by: "relay"; readonly channel: string }
+  /** The hypervisor listens at guestSocket. */
+  | { readonly by: "hypervisor" };
 
 export interface Program {
   readonly argv: readonly string[];
@@ -98,7 +134,8 @@ export interface Capabilities {
   readonly hotplugDisks: boolean;
   readonly hotplugNics: boolean;
   readonly resizeVcpus: boolean;
-  readonly resizeMemory: boolean;
+  /** More than it was started with; less than it has can be asked of every guest, by its balloon. */
+  readonly growMemory: boolean;
   readonly templates: boolean;
   readonly pmemImage: boolean;
 }
@@ -109,10 +146,11 @@ export interface Vm {
   readonly version: string;
   /** Resolves, with the reason, when the hypervisor is gone. */
   readonly ended: Promise<string>;
+  /** The machine's taps are there when it returns. */
   boot(): Promise<void>;
   pause(): Promise<void>;
   resume(): Promise<void>;
-  addDisk(disk: Disk, options: DiskOptions): Promise<void>;
+  addDisk(disk: Disk, options: DiskOptions): Promise<DiskPlace>;
   removeDisk(id: string): Promise<void>;
   addNic(nic: Nic): Promise<void>;
   removeNic(id: string): Promise<void>;
@@ -123,6 +161,7 @@ export interface Vm {
   setMemory(mib: number): Promise<number>;
   /** Bytes that the guest has, hotplugged ones too. */
   memoryBytes(): Promise<number>;
+  /** Ends the hypervisor, where it can be told to. */
   stop(): Promise<void>;
   /** Ends the connection; the machine runs on. */
   close(): void;
@@ -133,6 +172,7 @@ export interface Hypervisor {
   readonly capabilities: Capabilities;
   /** What is started. Pure. Throws VmError Unsupported naming what it cannot do. */
   program(machine: Machine): Program;
-  /** Connects to one that has been started; `machine` is needed where the API is told of it before it boots. */
-  connect(machine: Pick<Machine, "directory"> & Partial<Machine>, signal?: AbortSignal): Promise<Vm>;
+  channel(machine: Machine): Channel;
+  /** Connects to one that has been started, with the machine that it was started for. */
+  connect(machine: Machine, signal?: AbortSignal): Promise<Vm>;
 }

@@ -40,7 +40,7 @@ export class Qmp {
   #buffered = "";
   #nextId = 1;
   #isOpen = true;
-  /** As the greeting says: "7.2.22". */
+  /** As the greeting says: "7.2.22"; StratoVirt's own, which names QEMU's beside it. */
   version = "";
 
   private constructor(path: string, socket: Socket) {
@@ -90,7 +90,8 @@ export class Qmp {
     const id = this.#nextId++;
     const { promise, resolve, reject } = Promise.withResolvers<unknown>();
     this.#pending.set(id, { resolve, reject, command });
-    this.#socket.write(`${JSON.stringify({ execute: command, arguments: args, id })}\n`);
+    // An id is any value to QEMU, and a text to StratoVirt.
+    this.#socket.write(`${JSON.stringify({ execute: command, arguments: args, id: String(id) })}\n`);
     try {
       return (await this.#within(command, promise, options.signal)) as T;
     } finally {
@@ -177,9 +178,11 @@ export class Qmp {
   }
 
   #greet(greeting: unknown): void {
-    const { qemu } =
-      (greeting as { version?: { qemu?: { major?: number; minor?: number; micro?: number } } }).version ?? {};
-    this.version = [qemu?.major ?? 0, qemu?.minor ?? 0, qemu?.micro ?? 0].join(".");
+    const { qemu, package: own = "" } =
+      (greeting as { version?: { qemu?: { major?: number; minor?: number; micro?: number }; package?: string } })
+        .version ?? {};
+    this.version =
+      /^StratoVirt-(\S+)$/.exec(own)?.[1] ?? [qemu?.major ?? 0, qemu?.minor ?? 0, qemu?.micro ?? 0].join(".");
     this.#greeted.resolve();
   }
 

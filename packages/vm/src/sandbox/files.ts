@@ -3,7 +3,8 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import type { VmSettings } from "../configuration/settings.ts";
 import { VmError } from "../errors.ts";
-import { type GuestFiles, hypervisorProgram } from "../hypervisor/choose.ts";
+import type { GuestFiles } from "../hypervisor/choose.ts";
+import { hypervisorProgram } from "../hypervisor/drivers.ts";
 import { type Acceleration, findAccelerator } from "../hypervisor/qemu/accelerator.ts";
 import { readImage } from "../image/build.ts";
 import type { VmHost } from "./host.ts";
@@ -28,11 +29,20 @@ export async function guestFilesOf(
   return { kernel, initrd, image };
 }
 
+const KVM = "/dev/kvm";
 /** Facts about this machine, not about a pod or a daemon of it. */
 const CACHE = "/run/berth-vm";
 
-export const findAcceleratorOf = async (
+/** QEMU emulates where KVM does not work; the others cannot. Throws VmError Missing. */
+export async function findAcceleratorOf(
   vm: Pick<VmHost, "hand">,
   settings: VmSettings,
   files: GuestFiles,
-): Promise<Acceleration> => await findAccelerator(vm.hand, hypervisorProgram(settings), files.kernel, CACHE);
+): Promise<Acceleration> {
+  if (settings.name === "qemu") return await findAccelerator(vm.hand, hypervisorProgram(settings), files.kernel, CACHE);
+  if (existsSync(KVM)) return { accelerator: "kvm", reason: "" };
+  throw new VmError(
+    "Missing",
+    `${KVM} is not there, and [hypervisor.${settings.name}] runs on KVM alone; use [hypervisor.qemu]`,
+  );
+}

@@ -1,6 +1,8 @@
 /** What machines are made with, and where each is. */
 import type { Hand, HostFacts } from "@berth/kernel";
 
+export { guestSocket as relaySocket } from "../hypervisor/machine.ts";
+
 export interface VmHost {
   readonly hand: Hand;
   readonly host: HostFacts;
@@ -19,7 +21,6 @@ export const machineDirectory = ({ machines }: Pick<VmHost, "machines">, id: str
 export const programDirectory = (machine: string, name: ProgramName): string => `${machine}/${name}`;
 export const programLog = (machine: string, name: ProgramName): string => `${machine}/${name}.log`;
 export const virtiofsSocket = (machine: string): string => `${machine}/virtiofs.sock`;
-export const relaySocket = (machine: string): string => `${machine}/relay.sock`;
 export const stateFile = (machine: string): string => `${machine}/machine.json`;
 /** What berthd changes, and its view that virtiofsd serves: nothing can be made at its top from the guest. */
 export const shareWritable = (machine: string): string => `${machine}/rw`;

@@ -4,8 +4,10 @@ import { killCgroup, MonitorLost, type MonitorLink, type Order } from "@berth/ke
 import { cgroupRemoval } from "@berth/runtime";
 import type { VmSettings } from "../configuration/settings.ts";
 import { VmError } from "../errors.ts";
-import { hypervisorOf, machineShape, maxVcpusOf } from "../hypervisor/choose.ts";
-import { channelSocket, type Hypervisor, type Machine, type Nic, type Vm } from "../hypervisor/machine.ts";
+import { machineShape } from "../hypervisor/choose.ts";
+import { hypervisorOf } from "../hypervisor/drivers.ts";
+import type { Capabilities, Hypervisor, Machine, Nic, Vm } from "../hypervisor/machine.ts";
+import { nicRates } from "../hypervisor/rates.ts";
 import { bosunRuntime } from "../guest/bosun/containers.ts";
 import type { GuestRuntime } from "../guest/runtime.ts";
 import { configureGuestNetwork } from "../network/guest.ts";
@@ -60,8 +62,12 @@ export interface PodMachine {
   /** Its containers. */
   readonly runtime: GuestRuntime;
   readonly vm: Vm;
+  /** As it was started. */
+  readonly machine: Machine;
   /** Processors that it can have. */
   readonly maxVcpus: number;
+  /** Of its hypervisor. */
+  readonly capabilities: Capabilities;
   /** Resolves, with the reason, when the hypervisor or what it stands on has ended. */
   readonly ended: Promise<string>;
   /** Ends the connections; the machine runs on. */
@@ -73,6 +79,8 @@ interface MachineState {
   readonly settings: VmSettings;
   readonly accelerator: "kvm" | "tcg";
   readonly cgroup: string;
+  /** Undefined: it was not started. */
+  readonly machine?: Machine;
 }
 
 /** Rejects with VmError, or the signal's reason; what was made is for removeMachine to take away. */
@@ -86,8 +94,7 @@ export async function startMachine(vm: VmHost, request: MachineRequest): Promise
   const hypervisor = hypervisorOf(settings, accelerator);
   await mkdir(directory, { recursive: true, mode: 0o700 });
   const state: MachineState = { settings, accelerator, cgroup };
-  await writeFile(`${stateFile(directory)}.new`, JSON.stringify(state));
-  await rename(`${stateFile(directory)}.new`, stateFile(directory));
+  await writeState(directory, state);
   await vm.hand.run({ orders: shareOrders(directory) }, signal ? { signal } : {});
   const hasShare = settings.hypervisor.shared_fs === "virtio-fs";
   const interfaces =
@@ -112,20 +119,16 @@ export async function startMachine(vm: VmHost, request: MachineRequest): Promise
     nics: interfaces.map((own, index) => nicOf(settings, own, index)),
     disks: [],
   };
-  const link = await startProgram(
-    vm,
-    directory,
-    "hypervisor",
-    execOrder(hypervisor.program(machine)),
-    { ...place, netns },
-    signal,
-  );
+  const program = hypervisor.program(machine);
+  await writeState(directory, { ...state, machine });
+  const link = await startProgram(vm, directory, "hypervisor", execOrder(program), { ...place, netns }, signal);
   const failed = failsWith(directory, "hypervisor", link);
   failed.catch(() => {});
   const control = await Promise.race([connectControl(hypervisor, machine, signal), failed]);
-  await startRelay(vm, directory, place, signal);
+  const channel = hypervisor.channel(machine);
+  if (channel.by === "relay") await startRelay(vm, directory, channel.channel, place, signal);
+  await Promise.race([control.boot(), failed]);
   if (netns !== undefined) await redirect(vm.hand, netns, interfaces);
-  await control.boot();
 
   onStep?.("wait for the guest");
   const timeoutMs = settings.agent.dial_timeout * 1000;
@@ -133,14 +136,10 @@ export async function startMachine(vm: VmHost, request: MachineRequest): Promise
   onStep?.("set up the guest");
   await guest.hand.run({ orders: guestOrders(request, hasShare) }, signal ? { signal } : {});
   await configureGuestNetwork(guest.hand, interfaces);
-  return opened(id, directory, settings, control, guest, link);
+  return opened({ machine, settings, hypervisor, vm: control, guest, link });
 }
 
-async function connectControl(
-  hypervisor: Hypervisor,
-  machine: Pick<Machine, "directory"> & Partial<Machine>,
-  signal?: AbortSignal,
-): Promise<Vm> {
+async function connectControl(hypervisor: Hypervisor, machine: Machine, signal?: AbortSignal): Promise<Vm> {
   const limit = AbortSignal.timeout(CONTROL_MS);
   try {
     return await hypervisor.connect(machine, signal ? AbortSignal.any([signal, limit]) : limit);
@@ -160,6 +159,7 @@ function nicOf(settings: VmSettings, { link, tap }: PodInterface, index: number)
     mac: link.mac,
     queues: Math.max(1, hypervisor.network_queues),
     vhost: false,
+    ...nicRates(settings),
   };
 }
 
@@ -167,10 +167,11 @@ function nicOf(settings: VmSettings, { link, tap }: PodInterface, index: number)
 async function startRelay(
   vm: VmHost,
   directory: string,
+  channel: string,
   place: ProgramPlace,
   signal: AbortSignal | undefined,
 ): Promise<void> {
-  const end: Order = { order: "relay", args: { channel: channelSocket(directory), listen: relaySocket(directory) } };
+  const end: Order = { order: "relay", args: { channel, listen: relaySocket(directory) } };
   const link = await startProgram(vm, directory, "relay", end, place, signal);
   link.close();
 }
@@ -209,18 +210,21 @@ function guestOrders({ hostname, shmSize, sysctls }: MachineRequest, hasShare: b
 }
 
 /** The machine of an earlier berthd. Undefined: it is gone, and removeMachine has to clean up. */
-export async function findMachine(vm: VmHost, id: string): Promise<PodMachine | undefined> {
-  const directory = machineDirectory(vm, id);
+export async function findMachine(host: VmHost, id: string): Promise<PodMachine | undefined> {
+  const directory = machineDirectory(host, id);
   const state = await readState(directory);
-  const link = state && (await findProgram(directory, "hypervisor"));
-  if (!state || !link) return undefined;
+  const machine = state?.machine;
+  const link = machine && (await findProgram(directory, "hypervisor"));
+  if (!machine || !link) return undefined;
   if (await hasExited(link)) {
     link.close();
     return undefined;
   }
-  const control = await connectControl(hypervisorOf(state.settings, state.accelerator), { directory });
-  const guest = await connectGuest(directory, { timeoutMs: state.settings.agent.dial_timeout * 1000 });
-  return opened(id, directory, state.settings, control, guest, link);
+  const { settings } = state;
+  const hypervisor = hypervisorOf(settings, state.accelerator);
+  const vm = await connectControl(hypervisor, machine);
+  const guest = await connectGuest(directory, { timeoutMs: settings.agent.dial_timeout * 1000 });
+  return opened({ machine, settings, hypervisor, vm, guest, link });
 }
 
 /** A monitor may outlive its program by a moment, or by who is still connected to it. */
@@ -242,14 +246,22 @@ async function readState(directory: string): Promise<MachineState | undefined> {
   }
 }
 
-function opened(
-  id: string,
-  directory: string,
-  settings: VmSettings,
-  vm: Vm,
-  guest: Guest,
-  link: MonitorLink,
-): PodMachine {
+async function writeState(directory: string, state: MachineState): Promise<void> {
+  await writeFile(`${stateFile(directory)}.new`, JSON.stringify(state));
+  await rename(`${stateFile(directory)}.new`, stateFile(directory));
+}
+
+interface Parts {
+  readonly machine: Machine;
+  readonly settings: VmSettings;
+  readonly hypervisor: Hypervisor;
+  readonly vm: Vm;
+  readonly guest: Guest;
+  readonly link: MonitorLink;
+}
+
+function opened({ machine, settings, hypervisor, vm, guest, link }: Parts): PodMachine {
+  const { id, directory } = machine;
   const exited = link.exited.then(
     async ({ code }) => `the hypervisor ended with status ${code}${await lastWords(directory, "hypervisor")}`,
     (error: unknown) => {
@@ -264,7 +276,9 @@ function opened(
     guest,
     runtime: bosunRuntime(directory, guest),
     vm,
-    maxVcpus: maxVcpusOf(settings),
+    machine,
+    maxVcpus: machine.maxVcpus,
+    capabilities: hypervisor.capabilities,
     ended: exited,
     close: async () => {
       link.close();

@@ -1,6 +1,6 @@
 /** virtiofsd: serves a machine's share. It ends when its hypervisor does. */
 import type { VmSettings } from "../configuration/settings.ts";
-import { virtiofsdOf } from "../hypervisor/choose.ts";
+import { virtiofsdOf } from "../hypervisor/drivers.ts";
 import { shareServed, virtiofsSocket, type VmHost } from "./host.ts";
 import { startListener, type ProgramPlace } from "./programs.ts";
 

@@ -2,9 +2,11 @@
 import { VmError } from "../../errors.ts";
 import { Qmp, QmpError } from "../../qmp/client.ts";
 import {
+  channelSocket,
   controlSocket,
   type Disk,
   type DiskOptions,
+  type DiskPlace,
   type Hypervisor,
   type Machine,
   type Nic,
@@ -25,11 +27,12 @@ export function qemu(options: QemuOptions): Hypervisor {
       hotplugDisks: hotplugs,
       hotplugNics: hotplugs,
       resizeVcpus: hotplugs,
-      resizeMemory: hotplugs,
+      growMemory: hotplugs,
       templates: true,
       pmemImage: hotplugs,
     },
     program: (machine: Machine): Program => qemuProgram(machine, options),
+    channel: ({ directory }) => ({ by: "relay", channel: channelSocket(directory) }),
     connect: async ({ directory }, signal) => {
       const qmp = await connectWhenThere(controlSocket(directory), (path) => Qmp.connect(path, { signal }), signal);
       return new QemuVm(qmp, options);
@@ -85,7 +88,7 @@ class QemuVm implements Vm {
     await this.#qmp.execute("cont");
   }
 
-  async addDisk(disk: Disk, options: DiskOptions): Promise<void> {
+  async addDisk(disk: Disk, options: DiskOptions): Promise<DiskPlace> {
     this.#checkHotplug("block devices");
     await this.#qmp.execute("blockdev-add", blockNode(disk, options));
     try {
@@ -96,6 +99,7 @@ class QemuVm implements Vm {
       await this.#qmp.execute("blockdev-del", { "node-name": disk.id });
       throw error;
     }
+    return { serial: disk.id };
   }
 
   async removeDisk(id: string): Promise<void> {
