@@ -27,7 +27,7 @@ export { guestError } from "./bosun/answers.ts";
 export { HandLost, MonitorLost, OrderError } from "./bosun/errors.ts";
 export { startHand, type HandOptions } from "./bosun/serve.ts";
 export { connectHand } from "./bosun/calls.ts";
-export { reachThrough, type Reach, type RelayOptions } from "./bosun/reach.ts";
+export { reachPort, reachThrough, type Reach, type RelayOptions } from "./bosun/reach.ts";
 export { Front, type Launched, type LaunchOptions } from "./bosun/front.ts";
 export { openTree } from "./bosun/connections.ts";
 export { connectMonitor, monitorEnded, readRecord, type MonitorRecord } from "./bosun/monitor.ts";

@@ -5,71 +5,24 @@
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
-#include <termios.h>
 
 #include "orders.h"
 #include "proxy.h"
 #include "relay.h"
+#include "stand_in.h"
 
 #define QUEUE_TRIES 2000 /* a listener there whose queue is full; ten seconds */
 #define QUEUE_PAUSE_MS 5
+#define GUEST_PORT 1024
 
 /* --- reaching it -------------------------------------------------------------------------------------------------------- */
-
-/* One line without its end, no byte more than it. */
-static bool read_line(int fd, char *line, size_t size)
-{
-  for (size_t at = 0; at < size; at++) {
-    ssize_t n;
-    do
-      n = read(fd, line + at, 1);
-    while (n < 0 && errno == EINTR);
-    if (n <= 0) {
-      errno = n == 0 ? ECONNRESET : errno;
-      return false;
-    }
-    if (line[at] == '\n') {
-      line[at] = 0;
-      return true;
-    }
-  }
-  errno = EPROTO;
-  return false;
-}
-
-static bool ask(int fd, const char *question, char *answer, size_t size)
-{
-  return write_all(fd, question, strlen(question)) && read_line(fd, answer, size);
-}
-
-static int reach_once(const char *relay, const char *path)
-{
-  char line[LINE_MAX_SIZE], question[LINE_MAX_SIZE];
-  int fd = unix_connect(relay);
-  if (fd < 0)
-    return -1;
-  bool asked = snprintf(question, sizeof question, "PATH %s\n", path) < (int)sizeof question;
-  errno = ENAMETOOLONG;
-  if (asked && ask(fd, "CONNECT 1024\n", line, sizeof line)) {
-    errno = EPROTO;
-    if (strncmp(line, "OK", 2) == 0 && ask(fd, question, line, sizeof line)) {
-      if (strcmp(line, "OK") == 0)
-        return fd;
-      errno = strncmp(line, "ERR ", 4) == 0 ? word_errno(line + 4) : EPROTO;
-    }
-  }
-  drop(fd);
-  return -1;
-}
 
 static int reach(struct run *run, const char *relay, const char *path)
 {
   for (int tries = 0;; tries++) {
-    int fd = reach_once(relay, path);
+    int fd = relay_reach(relay, GUEST_PORT, path);
     if (fd >= 0)
       return fd;
     if (errno != EAGAIN || tries == QUEUE_TRIES)
@@ -144,19 +97,9 @@ static int attach_all(struct run *run, struct proxy *p, const char *relay, const
   return input ? attach_input(run, p, relay, path) : 0;
 }
 
-/* The terminal there does what a terminal does; this one hands bytes on. */
-static int make_raw(struct run *run)
-{
-  struct termios settings;
-  if (tcgetattr(STDIN_FILENO, &settings) < 0)
-    return failed(&run->report, "tcgetattr");
-  cfmakeraw(&settings);
-  return tcsetattr(STDIN_FILENO, TCSANOW, &settings) < 0 ? failed(&run->report, "tcsetattr") : 0;
-}
-
 static int begin(struct run *run, struct proxy *p, const char *relay, const char *path)
 {
-  if (settle(run) < 0 || (p->terminal && make_raw(run) < 0))
+  if (settle(run) < 0 || (p->terminal && stand_in_raw(run) < 0))
     return -1;
   prctl(PR_SET_NAME, "bosun-proxy");
   signal(SIGPIPE, SIG_IGN); /* a channel that ends while it is written to is told in words */

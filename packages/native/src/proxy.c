@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "proxy.h"
+#include "stand_in.h"
 
 #define WAY_SIZE 16384u
 
@@ -48,8 +49,7 @@ static void take_frame(struct proxy *p, const struct frame_header *header, const
   if (header->type == MESSAGE_STATE && header->id == 0 && message_state_decode(body, header->size, &state))
     take_exit(p, state.code, state.oom);
   else if (header->id && header->id == p->waits)
-    take_exit(p, header->type == MESSAGE_EXECED && message_execed_decode(body, header->size, &execed) ? execed.code : CHANNEL_LOST_STATUS,
-              false);
+    take_exit(p, header->type == MESSAGE_EXECED && message_execed_decode(body, header->size, &execed) ? execed.code : LOST_STATUS, false);
 }
 
 /* Reads once. False: the end. */
@@ -100,7 +100,7 @@ static void control_ready(struct proxy *p)
   if (more)
     return;
   if (!exited)
-    _exit(CHANNEL_LOST_STATUS);
+    _exit(LOST_STATUS);
   fd_close(&p->control.fd);
 }
 
@@ -137,7 +137,7 @@ static void signals_ready(struct proxy *p, int fd)
       message_kill_encode(&p->control.out, ++p->request, &message);
   }
   if (p->control.out.size && !proxy_send(p) && !exited)
-    _exit(CHANNEL_LOST_STATUS);
+    _exit(LOST_STATUS);
 }
 
 /* --- streams ------------------------------------------------------------------------------------------------------------ */
@@ -220,7 +220,7 @@ void proxy_run(struct proxy *p)
       {.fd = watched ? ways[0].to : -1, .events = POLLIN},
     };
     if (poll(polled, sizeof polled / sizeof *polled, -1) < 0 && errno != EINTR)
-      _exit(CHANNEL_LOST_STATUS);
+      _exit(LOST_STATUS);
     if (polled[0].revents)
       control_ready(p);
     if (polled[1].revents)

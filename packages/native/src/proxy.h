@@ -4,8 +4,6 @@
 
 #include "procs.h"
 
-#define CHANNEL_LOST_STATUS 137 /* as if it were killed: nothing in the machine lives any more */
-
 struct proxy {
   struct conn control;  /* to the monitor there */
   uint32_t session;

@@ -20,6 +20,9 @@ void line_next(struct line *line); /* drops the line */
 const char *errno_word(int err);   /* "ENOENT"; "EIO" for what has no name here */
 int word_errno(const char *word);  /* the other way round */
 
+/* reach.c: connects through `relay`, to a port ("CONNECT"; 0: none) and there to a socket ("PATH"; "": none). -1 with errno. */
+int relay_reach(const char *relay, unsigned port, const char *path);
+
 /* address.c: both -1 with errno. */
 int unix_connect(const char *path); /* blocks */
 int unix_listen(const char *path);  /* mode 0600, in the place of a socket that was there; does not block */

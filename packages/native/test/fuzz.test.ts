@@ -1,4 +1,4 @@
-/** A short run of the decoders' fuzzer, from seeds that use every order, message, tree entry and frame of the channel. BERTH_FUZZ_SECONDS for a longer one. */
+/** A short run of the decoders' fuzzer, from seeds that use every order, message, tree entry and frame of the channel, and an answer by ttRPC. BERTH_FUZZ_SECONDS for a longer one. */
 import assert from "node:assert/strict";
 import { execFile, execFileSync, spawnSync } from "node:child_process";
 import { mkdirSync, readdirSync, writeFileSync } from "node:fs";
@@ -74,6 +74,10 @@ function seeds(dir: string): void {
     frame(FRAME.shut, index + 1),
     frame(FRAME.close, index + 1, u32(0)),
   ]);
+  // Response{status: {code: 5, message: "gone"}, payload: {data: "output"}}, on stream 1, and half of another.
+  const answer = Buffer.from("0a0808051204676f6e6512080a066f7574707574", "hex");
+  const whole = Buffer.concat([Buffer.from([0, 0, 0, answer.length, 0, 0, 0, 1, 2, 0]), answer]);
+  write("answers", 5, 0xff, Buffer.concat([whole, whole.subarray(0, 15)]));
   write("host-says", 4, 0x07, Buffer.concat([Buffer.alloc(99), frame(FRAME.reset, 0, nonce(1)), ...host]));
 }
 

@@ -1,6 +1,6 @@
 /*
- * libFuzzer target of everything that decodes what comes over a socket: plans, messages, tree entries, and both ends of a machine's
- * channel. The first byte chooses which. What decodes is read to its end, so that a length that lies is a read out of bounds.
+ * libFuzzer target of everything that decodes what comes over a socket: plans, messages, tree entries, both ends of a machine's channel,
+ * and ttRPC's answers. The first byte chooses which. What decodes is read to its end, so that a length that lies is a read out of bounds.
  */
 #include <fcntl.h>
 #include <stdlib.h>
@@ -8,6 +8,7 @@
 
 #include "channel.h"
 #include "orders.h"
+#include "ttrpc.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -193,6 +194,41 @@ static void take_channel(bool host, uint8_t step, const uint8_t *body, size_t si
   channel_free(&c);
 }
 
+/* --- ttRPC -------------------------------------------------------------------------------------------------------------- */
+
+static void use_protobuf(struct reader message, const struct buffer *in)
+{
+  struct reader inner;
+  uint64_t number, value;
+  protobuf_first(message, &value, &inner);
+  while (protobuf_field(&message, &number, &value, &inner)) {
+    if (inner.at && (inner.at < in->data || inner.end < inner.at || inner.end > in->data + in->size))
+      abort();
+    for (const uint8_t *at = inner.at; at < inner.end; at++)
+      sink += *at;
+  }
+}
+
+/* What an agent or a shim answers, in pieces of `step` bytes, as a socket gives them. */
+static void take_ttrpc(uint8_t step, const uint8_t *body, size_t size)
+{
+  struct ttrpc t = {.fd = -1, .stream = 1, .most = 1024};
+  struct reader message, payload;
+  struct answer answer;
+  int whole = 0;
+  for (size_t at = 0, more; at < size && whole >= 0; at += more) {
+    more = size - at < step + 1u ? size - at : step + 1u;
+    buffer_append(&t.in, body + at, more);
+    while ((whole = ttrpc_next(&t, &answer)) > 0) {
+      sink += ttrpc_response(answer.body, &message, &payload) + answer.stream + answer.type;
+      use_protobuf(message, &t.in);
+      use_protobuf(payload, &t.in);
+      ttrpc_done(&t, &answer);
+    }
+  }
+  buffer_free(&t.in);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
   if (size < 2)
@@ -202,12 +238,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
   if (!body)
     return 0;
   memcpy(body, data + 2, size - 2);
-  switch (data[0] % 5) {
+  switch (data[0] % 6) {
   case 0: decode_plan(body, size - 2); break;
   case 1: decode_message(data[1], body, size - 2); break;
   case 2: decode_tree(data[1], body, size - 2); break;
   case 3: take_channel(true, data[1], body, size - 2); break;
   case 4: take_channel(false, data[1], body, size - 2); break;
+  case 5: take_ttrpc(data[1], body, size - 2); break;
   }
   free(body);
   return 0;

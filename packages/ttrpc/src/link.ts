@@ -27,6 +27,8 @@ export class FrameLink {
       this.#resume();
       this.#closed.resolve(failure);
     });
+    // Whoever opened it may have read lines first, and stopped.
+    connection.resume();
   }
 
   get isOpen(): boolean {

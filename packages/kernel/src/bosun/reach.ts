@@ -10,7 +10,7 @@ export interface RelayOptions {
   /** How long the guest may take to be there, in milliseconds: it may not have booted yet. Default 30,000. */
   readonly timeoutMs?: number;
   /** The vsock port that `CONNECT` names. Default 1024. */
-  readonly port?: number;
+  readonly port?: number | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -39,8 +39,27 @@ export function reachThrough(relay: string, options: RelayOptions = {}): Reach {
   };
 }
 
+/** Reaches the machine's port itself, on which nothing has been said yet: what hybrid vsock gives by `CONNECT`. The socket comes paused. */
+export async function reachPort(relay: string, options: RelayOptions = {}): Promise<Socket> {
+  return await opened(relay, options, () => Promise.resolve());
+}
+
 async function openStream(relay: string, path: string, options: RelayOptions): Promise<Socket> {
-  const { timeoutMs = TIMEOUT_MS, port = PORT, signal } = options;
+  return await opened(relay, options, async (socket, signal) => {
+    socket.write(`PATH ${path}\n`);
+    const answer = await readLine(socket, signal);
+    if (answer === "OK") return;
+    const code = /^ERR (E[A-Z0-9]+)$/.exec(answer)?.[1];
+    if (code === undefined) throw failure(`${relay} said ${JSON.stringify(answer)} to PATH ${path}`, "EPROTO");
+    throw failure(`connect ${path} through ${relay}: ${code}`, code);
+  });
+}
+
+async function opened(
+  relay: string,
+  { timeoutMs = TIMEOUT_MS, port = PORT, signal }: RelayOptions,
+  ask: (socket: Socket, signal: AbortSignal) => Promise<void>,
+): Promise<Socket> {
   signal?.throwIfAborted();
   const socket = await connectTo(relay);
   const limit = AbortSignal.timeout(timeoutMs);
@@ -50,12 +69,8 @@ async function openStream(relay: string, path: string, options: RelayOptions): P
     const greeting = await readLine(socket, either);
     if (!greeting.startsWith("OK"))
       throw failure(`${relay} said ${JSON.stringify(greeting)} to CONNECT ${port}`, "EPROTO");
-    socket.write(`PATH ${path}\n`);
-    const answer = await readLine(socket, either);
-    if (answer === "OK") return socket;
-    const code = /^ERR (E[A-Z0-9]+)$/.exec(answer)?.[1];
-    if (code === undefined) throw failure(`${relay} said ${JSON.stringify(answer)} to PATH ${path}`, "EPROTO");
-    throw failure(`connect ${path} through ${relay}: ${code}`, code);
+    await ask(socket, either);
+    return socket;
   } catch (error) {
     socket.destroy();
     if (error === limit.reason) throw failure(`${relay}: the guest did not answer within ${timeoutMs} ms`, "ETIMEDOUT");

@@ -24,6 +24,34 @@ export const MACHINE_ORDERS = {
     fields: { relay: "str", monitor: "str", stdin: "u32", terminal: "u32", drainMs: "u32", plan: "bytes" },
     words: "run a process in the guest, at {monitor} through {relay}",
   },
+  /**
+   * Stands for a process of a machine whose agent is Kata's. socket, port, path: the way to the agent, by "CONNECT port" (0: none) and
+   * "PATH path" ("": none). The others are whole ttRPC requests, in which bosun puts the stream's number and what was left open: `start`
+   * first, whose refusal is the order's failure; stdout and stderr again and again until they come to their end; then `wait`,
+   * whose answer is the exit code. `write` ends with 5 bytes for the length of what follows (a padded varint), and has 5 for the length of
+   * the payload at `payload`; `kill` ends with 5 for the signal, `resize` with 5 for the rows, a key's byte and 5 for the columns.
+   * Without stdin the input is closed at once. terminal: `console` came before it; it is made raw. Exits with 137 where the agent is lost.
+   */
+  agent_process: {
+    code: 154,
+    fields: {
+      socket: "str",
+      port: "u32",
+      path: "str",
+      start: "bytes",
+      wait: "bytes",
+      stdout: "bytes",
+      stderr: "bytes",
+      write: "bytes",
+      payload: "u32",
+      closeInput: "bytes",
+      kill: "bytes",
+      resize: "bytes",
+      stdin: "u32",
+      terminal: "u32",
+    },
+    words: "stand for the process of the guest's agent at {socket}",
+  },
 
   // --- a whole machine: what its host tells a virtual one ------------------------------------------------------------------
   /** finit_module(2) of an uncompressed module; one that is loaded already is success. */

@@ -1,8 +1,6 @@
 /** A process of a shim's as the process of one of bosun's monitors: streams by FIFOs, signals, sizes and the end by the Task API. */
 import { NO_SLOT, O, type Order, type Plan } from "@berth/kernel";
-import { type task, ttrpc } from "@berth/spec/shim";
-import { create, type DescMessage, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
-import { encodeFrame, TYPE } from "@berth/ttrpc";
+import { numberPlace, requestFrame } from "@berth/ttrpc";
 import type { Bootstrap } from "./launch.ts";
 import { namespaceMetadata, serviceOf } from "./task.ts";
 
@@ -75,35 +73,18 @@ function fifoOrders(path: string | undefined, slot: number, input: boolean): Ord
   ];
 }
 
-/** A varint of 32 bits in the five bytes that its longest takes: bosun puts the number there. */
-const PLACE = Buffer.from([0x80, 0x80, 0x80, 0x80, 0x00]);
-/** Keys of varint fields 3 (KillRequest.signal, ResizePtyRequest.width) and 4 (height). */
-const [FIELD_3, FIELD_4] = [Buffer.from([3 << 3]), Buffer.from([4 << 3])];
+/** KillRequest.signal, ResizePtyRequest.width and height. */
+const [SIGNAL, WIDTH, HEIGHT] = [3, 3, 4] as const;
 
 function framesOf({ shim, namespace, id, execId }: ShimProcess) {
-  const { typeName, method } = serviceOf(shim.version);
-  const frame = (
-    { name, input }: { readonly name: string; readonly input: DescMessage },
-    fields: object,
-    ...places: Buffer[]
-  ) => {
-    const message = create(input, { id, execId, ...fields });
-    return requestFrame(typeName, name, namespace, Buffer.concat([toBinary(input, message), ...places]));
-  };
+  const { method } = serviceOf(shim.version);
+  const metadata = namespaceMetadata(namespace);
+  const process = { id, execId };
   return {
-    start: frame(method.start, {}),
-    wait: frame(method.wait, {}),
-    kill: frame(method.kill, {}, FIELD_3, PLACE),
-    closeInput: frame(method.closeIO, { stdin: true } satisfies MessageInitShape<typeof task.CloseIORequestSchema>),
-    resize: frame(method.resizePty, {}, FIELD_3, PLACE, FIELD_4, PLACE),
+    start: requestFrame(method.start, process, [], metadata),
+    wait: requestFrame(method.wait, process, [], metadata),
+    kill: requestFrame(method.kill, process, [numberPlace(SIGNAL)], metadata),
+    closeInput: requestFrame(method.closeIO, { ...process, stdin: true }, [], metadata),
+    resize: requestFrame(method.resizePty, process, [numberPlace(WIDTH), numberPlace(HEIGHT)], metadata),
   };
-}
-
-/** With the payload last, so that its end is the frame's. */
-function requestFrame(service: string, method: string, namespace: string, payload: Buffer): Buffer {
-  const metadata = Object.entries(namespaceMetadata(namespace)).map(([key, [value = ""]]) => ({ key, value }));
-  const head = toBinary(ttrpc.RequestSchema, create(ttrpc.RequestSchema, { service, method, metadata }));
-  // protobuf takes fields in any order, and of one that is no list the last that comes.
-  const tail = toBinary(ttrpc.RequestSchema, create(ttrpc.RequestSchema, { payload }));
-  return encodeFrame({ stream: 0, type: TYPE.request, flags: 0, data: Buffer.concat([head, tail]) });
 }

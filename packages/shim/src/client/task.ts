@@ -14,8 +14,7 @@ export const namespaceMetadata = (namespace: string): Readonly<Record<string, re
 });
 
 /** The methods of both versions have the same messages; they differ in the service's name. */
-export const serviceOf = (version: 2 | 3): { readonly typeName: string; readonly method: Methods } =>
-  version === 3 ? taskV3.Task : task.Task;
+export const serviceOf = (version: 2 | 3): { readonly method: Methods } => (version === 3 ? taskV3.Task : task.Task);
 
 export class TaskService {
   readonly #client: TtrpcClient;

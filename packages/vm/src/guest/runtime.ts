@@ -50,7 +50,8 @@ export interface GuestProcess {
   readonly drainMs: number;
 }
 
-export interface GuestExec {
+/** Disposing ends what still runs of it, where the end of its stand-in does not. */
+export interface GuestExec extends AsyncDisposable {
   /** Ends the plan of its stand-in. */
   readonly last: Order;
   /** `work` carries that plan out; its failure is told in the guest's words. */

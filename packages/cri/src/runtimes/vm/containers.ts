@@ -131,6 +131,6 @@ async function exec(
   return {
     plan: standInPlan(call.last, { terminal: process.terminal === true, parks: false }),
     told: (work) => call.told(work),
-    [Symbol.asyncDispose]: () => Promise.resolve(),
+    [Symbol.asyncDispose]: () => call[Symbol.asyncDispose](),
   };
 }

@@ -127,6 +127,8 @@ async function exec(machine: string, guest: Guest, asked: GuestProcess): Promise
         throw guestError(error, plan);
       }
     },
+    // The monitor there ends it with its stand-in's connection.
+    [Symbol.asyncDispose]: () => Promise.resolve(),
   };
 }
 
