@@ -16,6 +16,7 @@ import {
   type Tags,
   type YAMLError,
 } from "yaml";
+import { nearest } from "@berth/spec/nearest";
 import { CdiError, fieldName, type FieldPath, type Place } from "./errors.ts";
 
 export type Decode<T> = (value: Value) => T;
@@ -153,7 +154,10 @@ export class Value {
   object<T extends object>(fields: Fields<T>): T {
     const entries = new Map(this.#entries());
     for (const [key, value] of entries)
-      if (!Object.hasOwn(fields, key)) throw value.fail(`unknown field${hint(key, Object.keys(fields))}`);
+      if (!Object.hasOwn(fields, key)) {
+        const meant = nearest(key, Object.keys(fields));
+        throw value.fail(`unknown field${meant === undefined ? "" : ` (did you mean "${meant}"?)`}`);
+      }
     // In the order of the table, as a program with a struct would write them.
     const result = Object.entries<Decode<unknown>>(fields).flatMap(([key, decode]) => {
       const value = entries.get(key);
@@ -207,26 +211,3 @@ function position(lines: LineCounter, offset: number): { line: number; column: n
 }
 
 const lowerFirst = (text: string): string => text.slice(0, 1).toLowerCase() + text.slice(1);
-
-/** The known name that differs least, if one is near. */
-function hint(name: string, known: readonly string[]): string {
-  const [best] = known
-    .map((candidate) => ({ candidate, distance: distance(name.toLowerCase(), candidate.toLowerCase()) }))
-    .filter((one) => one.distance <= Math.max(1, Math.floor(name.length / 3)))
-    .sort((a, b) => a.distance - b.distance);
-  return best ? ` (did you mean ${JSON.stringify(best.candidate)}?)` : "";
-}
-
-/** Levenshtein's. */
-function distance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, index) => index);
-  for (let i = 1; i <= a.length; i++) {
-    const next = [i];
-    for (let j = 1; j <= b.length; j++)
-      next.push(
-        Math.min((row[j] ?? 0) + 1, (next[j - 1] ?? 0) + 1, (row[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1)),
-      );
-    row = next;
-  }
-  return row[b.length] ?? 0;
-}

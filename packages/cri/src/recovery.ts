@@ -2,7 +2,7 @@
  * What a new daemon makes of what an earlier one left: pods and containers whose processes live on are adopted, what was half-made
  * is taken back, what was half-removed is removed. Returns a line for each thing done.
  */
-import { access, readdir, rm } from "node:fs/promises";
+import { readdir, rm } from "node:fs/promises";
 import { connectMonitor, MonitorLost, readRecord } from "@berth/kernel";
 import type { cri } from "@berth/spec";
 import { join } from "node:path";
@@ -11,6 +11,7 @@ import { containerDir, type CriContext } from "./context.ts";
 import { applyExit, applyUnknown, watchExit } from "./container/exit.ts";
 import { ownerOfKey, releaseImageVolumes } from "./container/image-volumes.ts";
 import { deleteContainer } from "./container/remove.ts";
+import { exists } from "./presence.ts";
 import { kindOf, kindOfPod } from "./runtimes/find.ts";
 import { releaseSandbox } from "./sandbox/release.ts";
 import { deleteSandbox } from "./sandbox/remove.ts";
@@ -130,16 +131,6 @@ async function adoptSandbox(context: CriContext, sandbox: Sandbox): Promise<stri
     return `stopped pod ${record.id}: what held it is gone`;
   }
   return `adopted pod ${record.id}`;
-}
-
-async function exists(path: string): Promise<boolean> {
-  try {
-    await access(path);
-    return true;
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return false;
-    throw error;
-  }
 }
 
 /** A plugin that hangs does not keep the node from its pods. */

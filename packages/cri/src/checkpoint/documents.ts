@@ -1,11 +1,12 @@
 /** The documents of a checkpoint archive, as containerd and CRI-O write them and checkpointctl reads them (checkpointctl, lib/metadata.go). */
-import { access, readFile, stat, writeFile } from "node:fs/promises";
+import { readFile, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { toJson } from "@bufbuild/protobuf";
 import { cri, type oci } from "@berth/spec";
 import type { CriContext } from "../context.ts";
 import { invalid } from "../errors.ts";
 import { containerStatus } from "../container/status.ts";
+import { exists } from "../presence.ts";
 import { kindOf } from "../runtimes/find.ts";
 import type { Container } from "../store/records.ts";
 
@@ -103,7 +104,7 @@ export interface Documents {
 export async function readDocuments(directory: string, what: string): Promise<Documents> {
   const config = await readObject(join(directory, FILES.config), what);
   // CRI-O writes none.
-  const status: Record<string, unknown> = (await isThere(join(directory, FILES.status)))
+  const status: Record<string, unknown> = (await exists(join(directory, FILES.status)))
     ? await readObject(join(directory, FILES.status), what)
     : {};
   if (typeof config["id"] !== "string") throw invalid(`${what}: its ${FILES.config} names no container`);
@@ -129,16 +130,6 @@ async function readObject(path: string, what: string): Promise<Record<string, un
     if (!(error instanceof SyntaxError)) throw error;
   }
   throw invalid(`${what}: ${path.slice(path.lastIndexOf("/") + 1)} is not a JSON object`);
-}
-
-async function isThere(path: string): Promise<boolean> {
-  try {
-    await access(path);
-    return true;
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return false;
-    throw error;
-  }
 }
 
 function textsOf(value: unknown): Record<string, string> {

@@ -1,7 +1,7 @@
 /** The programs that checkpoints need on the node: CRIU, and the tar that CRIU itself needs. bosun starts them. */
-import { access, constants } from "node:fs/promises";
 import type { CriContext } from "../context.ts";
 import { precondition } from "../errors.ts";
+import { isExecutable } from "../presence.ts";
 
 /** ms; criu check makes processes and namespaces of its own. */
 const CHECK_TIMEOUT = 30_000;
@@ -25,12 +25,7 @@ export async function checkCriu({ hand }: CriContext, signal: AbortSignal): Prom
 export async function findProgram(name: string): Promise<string> {
   for (const directory of DIRECTORIES) {
     const path = `${directory}/${name}`;
-    try {
-      await access(path, constants.X_OK);
-      return path;
-    } catch (error) {
-      if (!["ENOENT", "EACCES", "ENOTDIR"].includes((error as NodeJS.ErrnoException).code ?? "")) throw error;
-    }
+    if (await isExecutable(path)) return path;
   }
   throw precondition(`checkpoint needs ${name}, which is not installed on this node`);
 }

@@ -1,7 +1,6 @@
 /** Containers of handlers with a BinaryName: what their OCI runtime is told, and what it says when it fails. */
 import { randomBytes } from "node:crypto";
-import { constants } from "node:fs";
-import { access, mkdir, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { delimiter, join } from "node:path";
 import { capabilitiesOfMask, type HostFacts, OrderError, type Plan } from "@berth/kernel";
 import {
@@ -17,6 +16,7 @@ import type { oci } from "@berth/spec";
 import { type CriContext, sandboxDir } from "../context.ts";
 import { precondition } from "../errors.ts";
 import type { RuntimeHandler } from "../handlers.ts";
+import { exists, isExecutable } from "../presence.ts";
 import type { UsernsMaps } from "../sandbox/userns.ts";
 import type { ContainerRecord } from "../store/records.ts";
 
@@ -48,26 +48,6 @@ async function findBinary(handler: string, name: string): Promise<string> {
   throw precondition(
     `runtime_handler: "${handler}" names the binary ${name}, which is ${name.includes("/") ? "no executable file" : "not on PATH"}; install it, or name its path as BinaryName`,
   );
-}
-
-async function exists(path: string): Promise<boolean> {
-  try {
-    await access(path);
-    return true;
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return false;
-    throw error;
-  }
-}
-
-async function isExecutable(path: string): Promise<boolean> {
-  try {
-    await access(path, constants.X_OK);
-    return (await stat(path)).isFile();
-  } catch (error) {
-    if (["ENOENT", "EACCES", "ENOTDIR"].includes((error as NodeJS.ErrnoException).code ?? "")) return false;
-    throw error;
-  }
 }
 
 /** Below the pod's directory: a mount of its own, so that what is mounted in a bundle reaches nobody. */

@@ -1,7 +1,7 @@
 /** Pods that are namespaces and, with the first container that shares the PID namespace, an init: nothing that a runtime would hold. */
-import { access } from "node:fs/promises";
 import { connectMonitor, MonitorLost } from "@berth/kernel";
 import type { CriContext } from "../context.ts";
+import { exists } from "../presence.ts";
 import { ensurePodInit, initDir, stopPodInit } from "../sandbox/init.ts";
 import type { Sandbox } from "../store/records.ts";
 import { dialNamespace } from "../streaming/dial.ts";
@@ -21,16 +21,6 @@ async function adoptPod(context: CriContext, sandbox: Sandbox): Promise<boolean>
   const link = (await exists(dir)) ? await connectMonitor(dir).catch(noMonitor) : undefined;
   if (link) sandbox.init = { pid: (await link.state()).pid, link };
   return true;
-}
-
-async function exists(path: string): Promise<boolean> {
-  try {
-    await access(path);
-    return true;
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return false;
-    throw error;
-  }
 }
 
 /** No socket, or nobody behind it: the monitor has ended. */

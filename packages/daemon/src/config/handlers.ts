@@ -40,7 +40,7 @@ function handlerOf(name: string, table: Reader): RuntimeHandler {
       `containerd.runtimes.${name}: privileged_without_host_devices_all_devices_allowed needs privileged_without_host_devices`,
     );
   }
-  const sandboxer = table.string("sandboxer") ?? "podsandbox";
+  const sandboxer = table.string("sandboxer") || "podsandbox";
   if (sandboxer !== "podsandbox" && sandboxer !== "shim")
     throw at(
       table.entry("sandboxer"),

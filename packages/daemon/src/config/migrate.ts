@@ -56,6 +56,10 @@ const MOVES_3: readonly Move[] = [
   toImages("containerd.snapshotter", "snapshotter"),
   toImages("containerd.disable_snapshot_annotations", "disable_snapshot_annotations"),
   toImages("containerd.discard_unpacked_layers", "discard_unpacked_layers"),
+  [
+    [...CRI, "containerd", "runtimes", "*", "sandbox_mode"],
+    ["plugins", RUNTIME, "containerd", "runtimes", "*", "sandboxer"],
+  ],
   [CRI, ["plugins", RUNTIME]],
 ];
 
@@ -104,9 +108,11 @@ export function fromLatest(path: Path, version: 2 | 3 | 4): Path | undefined {
 
 function move(path: Path, moves: readonly Move[], from: 0 | 1, to: 0 | 1): Path {
   for (const pair of moves) {
-    const prefix = pair[from];
-    if (prefix.length <= path.length && prefix.every((part, index) => part === path[index]))
-      return [...pair[to], ...path.slice(prefix.length)];
+    const [prefix, target] = [pair[from], pair[to]];
+    if (prefix.length > path.length || !prefix.every((part, index) => part === path[index] || part === "*")) continue;
+    // One "*" stands for one name, the same on both sides.
+    const name = path[prefix.indexOf("*")];
+    return [...target.map((part) => (part === "*" ? (name ?? part) : part)), ...path.slice(prefix.length)];
   }
   return path;
 }

@@ -1,7 +1,7 @@
 /** `berthd config`, as a process: what scripts see. */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { readFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { test } from "node:test";
@@ -81,6 +81,17 @@ test("dump shows the file over the defaults, migrate the file alone in another v
       "io.containerd.cri.v1.runtime": { containerd: { runtimes: { crun: { options: { BinaryName: "crun" } } } } },
     },
   });
+  writeFileSync(
+    file,
+    'version = 2\n[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.kata]\nsandbox_mode = "shim"\n',
+  );
+  assert.match(berthd("-c", file, "config", "migrate").stdout, /^ *sandboxer = 'shim'$/m);
+  assert.match(berthd("-c", file, "config", "migrate", "--version", "2").stdout, /^ *sandbox_mode = "shim"$/m);
+});
+
+test("dump in the shape of version 2", (t) => {
+  const text = `version = 2\n[plugins."io.containerd.grpc.v1.cri"]\nsandbox_image = "pause:1"\n[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.crun.options]\nBinaryName = "crun"\n`;
+  const file = join(filesOf(t, { "config.toml": text }), "config.toml");
   const { stdout } = berthd("-c", file, "config", "dump", "--version", "2");
   assert.match(stdout, /^ {4}sandbox_image = "pause:1"$/m);
   assert.match(stdout, /^ {12}BinaryName = "crun"$/m);

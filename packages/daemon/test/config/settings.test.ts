@@ -79,6 +79,20 @@ ${RUNTIMES.replaceAll('"io.containerd.grpc.v1.cri"', "'io.containerd.cri.v1.runt
   assert.equal(two.handlers.handlers.get("runc")?.options.systemdCgroup, false);
 });
 
+test("what containerd 1.7 calls sandbox_mode is the handler's sandboxer", async (t) => {
+  const runtime = 'plugins."io.containerd.grpc.v1.cri".containerd.runtimes';
+  const { handlers } = (
+    await settingsFrom(
+      t,
+      `version = 2\n[${runtime}.kata]\nsandbox_mode = "shim"\n[${runtime}.runc]\nsandbox_mode = ""\n`,
+    )
+  ).handlers;
+  assert.deepEqual(
+    ["kata", "runc"].map((name) => handlers.get(name)?.sandboxer),
+    ["shim", "podsandbox"],
+  );
+});
+
 test("without a file berth's own defaults hold, and the command line counts more than a file", async (t) => {
   const { settings } = settingsOf(EMPTY, {}, "/bosun");
   assert.equal(settings.root, "/var/lib/berth");

@@ -1,5 +1,5 @@
 /** A container as a shim sees it: a directory with its configuration, its log, its FIFOs and where its shim is. */
-import { access, mkdir, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import type { Bootstrap, ShimCall } from "@berth/shim";
 import type { oci } from "@berth/spec";
 import { type CriContext, sandboxDir } from "../../context.ts";
@@ -45,16 +45,6 @@ export async function shimOf(bundle: string): Promise<Found | undefined> {
     return JSON.parse(await readFile(foundFile(bundle), "utf8")) as Found;
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
-    throw error;
-  }
-}
-
-export async function hasBundle(bundle: string): Promise<boolean> {
-  try {
-    await access(bundle);
-    return true;
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return false;
     throw error;
   }
 }

@@ -2,7 +2,8 @@
 import type { TaskService } from "@berth/shim";
 import { taskTypes } from "@berth/spec/shim";
 import type { CriContext } from "../../context.ts";
-import { hasBundle, removeBundle, shimOf } from "./bundle.ts";
+import { exists } from "../../presence.ts";
+import { removeBundle, shimOf } from "./bundle.ts";
 import { shimsOf, unlessGone } from "./shims.ts";
 import { deleteByProgram } from "./start.ts";
 
@@ -23,7 +24,7 @@ export async function killTask(service: TaskService, id: string, execId = ""): P
 
 /** Idempotent: also after a creation that failed, and for one whose shim has died. Its cgroup is the caller's. */
 export async function endTask(context: CriContext, id: string, bundle: string): Promise<void> {
-  if (!(await hasBundle(bundle))) return;
+  if (!(await exists(bundle))) return;
   const shim = await shimOf(bundle);
   if (shim) {
     const service = await shimsOf(context).connect(shim);

@@ -1,12 +1,13 @@
 /** The container that holds a pod for a shim: berth's own, one process that waits, in a root file system with nothing else in it. */
 import { randomBytes } from "node:crypto";
-import { access, chmod, copyFile, mkdir, rename, writeFile } from "node:fs/promises";
+import { chmod, copyFile, mkdir, rename, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { cri, type oci } from "@berth/spec";
 import { cgroupOf, cgroupsPathOf } from "../../cgroups.ts";
 import { passedThrough } from "../../container/handler-spec.ts";
 import type { CriContext } from "../../context.ts";
 import type { RuntimeHandler } from "../../handlers.ts";
+import { exists } from "../../presence.ts";
 import { podFile } from "../../sandbox/files.ts";
 import { hostnameOf, ipcPath, netnsPath, podNamespaces, shmPath, utsPath } from "../../sandbox/namespaces.ts";
 import type { Sandbox } from "../../store/records.ts";
@@ -18,18 +19,14 @@ const { NamespaceMode } = cri;
 export async function pauseRoot({ paths }: CriContext): Promise<string> {
   const root = join(paths.root, "pause");
   const program = join(root, "pause");
-  try {
-    await access(program);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
-    await mkdir(root, { recursive: true, mode: 0o755 });
-    for (const mountPoint of ["proc", "dev", "sys", "etc"]) await mkdir(join(root, mountPoint), { recursive: true });
-    await writeFile(join(root, "etc/resolv.conf"), "");
-    const made = `${program}.${randomBytes(4).toString("hex")}`;
-    await copyFile(paths.bosun, made);
-    await chmod(made, 0o755);
-    await rename(made, program);
-  }
+  if (await exists(program)) return root;
+  await mkdir(root, { recursive: true, mode: 0o755 });
+  for (const mountPoint of ["proc", "dev", "sys", "etc"]) await mkdir(join(root, mountPoint), { recursive: true });
+  await writeFile(join(root, "etc/resolv.conf"), "");
+  const made = `${program}.${randomBytes(4).toString("hex")}`;
+  await copyFile(paths.bosun, made);
+  await chmod(made, 0o755);
+  await rename(made, program);
   return root;
 }
 

@@ -3,6 +3,7 @@ import { killCgroup } from "@berth/kernel";
 import { taskTypes } from "@berth/spec/shim";
 import { cgroupOf, removeCgroup } from "../../cgroups.ts";
 import type { CriContext } from "../../context.ts";
+import { exists } from "../../presence.ts";
 import { precondition } from "../../errors.ts";
 import { handlerOf } from "../../handlers.ts";
 import type { Progress } from "../../progress.ts";
@@ -11,7 +12,7 @@ import { stopSandbox } from "../../sandbox/stop.ts";
 import type { Sandbox } from "../../store/records.ts";
 import { dialNamespace } from "../../streaming/dial.ts";
 import type { PodKind } from "../kind.ts";
-import { bundleOf, hasBundle, shimOf, writeBundle } from "./bundle.ts";
+import { bundleOf, shimOf, writeBundle } from "./bundle.ts";
 import { endTask } from "./end.ts";
 import { pauseRoot, pauseSpec } from "./pause.ts";
 import { inShimsWords, shimsOf, unlessGone } from "./shims.ts";
@@ -82,7 +83,7 @@ async function releasePod(context: CriContext, sandbox: Sandbox): Promise<void> 
 async function adoptPod(context: CriContext, sandbox: Sandbox): Promise<boolean> {
   const { id } = sandbox.record;
   const bundle = bundleOf(context, id, id);
-  const shim = (await hasBundle(bundle)) ? await shimOf(bundle) : undefined;
+  const shim = (await exists(bundle)) ? await shimOf(bundle) : undefined;
   if (!shim) return false;
   await shimsOf(context).listen();
   const service = await shimsOf(context).connect(shim);

@@ -1,12 +1,11 @@
 /** Starting a shim, and removing what is left of a container whose shim has gone. */
-import { constants } from "node:fs";
-import { access, stat } from "node:fs/promises";
 import { delimiter, join } from "node:path";
 import { type Bootstrap, deleteCommand, packMessage, parseBootstrap, shimBinary, startCommand } from "@berth/shim";
 import { runcOptions, runtimeOptions } from "@berth/spec/shim";
 import type { CriContext } from "../../context.ts";
 import { precondition } from "../../errors.ts";
 import { isRuncShim, type RuntimeHandler } from "../../handlers.ts";
+import { isExecutable } from "../../presence.ts";
 import { runtimeEnvironment } from "../oci-command.ts";
 import { callOf, lastLog, rememberShim } from "./bundle.ts";
 import { shimsOf } from "./shims.ts";
@@ -27,16 +26,6 @@ export async function findShim({ name, type, path }: RuntimeHandler): Promise<st
   for (const candidate of candidates) if (await isExecutable(candidate)) return candidate;
   const why = wanted.includes("/") ? "is no executable file" : "is not on PATH";
   throw precondition(`runtime_handler: "${name}" is served by the shim ${wanted}, which ${why}; install it`);
-}
-
-async function isExecutable(path: string): Promise<boolean> {
-  try {
-    await access(path, constants.X_OK);
-    return (await stat(path)).isFile();
-  } catch (error) {
-    if (["ENOENT", "EACCES", "ENOTDIR"].includes((error as NodeJS.ErrnoException).code ?? "")) return false;
-    throw error;
-  }
 }
 
 /** runc's shim has options of its own; all others are told what the configuration's table says, to read as they like. */

@@ -3,6 +3,7 @@ import { existsSync } from "node:fs";
 import { mkdir } from "node:fs/promises";
 import { type CdiSpec, specName, writeSpec } from "@berth/cdi";
 import type { SpecOptions } from "../../generate/common.ts";
+import { featuresOf } from "../../generate/features.ts";
 import { generateGated, generateImex } from "../../generate/gated.ts";
 import { hookMaker } from "../../generate/hooks.ts";
 import { generate } from "../../generate/nvml.ts";
@@ -24,18 +25,19 @@ const GATED = ["gdrcopy", "gds", "mofed"] as const;
 export function specificationsOf(settings: NvidiaSettings, { platform }: Inventory, library: string): CdiSpec[] {
   const { flags, imex } = settings;
   const roots = rootsOf(flags);
+  const features = featuresOf(flags.cdiFeatureFlags);
   const gpu = {
     ...roots,
     kind: `${CDI_VENDOR}/gpu`,
     hooks: hookMaker(flags.nvidiaCTKPath, flags.cdiDisableHooks),
     ldconfigPath: undefined,
-    withoutSockets: flags.cdiFeatureFlags.includes("disable-ipc-discoverer"),
-    withExplicitLibraries: flags.cdiFeatureFlags.includes("enable-explicit-driver-libraries"),
+    withoutSockets: features.withoutSockets,
+    withExplicitLibraries: features.withExplicitLibraries,
   };
   const ofGpus = (): CdiSpec => {
     if (platform === "wsl") return generateWsl(gpu);
     using nvml = new Nvml(library);
-    const withCoherence = flags.cdiFeatureFlags.includes("enable-coherent-annotations");
+    const { withCoherence } = features;
     return generate(nvml, { ...gpu, names: [flags.deviceIDStrategy], ids: ["all"], all: false, withCoherence });
   };
   const gated = { gdrcopy: flags.gdrcopyEnabled, gds: flags.gdsEnabled, mofed: flags.mofedEnabled } as const;
@@ -49,8 +51,9 @@ export function specificationsOf(settings: NvidiaSettings, { platform }: Invento
       // Of what this machine does not have, there is nothing to specify.
       .filter(({ devices }) => devices.some(({ containerEdits }) => Object.keys(containerEdits).length > 0)),
   ];
-  const withGroups = !flags.cdiFeatureFlags.includes("no-additional-gids-for-device-nodes");
-  return specs.map((spec) => (withGroups ? spec : withoutGroups(spec))).map((spec) => forHost(spec, roots, flags));
+  return specs
+    .map((spec) => (features.withGroups ? spec : withoutGroups(spec)))
+    .map((spec) => forHost(spec, roots, flags));
 }
 
 export async function writeSpecifications(directory: string, specs: readonly CdiSpec[]): Promise<void> {
