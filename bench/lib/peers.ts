@@ -19,8 +19,9 @@ export interface Peer {
 }
 
 const checkout = fileURLToPath(new URL("../..", import.meta.url)).replace(/\/$/, "");
+export const bosun = `${checkout}/.build/native/bosun`;
 export const IMAGE = "localhost/berth-bench/busybox:latest";
-const PAUSE = "localhost/berth-bench/pause:latest";
+export const PAUSE = "localhost/berth-bench/pause:latest";
 
 type Fixed = Omit<Peer, "service" | "restart">;
 

@@ -1,0 +1,63 @@
+/**
+ * ExecSync of `true`, berthd's and then Debian's containerd + runc's, call by call in one run. For machines whose cgroups are not
+ * this one's: `tests/guest/exec-speed.guest.ts` runs it where cgroup v2 is all there is.
+ *
+ *   sudo bench/run exec [--rounds 40]
+ */
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { parseArgs } from "node:util";
+import { connect } from "@berth/cli";
+import { busyboxArchive, file, imageArchive } from "../scripts/busybox-image.ts";
+import { callFigure, HEADING, row } from "./lib/aims.ts";
+import { disperse } from "./lib/crowd.ts";
+import { table } from "./lib/figures.ts";
+import { sandboxConfig, type Subject, timed, up } from "./lib/life.ts";
+import { bosun, IMAGE, PAUSE, type Peer, startBerth, startContainerd } from "./lib/peers.ts";
+import { run } from "./lib/process.ts";
+
+const { values: flags } = parseArgs({ options: { rounds: { type: "string", default: "40" } } });
+const rounds = Number(flags.rounds);
+const CGROUP_V2 = existsSync("/sys/fs/cgroup/cgroup.controllers");
+
+async function measure(peers: readonly Peer[]): Promise<Subject[]> {
+  const subjects = peers.map((peer): Subject => ({ peer, client: connect(peer.socket), times: {} }));
+  const made = await Promise.all(subjects.map(async (subject) => await up(subject, sandboxConfig(), false)));
+  const exec = async (subject: Subject, containerId: string): Promise<void> => {
+    const call = subject.client.runtime.execSync({ containerId, cmd: ["/bin/true"], timeout: 60n });
+    const { exitCode } = await timed(subject, "ExecSync", call);
+    if (exitCode !== 0) throw new Error(`${subject.peer.name}: true ended with ${exitCode}`);
+  };
+  // The first of each is what has to be loaded.
+  for (const [index, subject] of subjects.entries())
+    await exec({ ...subject, times: {} }, made[index]?.container ?? "");
+  for (let round = 0; round < rounds; round++)
+    for (const [index, subject] of subjects.entries()) await exec(subject, made[index]?.container ?? "");
+  return subjects;
+}
+
+const work = mkdtempSync("/var/tmp/berth-bench-");
+const places = { work, run: mkdtempSync("/run/berth-bench-") };
+const peers: Peer[] = [];
+try {
+  const busybox = await busyboxArchive(work, IMAGE);
+  const pause = `${work}/pause.tar`;
+  // By that name bosun is a program that waits: no compiler is needed for one.
+  writeFileSync(pause, imageArchive(PAUSE, [file("pause", readFileSync(bosun), 0o755)], { Entrypoint: ["/pause"] }));
+  peers.push(await startBerth(places, busybox), await startContainerd(places, busybox, pause));
+  const [berth, containerd] = await measure(peers);
+  if (!berth || !containerd) throw new Error("both runtimes must have been measured");
+  const figure = callFigure("ExecSync", berth.times, containerd.times, { most: CGROUP_V2 ? 0.1 : 0.4 });
+  console.log(table([HEADING, row(figure)]));
+} catch (error) {
+  console.error(error);
+  process.exitCode = 1;
+} finally {
+  for (const peer of peers) {
+    const client = connect(peer.socket);
+    await disperse({ peer, client, times: {} });
+    client.close();
+    await peer.service.stop();
+    await run(["ip", "link", "delete", peer.bridge]);
+  }
+  for (const dir of [work, places.run]) rmSync(dir, { recursive: true, force: true });
+}
