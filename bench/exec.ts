@@ -41,8 +41,11 @@ const peers: Peer[] = [];
 try {
   const busybox = await busyboxArchive(work, IMAGE);
   const pause = `${work}/pause.tar`;
-  // By that name bosun is a program that waits: no compiler is needed for one.
-  writeFileSync(pause, imageArchive(PAUSE, [file("pause", readFileSync(bosun), 0o755)], { Entrypoint: ["/pause"] }));
+  // bosun has a word for waiting: no compiler is needed for a program that does.
+  writeFileSync(
+    pause,
+    imageArchive(PAUSE, [file("pause", readFileSync(bosun), 0o755)], { Entrypoint: ["/pause", "pause"] }),
+  );
   peers.push(await startBerth(places, busybox), await startContainerd(places, busybox, pause));
   const [berth, containerd] = await measure(peers);
   if (!berth || !containerd) throw new Error("both runtimes must have been measured");
