@@ -3,5 +3,6 @@ export function matchesLabels(
   labels: Readonly<Record<string, string>>,
   selector: Readonly<Record<string, string>> | undefined,
 ): boolean {
-  return Object.entries(selector ?? {}).every(([key, value]) => labels[key] === value);
+  if (selector === undefined) return true;
+  return Object.entries(selector).every(([key, value]) => labels[key] === value);
 }

@@ -9,7 +9,7 @@ import { removeContainer } from "./container/remove.ts";
 import { startContainer } from "./container/start.ts";
 import { checkpointContainer } from "./container/checkpoint.ts";
 import { containerStats, listContainerStats } from "./container/stats.ts";
-import { containerItem, containerItems, getContainerStatus, listContainers } from "./container/status.ts";
+import { containerItems, getContainerStatus, listContainers } from "./container/status.ts";
 import { stopContainer } from "./container/stop.ts";
 import { updateContainerResources } from "./container/update.ts";
 import type { CriContext } from "./context.ts";
@@ -20,7 +20,7 @@ import { listMetricDescriptors } from "./metrics/descriptors.ts";
 import { podSandboxMetrics } from "./metrics/list.ts";
 import { removePodSandbox } from "./sandbox/remove.ts";
 import { runPodSandbox } from "./sandbox/run.ts";
-import { listSandboxes, podSandboxStatus, sandboxItem, sandboxItems } from "./sandbox/status.ts";
+import { listSandboxes, podSandboxStatus, sandboxItems } from "./sandbox/status.ts";
 import { listPodSandboxStats, podSandboxStats } from "./sandbox/stats.ts";
 import { stopPodSandbox } from "./sandbox/stop.ts";
 import { updatePodSandboxResources } from "./sandbox/update.ts";
@@ -41,9 +41,7 @@ export function runtimeHandlers(context: CriContext, streaming: StreamingServer)
     podSandboxStatus: (request) => podSandboxStatus(context, request),
     listPodSandbox: (request) => Promise.resolve(podItems.encode(listSandboxes(context, request.filter))),
     streamPodSandboxes: (request, _signal, send) =>
-      batches(listSandboxes(context, request.filter), send, (records) =>
-        create(cri.StreamPodSandboxesResponseSchema, { podSandboxes: records.map(sandboxItem) }),
-      ),
+      batches(listSandboxes(context, request.filter), send, (records) => podItems.encode(records)),
     createContainer: (request, signal) => createContainer(context, request, signal),
     startContainer: (request, signal) => startContainer(context, request, signal),
     stopContainer: (request, signal) => stopContainer(context, request, signal),
@@ -51,11 +49,7 @@ export function runtimeHandlers(context: CriContext, streaming: StreamingServer)
     containerStatus: (request) => getContainerStatus(context, request),
     listContainers: (request) => Promise.resolve(items.encode(listContainers(context, request.filter))),
     streamContainers: (request, _signal, send) =>
-      batches(listContainers(context, request.filter), send, (records) =>
-        create(cri.StreamContainersResponseSchema, {
-          containers: records.map((record) => containerItem(context, record)),
-        }),
-      ),
+      batches(listContainers(context, request.filter), send, (records) => items.encode(records)),
     updateContainerResources: (request, signal) => updateContainerResources(context, request, signal),
     reopenContainerLog: (request, signal) => reopenContainerLog(context, request, signal),
     execSync: (request, signal) => execSync(context, request, signal),

@@ -50,6 +50,8 @@ test("a list of containers is what encoding it whole would have made, at each st
     const read = fromBinary(cri.ListContainersResponseSchema, items.encode(records).bytes);
     const containers = records.map((record) => containerItem(context, record));
     assert.deepEqual(read, create(cri.ListContainersResponseSchema, { containers }));
+    const streamed = fromBinary(cri.StreamContainersResponseSchema, items.encode(records).bytes);
+    assert.deepEqual(streamed, create(cri.StreamContainersResponseSchema, { containers }));
   };
   agrees();
   for (const phase of ["starting", "running", "exited"] as const) {
@@ -83,6 +85,8 @@ test("a list of pods is what encoding it whole would have made, at each state", 
     record.phase = phase;
     const read = fromBinary(cri.ListPodSandboxResponseSchema, items.encode([record]).bytes);
     assert.deepEqual(read, create(cri.ListPodSandboxResponseSchema, { items: [sandboxItem(record)] }));
+    const streamed = fromBinary(cri.StreamPodSandboxesResponseSchema, items.encode([record]).bytes);
+    assert.deepEqual(streamed, create(cri.StreamPodSandboxesResponseSchema, { podSandboxes: [sandboxItem(record)] }));
   }
 });
 

@@ -117,7 +117,7 @@ export function containerItem(context: CriContext, record: ContainerRecord): cri
   });
 }
 
-/** ListContainersResponse.containers. What changes in a container's item: its state, and the tags of its image. */
+/** ListContainersResponse.containers, and StreamContainersResponse's, which has the same number. What changes in a container's item: its state, and the tags of its image. */
 export const containerItems = (context: CriContext): ItemEncoder<ContainerRecord, typeof cri.ContainerSchema> =>
   new ItemEncoder({
     field: cri.ListContainersResponseSchema.field.containers.number,

@@ -83,7 +83,7 @@ export function sandboxItem(record: SandboxRecord): cri.PodSandbox {
   });
 }
 
-/** ListPodSandboxResponse.items. What changes in a pod's item: its state. */
+/** ListPodSandboxResponse.items, and StreamPodSandboxesResponse.podSandboxes, which has the same number. What changes in a pod's item: its state. */
 export const sandboxItems = (): ItemEncoder<SandboxRecord, typeof cri.PodSandboxSchema> =>
   new ItemEncoder({
     field: cri.ListPodSandboxResponseSchema.field.items.number,

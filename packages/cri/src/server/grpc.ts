@@ -29,7 +29,7 @@ export type Handlers<S extends DescService> = {
   readonly [K in keyof S["method"]]?: Method<S, K> extends { methodKind: "unary" }
     ? (request: Input<Method<S, K>>, signal: AbortSignal) => Promise<Output<Method<S, K>> | Encoded>
     : Method<S, K> extends { methodKind: "server_streaming" }
-      ? (request: Input<Method<S, K>>, signal: AbortSignal, send: Send<Output<Method<S, K>>>) => Promise<void>
+      ? (request: Input<Method<S, K>>, signal: AbortSignal, send: Send<Output<Method<S, K>> | Encoded>) => Promise<void>
       : (requests: AsyncIterable<Input<Method<S, K>>>, signal: AbortSignal) => Promise<Output<Method<S, K>>>;
 };
 
