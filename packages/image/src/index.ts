@@ -27,3 +27,4 @@ export type { LayerLimits } from "./layers/apply.ts";
 export { parseSize } from "./size.ts";
 export type { Verity } from "./snapshots/seal.ts";
 export { SNAPSHOTTERS, type SnapshotterName } from "./snapshots/choose.ts";
+export { ErofsTree } from "./erofs/writer.ts";

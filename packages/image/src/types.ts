@@ -79,6 +79,8 @@ export type Rootfs =
       readonly lowers: readonly string[];
       readonly upper: string;
       readonly work: string;
+      /** The EROFS images that are mounted as `lowers`, for a machine that mounts them itself; absent where one is a directory. */
+      readonly images?: readonly string[];
     }
   /** A directory of the container's own. */
   | { readonly kind: "path"; readonly path: string };

@@ -22,6 +22,7 @@ export const MS = {
   NODEV: 0x4n,
   NOEXEC: 0x8n,
   REMOUNT: 0x20n,
+  NOATIME: 0x400n,
   BIND: 0x1000n,
   REC: 0x4000n,
   UNBINDABLE: 0x20000n,

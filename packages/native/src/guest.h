@@ -8,6 +8,12 @@
 bool guest_is_init(int count, char **arguments);
 /* What must be there before bosun can seal itself: a root that can be pivoted from, and /proc. Does not come back from a failure. */
 void guest_found(void);
+/* guest_root.c. Where the kernel's command line names a root (root=, rootfstype=, rootflags=, init=): goes on as the init in it, and does not come back. */
+void guest_switch_root(void);
+/* One of the kernel's own file systems, with the flags that it is mounted by everywhere. */
+void guest_mount(const char *type, const char *target);
+/* Those that /etc/berth/modules lists; `once`: their files go. */
+void guest_load_modules(bool once);
 /* The rest of the mounts, the image's modules, the loopback. */
 void guest_furnish(void);
 /* Says what failed, and switches the machine off: there is nobody to tell it otherwise. */

@@ -69,21 +69,34 @@ static void mount_at(const char *type, const char *target, unsigned long flags, 
  */
 static void make_root_pivotable(void)
 {
-  struct statfs fs;
-  if (statfs("/", &fs) < 0)
-    guest_fail("statfs /: %s", strerror(errno));
-  if ((unsigned long)fs.f_type != RAMFS_MAGIC && (unsigned long)fs.f_type != TMPFS_MAGIC)
-    return;
   make_directory("/proc");
   if (mount("/", "/proc", NULL, MS_BIND, NULL) < 0 || chdir("/proc") < 0 || mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0 ||
       chdir("/") < 0)
     guest_fail("make the initramfs a mount of its own: %s", strerror(errno));
 }
 
+static bool is_initramfs(void)
+{
+  struct statfs fs;
+  if (statfs("/", &fs) < 0)
+    guest_fail("statfs /: %s", strerror(errno));
+  return (unsigned long)fs.f_type == RAMFS_MAGIC || (unsigned long)fs.f_type == TMPFS_MAGIC;
+}
+
+void guest_mount(const char *type, const char *target)
+{
+  mount_at(type, target, MS_NOSUID | (strcmp(type, "devtmpfs") == 0 ? 0 : MS_NODEV | MS_NOEXEC), NULL);
+}
+
 void guest_found(void)
 {
-  make_root_pivotable();
-  mount_at("proc", "/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+  if (is_initramfs()) {
+    guest_mount("proc", "/proc");
+    guest_switch_root();
+    umount2("/proc", MNT_DETACH);
+    make_root_pivotable();
+  }
+  guest_mount("proc", "/proc");
 }
 
 bool kernel_argument(const char *key, char *value, size_t size)
@@ -106,7 +119,7 @@ bool kernel_argument(const char *key, char *value, size_t size)
   return false;
 }
 
-static void load_modules(void)
+void guest_load_modules(bool once)
 {
   char path[512];
   FILE *list = fopen(MODULES, "re");
@@ -123,6 +136,8 @@ static void load_modules(void)
     if (fd < 0 || (syscall(SYS_finit_module, fd, "", 0) < 0 && errno != EEXIST))
       guest_fail("load %s: %s", path, strerror(errno));
     close(fd);
+    if (once)
+      unlink(path);
   }
   fclose(list);
 }
@@ -142,7 +157,7 @@ static void bring_loopback_up(void)
 void guest_furnish(void)
 {
   const unsigned long quiet = MS_NOSUID | MS_NODEV | MS_NOEXEC;
-  mount_at("sysfs", "/sys", quiet, NULL);
+  guest_mount("sysfs", "/sys");
   mount_at("devtmpfs", "/dev", MS_NOSUID, "mode=0755");
   mount_at("devpts", "/dev/pts", MS_NOSUID | MS_NOEXEC, "gid=5,mode=0620,ptmxmode=0666");
   mount_at("tmpfs", "/dev/shm", MS_NOSUID | MS_NODEV, "mode=1777");
@@ -156,6 +171,6 @@ void guest_furnish(void)
   struct rlimit descriptors = {.rlim_cur = 1024, .rlim_max = DESCRIPTORS};
   if (setrlimit(RLIMIT_NOFILE, &descriptors) < 0)
     guest_fail("setrlimit RLIMIT_NOFILE: %s", strerror(errno));
-  load_modules();
+  guest_load_modules(false);
   bring_loopback_up();
 }

@@ -22,6 +22,8 @@ export type Rootfs =
       readonly lowers: readonly string[];
       readonly upper?: string | undefined;
       readonly work?: string | undefined;
+      /** The EROFS images that are mounted as `lowers`, for a machine that mounts them itself. */
+      readonly images?: readonly string[] | undefined;
       /** Skip syncs: the upper must be discarded after an unclean shutdown. */
       readonly volatile?: boolean | undefined;
       /** The layers' owners are ids of the user namespace that the container joins by path; `upper` belongs to its root already. */

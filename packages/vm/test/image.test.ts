@@ -1,12 +1,13 @@
 /** Guest images: the archive as cpio(1) reads it, and modules in the order in which they can be loaded. */
 import assert from "node:assert/strict";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { afterEach, beforeEach, test } from "node:test";
 import { gzipSync, zstdCompressSync, zstdDecompressSync } from "node:zlib";
 import { buildImage, readImage } from "../src/image/build.ts";
 import { cpioArchive } from "../src/image/cpio.ts";
+import { inspectImage } from "../src/image/inspect.ts";
 import { findKernel } from "../src/image/kernel.ts";
 import { pickModules } from "../src/image/modules.ts";
 import { unpackCpio } from "./support/cpio.ts";
@@ -140,4 +141,39 @@ test("an image is a kernel, an initramfs of bosun and modules, and a description
   );
   for (const path of listed) assert.ok(byPath.has(path.slice(1)), path);
   assert.equal(await readImage(join(dir, "nothing")), undefined);
+
+  // The same as root file systems, each with an initramfs that finds it.
+  for (const [type, name] of Object.entries(made.images)) {
+    const { size, ...about } = inspectImage(join(output, name));
+    assert.deepEqual(about, { type, partitioned: false });
+    assert.equal(size % (2 << 20), 0);
+    const loader = unpackCpio(zstdDecompressSync(readFileSync(join(output, `${name}.initrd`))));
+    const paths = loader.map(({ path }) => path);
+    assert.ok(paths.includes("init"));
+    assert.ok(paths.includes("lib/modules/6.1.0-test/kernel/virtio_blk.ko"));
+    assert.ok(!paths.includes("lib/modules/6.1.0-test/kernel/overlay.ko"));
+  }
+  assert.equal(made.images.erofs, "root.erofs");
+  if (existsSync("/usr/sbin/mkfs.ext4")) assert.equal(made.images.ext4, "root.ext4");
+});
+
+test("an image's file system is known, in a partition too", () => {
+  const image = (name: string, ...pieces: readonly (readonly [at: number, bytes: Uint8Array | string])[]): string => {
+    const bytes = Buffer.alloc(4 << 20);
+    for (const [at, piece] of pieces) bytes.set(Buffer.from(piece as string), at);
+    writeFileSync(join(dir, name), bytes);
+    return join(dir, name);
+  };
+  const record = Buffer.alloc(512);
+  record[450] = 0x83;
+  record.writeUInt32LE(2048, 454);
+  record.writeUInt16LE(0xaa55, 510);
+  const ext4 = Buffer.from([0x53, 0xef]);
+  const known: readonly [string, ReturnType<typeof inspectImage>][] = [
+    [image("xfs", [0, "XFSB"]), { size: 4 << 20, type: "xfs", partitioned: false }],
+    [image("ext4", [1080, ext4]), { size: 4 << 20, type: "ext4", partitioned: false }],
+    [image("kata", [0, record], [(1 << 20) + 1080, ext4]), { size: 4 << 20, type: "ext4", partitioned: true }],
+    [image("none"), { size: 4 << 20, type: undefined, partitioned: false }],
+  ];
+  for (const [path, about] of known) assert.deepEqual(inspectImage(path), about, path);
 });

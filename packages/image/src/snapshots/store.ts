@@ -427,9 +427,11 @@ export class SnapshotStore implements Snapshotter {
   #rootfs({ id, parent, format }: ActiveRow): Rootfs {
     const home = this.#home(id);
     if (format === "copy") return { kind: "path", path: fsOf(home) };
-    const lowers = parent === null ? [] : this.#chain(parent).map((layer) => fsOf(layer.home));
+    const layers = parent === null ? [] : this.#chain(parent);
+    const lowers = layers.map((layer) => fsOf(layer.home));
     if (lowers.length === 0) lowers.push(join(home, "empty"));
-    return { kind: "overlay", lowers, upper: fsOf(home), work: join(home, "work") };
+    const images = layers.every((layer) => layer.format === "erofs") && layers.map((layer) => imageOf(layer.home));
+    return { kind: "overlay", lowers, upper: fsOf(home), work: join(home, "work"), ...(images && { images }) };
   }
 
   async #isThere({ id, kind, format }: SnapshotInfo): Promise<boolean> {

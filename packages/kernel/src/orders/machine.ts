@@ -84,4 +84,15 @@ export const MACHINE_ORDERS = {
   },
   /** statvfs(3): fragment size, blocks, free, available, inodes, free inodes; six u64 as this order's output. */
   file_system: { code: 167, fields: { path: "str" }, words: "measure the file system of {path}" },
+  /**
+   * The device of a whole disk by the serial number that its hypervisor gave it (virtio-blk's, SCSI's unit serial number page), as
+   * /dev/NAME in this order's output. Waits for it as `find` does (ETIMEDOUT).
+   */
+  find_disk: {
+    code: 168,
+    fields: { serial: "str", timeoutMs: "u32" },
+    words: "look for the disk with serial number {serial}",
+  },
+  /** rename(2): what was at `to` is another at once. */
+  rename: { code: 169, fields: { from: "str", to: "str" }, words: "rename {from} to {to}" },
 } as const satisfies Record<string, OrderSpec>;

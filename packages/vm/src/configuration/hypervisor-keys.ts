@@ -16,7 +16,7 @@ export const HYPERVISOR_KEYS = {
   image: honoured("string", "", "the guest's root file system, as NVDIMM or virtio block device"),
   initrd: honoured("string", "", "-initrd"),
   machine_type: honoured("string", "q35", "-machine"),
-  rootfs_type: honoured("string", "erofs", "rootfstype= of the kernel's command line"),
+  rootfs_type: honoured("string", "", "rootfstype= of the kernel's command line; default: what the image is"),
   vm_rootfs_driver: honoured("string", "", "virtio-pmem, virtio-blk-pci or virtio-blk-mmio: how the image is plugged"),
   kernel_params: honoured("string", "", "put behind the kernel's own parameters, whose names it overrides"),
   kernel_verity_params: refused("string", "", "the image is read-only, and shared; its blocks are not verified"),

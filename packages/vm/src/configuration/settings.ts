@@ -134,7 +134,7 @@ const CHOICES: readonly (readonly [key: keyof HypervisorValues, values: readonly
   ["virtio_fs_cache", ["auto", "always", "never", "none", "metadata"]],
   ["vm_rootfs_driver", ["", "virtio-pmem", "virtio-blk-pci", "virtio-blk-mmio"]],
   ["extra_monitor_socket", ["", "hmp", "qmp", "qmp-pretty"]],
-  ["rootfs_type", ["erofs", "ext4", "xfs"]],
+  ["rootfs_type", ["", "erofs", "ext4", "xfs"]],
 ];
 
 /** What the tables of types cannot say. */

@@ -1,8 +1,9 @@
 /** The machine that a configuration asks for, as every hypervisor is told of it. */
-import { existsSync, statSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { availableParallelism, totalmem } from "node:os";
 import type { VmSettings } from "../configuration/settings.ts";
 import { VmError } from "../errors.ts";
+import { inspectImage, type RootType } from "../image/inspect.ts";
 import { hypervisorProgram, isDebug } from "./drivers.ts";
 import { type DiskOptions, type Machine, type Memory, type RootImage, VSOCK_PORT } from "./machine.ts";
 import { diskRates } from "./rates.ts";
@@ -99,7 +100,11 @@ function rootImage(settings: VmSettings, path: string): RootImage {
   const byDefault = hypervisor.disable_image_nvdimm || hasNoPci(settings) ? "blk" : "pmem";
   const driver = asked === "" ? byDefault : asked === "virtio-pmem" ? "pmem" : "blk";
   if (!existsSync(path)) throw new VmError("Missing", `image: ${path} is not there`);
-  return { path, driver, size: statSync(path).size };
+  const { size, type, partitioned } = inspectImage(path);
+  const named = hypervisor.rootfs_type as RootType | "";
+  if (named !== "" && type !== undefined && named !== type)
+    throw new VmError("InvalidConfiguration", `rootfs_type: "${named}", but ${path} is ${type}`);
+  return { path, driver, size, partitioned, type: named === "" ? (type ?? "erofs") : named };
 }
 
 /** As they stand, or with a name before "=": the last of a name counts, so that those of the configuration do. */
@@ -124,7 +129,7 @@ export function kernelCommandLine(settings: VmSettings, image: RootImage | undef
     ...hypervisorParameters(settings),
     ...(isDebug(settings) ? ["debug"] : ["quiet"]),
     ...(hypervisor.enable_iommu ? ["intel_iommu=on", "iommu=pt"] : []),
-    ...(image === undefined ? ["rdinit=/init"] : imageParameters(hypervisor.rootfs_type, image)),
+    ...(image === undefined ? ["rdinit=/init"] : imageParameters(image)),
     "berth.guest",
   ];
   const asked = hypervisor.kernel_params.split(/\s+/).filter((word) => word !== "");
@@ -151,8 +156,10 @@ function hypervisorParameters(settings: VmSettings): string[] {
 
 const nameOf = (parameter: string): string => parameter.split("=")[0] ?? parameter;
 
-function imageParameters(type: string, { driver }: RootImage): string[] {
+/** Its init is where the kernel looks for one: /sbin/init. */
+function imageParameters({ driver, type, partitioned }: RootImage): string[] {
   const isPmem = driver === "pmem";
-  const dax = isPmem ? (type === "ext4" ? ["rootflags=dax,data=ordered,errors=remount-ro"] : ["rootflags=dax"]) : [];
-  return [`root=${isPmem ? "/dev/pmem0" : "/dev/vda"}`, "ro", `rootfstype=${type}`, ...dax, "init=/init"];
+  const dax = type === "ext4" ? "rootflags=dax,data=ordered,errors=remount-ro" : "rootflags=dax";
+  const device = isPmem ? `/dev/pmem0${partitioned ? "p1" : ""}` : `/dev/vda${partitioned ? "1" : ""}`;
+  return [`root=${device}`, "ro", `rootfstype=${type}`, ...(isPmem ? [dax] : [])];
 }

@@ -43,6 +43,8 @@ export interface Disk {
   /** An image or a block device of the host. */
   readonly path: string;
   readonly readonly: boolean;
+  /** What the image is; default: the disk itself. QEMU alone has others. */
+  readonly format?: "raw" | "vmdk";
 }
 
 export interface DiskOptions {
@@ -69,6 +71,9 @@ export interface RootImage {
   readonly driver: "pmem" | "blk";
   /** Bytes: an NVDIMM's. */
   readonly size: number;
+  readonly type: "erofs" | "ext4" | "xfs";
+  /** The file system is in its first partition. */
+  readonly partitioned: boolean;
 }
 
 export interface Memory {

@@ -1,13 +1,17 @@
-/** berth-vm build-image: a kernel and an initramfs in a directory, each under its final name only when it is whole. */
+/**
+ * berth-vm build-image: a kernel, an initramfs, and the same as root file systems, in a directory; each under its final name only when it
+ * is whole.
+ */
 import { createHash, randomBytes } from "node:crypto";
 import { copyFile, mkdir, open, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { constants, gzip, zstdCompress } from "node:zlib";
 import { cpioArchive } from "./cpio.ts";
-import { initramfsEntries } from "./initramfs.ts";
+import { guestEntries } from "./initramfs.ts";
 import { findKernel, type KernelSearch } from "./kernel.ts";
-import { pickModules } from "./modules.ts";
+import { FOR_ROOT, pickModules } from "./modules.ts";
+import { mkfs, writeErofs, writeExt4 } from "./root.ts";
 
 export type Compression = "gzip" | "zstd" | "none";
 
@@ -24,6 +28,8 @@ export interface ImageDescription {
   readonly kernelRelease: string;
   readonly kernel: string;
   readonly initrd: string;
+  /** Root file systems with the same in them, by type, for `image =`; each has its initramfs beside it (loaderOf). */
+  readonly images: Readonly<Partial<Record<"erofs" | "ext4", string>>>;
   /** SHA-256 of the guest's /init: an image of another berth is made again. */
   readonly bosun: string;
   /** Modules in loading order. */
@@ -37,26 +43,49 @@ export interface ImageDescription {
 /** Default output of berth-vm build-image, and where guests are looked for. */
 export const DEFAULT_IMAGE_DIRECTORY = "/var/lib/berth/vm/image";
 
+/**
+ * Beside an image: an initramfs that finds and mounts it, for a kernel with the drivers of images as modules. A kernel that has them built
+ * in, as Kata's, needs none, and an image of Kata's has none.
+ */
+export const loaderOf = (image: string): string => `${image}.initrd`;
+
 export async function buildImage(options: BuildOptions): Promise<ImageDescription> {
   const kernel = await findKernel(options);
-  const [bosun, { modules, absent }] = await Promise.all([readFile(options.bosun), pickModules(kernel.modules)]);
-  const archive = cpioArchive(initramfsEntries({ bosun, modules, release: kernel.release }));
+  const [bosun, { modules, absent }, forRoot] = await Promise.all([
+    readFile(options.bosun),
+    pickModules(kernel.modules),
+    pickModules(kernel.modules, [], FOR_ROOT),
+  ]);
+  const { release } = kernel;
+  const archive = cpioArchive(guestEntries({ bosun, modules, release, init: "init" }));
+  const root = guestEntries({ bosun, modules, release, init: "sbin/init" });
+  const ext4 = await mkfs();
   const description: ImageDescription = {
-    kernelRelease: kernel.release,
+    kernelRelease: release,
     kernel: "vmlinuz",
     initrd: "initrd",
+    images: { erofs: "root.erofs", ...(ext4 !== undefined && { ext4: "root.ext4" }) },
     bosun: createHash("sha256").update(bosun).digest("hex"),
     modules: modules.map(({ name }) => name),
     absent,
     initrdSize: archive.length,
   };
   await mkdir(options.output, { recursive: true, mode: 0o755 });
-  const packed = await compressed(archive, options.compression ?? "zstd");
-  await replace(join(options.output, "vmlinuz"), (path) => copyFile(kernel.path, path));
-  await replace(join(options.output, "initrd"), (path) => writeFile(path, packed));
-  await replace(join(options.output, "image.json"), (path) =>
-    writeFile(path, `${JSON.stringify(description, undefined, 2)}\n`),
+  const kind = options.compression ?? "zstd";
+  const packed = await compressed(archive, kind);
+  const loader = await compressed(
+    cpioArchive(guestEntries({ bosun, modules: forRoot.modules, release, init: "init" })),
+    kind,
   );
+  const put = (name: string, write: (path: string) => Promise<void>): Promise<void> =>
+    replace(join(options.output, name), write);
+  await put("vmlinuz", (path) => copyFile(kernel.path, path));
+  await put("initrd", (path) => writeFile(path, packed));
+  for (const [type, name] of Object.entries(description.images)) {
+    await put(name, (path) => (type === "erofs" ? writeErofs(path, root) : writeExt4(path, root, ext4 ?? "")));
+    await put(loaderOf(name), (path) => writeFile(path, loader));
+  }
+  await put("image.json", (path) => writeFile(path, `${JSON.stringify(description, undefined, 2)}\n`));
   return description;
 }
 

@@ -1,13 +1,15 @@
-/** The guest's user space: bosun as /init, and the modules that its devices need. Nothing else. */
+/** The guest's user space: bosun as its init, and the modules that its devices need. Nothing else. */
 import type { CpioEntry } from "./cpio.ts";
 import type { GuestModule } from "./modules.ts";
 
-export interface InitramfsInput {
+export interface GuestTree {
   /** The binary. */
   readonly bosun: Uint8Array;
   readonly modules: readonly GuestModule[];
   /** Below /lib/modules. */
   readonly release: string;
+  /** Where the kernel looks for it: "init" in an initramfs, "sbin/init" in a root file system. */
+  readonly init: "init" | "sbin/init";
 }
 
 /** What bosun's `guest` loads, a path a line, before it does anything else. */
@@ -15,7 +17,7 @@ const MODULE_LIST = "etc/berth/modules";
 const CONSOLE = [5, 1] as const;
 const NULL = [1, 3] as const;
 
-export function initramfsEntries({ bosun, modules, release }: InitramfsInput): CpioEntry[] {
+export function guestEntries({ bosun, modules, release, init }: GuestTree): CpioEntry[] {
   const files = modules.map(({ path, data }): CpioEntry & { kind: "file" } => ({
     path: `lib/modules/${release}/${path}`,
     kind: "file",
@@ -23,7 +25,7 @@ export function initramfsEntries({ bosun, modules, release }: InitramfsInput): C
   }));
   const list = files.map(({ path }) => `/${path}\n`).join("");
   const own: CpioEntry[] = [
-    { path: "init", kind: "file", data: bosun, mode: 0o755 },
+    { path: init, kind: "file", data: bosun, mode: 0o755 },
     { path: MODULE_LIST, kind: "file", data: Buffer.from(list) },
     // The kernel opens it for init's output before devtmpfs is mounted.
     { path: "dev/console", kind: "character", mode: 0o600, device: CONSOLE },

@@ -31,6 +31,19 @@ export const USEFUL = [
   "button",
 ] as const;
 
+/** What stands between a kernel and a root file system in an image: of these, those that it has as modules. */
+export const FOR_ROOT = [
+  "virtio_pci",
+  "virtio_mmio",
+  "virtio_blk",
+  "nfit",
+  "nd_pmem",
+  "virtio_pmem",
+  "erofs",
+  "ext4",
+  "xfs",
+] as const;
+
 export interface GuestModule {
   readonly name: string;
   /** Below the modules' directory, without the suffix of a compression. */

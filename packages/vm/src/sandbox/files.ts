@@ -1,12 +1,12 @@
 /** What a guest boots from: as the configuration names it, or as berth-vm build-image has made it. */
-import { existsSync } from "node:fs";
+import { existsSync, realpathSync } from "node:fs";
 import { join } from "node:path";
 import type { VmSettings } from "../configuration/settings.ts";
 import { VmError } from "../errors.ts";
 import type { GuestFiles } from "../hypervisor/choose.ts";
 import { hypervisorProgram } from "../hypervisor/drivers.ts";
 import { type Acceleration, findAccelerator } from "../hypervisor/qemu/accelerator.ts";
-import { readImage } from "../image/build.ts";
+import { loaderOf, readImage } from "../image/build.ts";
 import type { VmHost } from "./host.ts";
 
 /** Throws VmError Missing. */
@@ -18,7 +18,7 @@ export async function guestFilesOf(
   const own = built && { kernel: join(directory, built.kernel), initrd: join(directory, built.initrd) };
   const kernel = hypervisor.kernel || own?.kernel;
   const image = hypervisor.image || undefined;
-  const initrd = hypervisor.initrd || (image === undefined ? own?.initrd : undefined);
+  const initrd = hypervisor.initrd || (image === undefined ? own?.initrd : loaderBeside(image));
   if (kernel === undefined || (image === undefined && initrd === undefined))
     throw new VmError(
       "Missing",
@@ -27,6 +27,12 @@ export async function guestFilesOf(
   for (const [key, path] of Object.entries({ kernel, initrd, image }))
     if (path !== undefined && !existsSync(path)) throw new VmError("Missing", `${key}: ${path} is not there`);
   return { kernel, initrd, image };
+}
+
+function loaderBeside(image: string): string | undefined {
+  if (!existsSync(image)) throw new VmError("Missing", `image: ${image} is not there`);
+  const loader = loaderOf(realpathSync(image));
+  return existsSync(loader) ? loader : undefined;
 }
 
 const KVM = "/dev/kvm";

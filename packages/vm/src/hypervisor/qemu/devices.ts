@@ -5,14 +5,17 @@ import type { MachineType } from "./command.ts";
 
 export const deviceId = (id: string): string => `${id}-dev`;
 
-export function blockNode({ id, path, readonly }: Disk, { aio, cache }: DiskOptions): Record<string, unknown> {
+export function blockNode(disk: Disk, { aio, cache }: DiskOptions): Record<string, unknown> {
+  const { id, path, readonly, format = "raw" } = disk;
   const isDevice = path.startsWith("/dev/");
   // io=native needs O_DIRECT.
   const direct = cache?.direct ?? aio === "native";
   return {
     "node-name": id,
-    driver: "raw",
+    driver: format,
     "read-only": readonly,
+    // What a guest gives up is given up by the file.
+    ...(!readonly && !isDevice && { discard: "unmap" }),
     ...(cache !== undefined || direct ? { cache: { direct, "no-flush": cache?.noFlush ?? false } } : {}),
     file: {
       driver: isDevice ? "host_device" : "file",
@@ -21,6 +24,7 @@ export function blockNode({ id, path, readonly }: Disk, { aio, cache }: DiskOpti
       "read-only": readonly,
       // An image that is only read is many machines'.
       locking: readonly ? "off" : "auto",
+      ...(!readonly && !isDevice && { discard: "unmap" }),
       ...(cache !== undefined || direct ? { cache: { direct, "no-flush": cache?.noFlush ?? false } } : {}),
     },
   };
@@ -39,8 +43,18 @@ export function diskDevice(
     ...(logicalSector > 0 && { logical_block_size: logicalSector }),
     ...(physicalSector > 0 && { physical_block_size: physicalSector }),
   };
+  // A disk of the host that is full is an error of the guest's program, not a machine that stands still.
+  const errors = disk.readonly ? {} : { werror: "report", rerror: "report" };
   if (driver === "virtio-scsi")
-    return { driver: "scsi-hd", bus: "scsi0.0", drive: disk.id, id: deviceId(disk.id), serial: disk.id, ...sectors };
+    return {
+      driver: "scsi-hd",
+      bus: "scsi0.0",
+      drive: disk.id,
+      id: deviceId(disk.id),
+      serial: disk.id,
+      ...sectors,
+      ...errors,
+    };
   return {
     driver: machineType === "microvm" ? "virtio-blk-device" : "virtio-blk-pci",
     ...(bus !== undefined && { bus }),
@@ -48,6 +62,7 @@ export function diskDevice(
     id: deviceId(disk.id),
     serial: disk.id,
     ...sectors,
+    ...errors,
     ...(queues > 0 && { "num-queues": queues }),
     ...(queueSize > 0 && { "queue-size": queueSize }),
     ...(options.iothread && { iothread: "iothread0" }),
