@@ -63,7 +63,7 @@ describe("guest images", { skip: vmProblem() ?? false, timeout: 900_000 }, () =>
     const file = join(dir, "configuration.toml");
     writeFileSync(file, text);
     const machine = await boot(t, "documented", await loadSettings({ named: file }));
-    assert.match(await rootOf(machine), /^\S*pmem0 \/ erofs ro,.*dax/);
+    assert.match(await rootOf(machine), /^\S*pmem0p1 \/ erofs ro,.*dax=always/);
     const { guest } = machine;
     assert.match(await read(guest.hand, "/proc/version"), /^Linux version /);
     assert.match(await read(guest.hand, "/proc/meminfo"), /MemTotal: +(19|20)\d{5} kB/);
@@ -89,6 +89,6 @@ describe("guest images", { skip: vmProblem() ?? false, timeout: 900_000 }, () =>
         },
       }),
     );
-    assert.match(await rootOf(machine), /^\S*vda \/ ext4 ro,/);
+    assert.match(await rootOf(machine), /^\S*vda1 \/ ext4 ro,/);
   });
 });

@@ -67,3 +67,20 @@ int order_rename(struct run *run, const struct order_rename *o)
 {
   return rename(o->from, o->to) < 0 ? failed(&run->report, "rename %s to %s", o->from, o->to) : 0;
 }
+
+int order_fill_file(struct run *run, const struct order_fill_file *o)
+{
+  int fd = open(o->path, O_WRONLY | O_TRUNC | O_NOFOLLOW | O_CLOEXEC);
+  if (fd < 0)
+    return failed(&run->report, "open %s", o->path);
+  int result = 0;
+  for (size_t done = 0; result == 0 && done < o->data.size;) {
+    ssize_t written = write(fd, o->data.data + done, o->data.size - done);
+    if (written >= 0)
+      done += (size_t)written;
+    else if (errno != EINTR)
+      result = failed(&run->report, "write %s", o->path);
+  }
+  drop(fd);
+  return result;
+}

@@ -1,6 +1,6 @@
 /** Orders about a whole machine, as far as this one may be told: the rest is in tests/guest/bosun.test.ts. */
 import assert from "node:assert/strict";
-import { mkdirSync, statfsSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, statfsSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { carryOut, order, refuse, scratch, succeed, text } from "./bosun.ts";
@@ -33,6 +33,29 @@ test("paths that match a pattern", async (t) => {
   assert.equal(text(outcome, 1), undefined);
   assert.equal(text(outcome, 2), `${dir}/b1\0`);
   await refuse([order("find", { pattern: `${dir}/c*`, timeoutMs: 20 })], "ETIMEDOUT", /^wait for \//);
+});
+
+test("files that take another's place, or another content", async (t) => {
+  const dir = scratch(t);
+  for (const name of ["a", "b"]) writeFileSync(join(dir, name), `${name}\n`.repeat(100));
+  const { ino } = statSync(join(dir, "b"));
+  await succeed([
+    order("fill_file", { path: join(dir, "b"), data: Buffer.from("other\n") }),
+    order("rename", { from: join(dir, "a"), to: join(dir, "c") }),
+  ]);
+  assert.equal(readFileSync(join(dir, "b"), "utf8"), "other\n");
+  assert.equal(statSync(join(dir, "b")).ino, ino);
+  assert.deepEqual(readdirSync(dir).sort(), ["b", "c"]);
+  await refuse([order("fill_file", { path: join(dir, "a"), data: Buffer.from("") })], "ENOENT", /^open \//);
+  await refuse([order("rename", { from: join(dir, "a"), to: join(dir, "b") })], "ENOENT", /^rename \//);
+});
+
+test("a disk that does not come is told by its serial number", async () => {
+  await refuse(
+    [order("find_disk", { serial: "no such disk", timeoutMs: 20 })],
+    "ETIMEDOUT",
+    /^wait for the disk no such disk/,
+  );
 });
 
 test("a file system's size", async () => {

@@ -145,7 +145,7 @@ test("an image is a kernel, an initramfs of bosun and modules, and a description
   // The same as root file systems, each with an initramfs that finds it.
   for (const [type, name] of Object.entries(made.images)) {
     const { size, ...about } = inspectImage(join(output, name));
-    assert.deepEqual(about, { type, partitioned: false });
+    assert.deepEqual(about, { type, partitioned: true });
     assert.equal(size % (2 << 20), 0);
     const loader = unpackCpio(zstdDecompressSync(readFileSync(join(output, `${name}.initrd`))));
     const paths = loader.map(({ path }) => path);

@@ -95,4 +95,6 @@ export const MACHINE_ORDERS = {
   },
   /** rename(2): what was at `to` is another at once. */
   rename: { code: 169, fields: { from: "str", to: "str" }, words: "rename {from} to {to}" },
+  /** Gives an existing regular file another content, in place: whoever has it mounted or open sees that. */
+  fill_file: { code: 170, fields: { path: "str", data: "bytes" }, words: "fill {path} with {data}" },
 } as const satisfies Record<string, OrderSpec>;

@@ -1,18 +1,31 @@
 /** The guest's user space as a root file system in a file: read-only, and in the host's memory once for all machines. */
 import { execFile } from "node:child_process";
-import { access, mkdir, mkdtemp, rm, stat, symlink, truncate, writeFile } from "node:fs/promises";
+import { access, mkdir, mkdtemp, readFile, rm, symlink, truncate, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { promisify } from "node:util";
 import { VmError } from "../errors.ts";
 import type { CpioEntry } from "./cpio.ts";
+import { nvdimmImage } from "./nvdimm.ts";
 
 const MIB = 1 << 20;
-/** An NVDIMM's size must be a multiple of what memory is mapped by (x86: 2 MiB). */
-const ALIGNMENT = 2 * MIB;
 const AGE = { uid: 0, gid: 0, mtime: 0n };
 
-/** `path` must not exist. The same entries give the same bytes. */
-export async function writeErofs(path: string, entries: readonly CpioEntry[]): Promise<void> {
+/** An image with a file system of these entries, which `write` makes at a path that does not exist. */
+async function writeImage(path: string, write: (path: string) => Promise<void>): Promise<void> {
+  const plain = `${path}.plain`;
+  try {
+    await write(plain);
+    await writeFile(path, nvdimmImage(await readFile(plain)));
+  } finally {
+    await rm(plain, { force: true });
+  }
+}
+
+/** The same entries give the same bytes. */
+export const writeErofs = (path: string, entries: readonly CpioEntry[]): Promise<void> =>
+  writeImage(path, (plain) => erofs(plain, entries));
+
+async function erofs(path: string, entries: readonly CpioEntry[]): Promise<void> {
   const { ErofsTree } = await import("@berth/image");
   const tree = await ErofsTree.create(path);
   try {
@@ -31,11 +44,9 @@ export async function writeErofs(path: string, entries: readonly CpioEntry[]): P
     await tree.abort();
     throw error;
   }
-  await truncate(path, align((await stat(path)).size));
 }
 
 const S_IFCHR = 0o020000;
-const align = (size: number): number => Math.ceil(size / ALIGNMENT) * ALIGNMENT;
 
 const MKFS = ["/usr/sbin/mkfs.ext4", "/sbin/mkfs.ext4"];
 
@@ -56,7 +67,10 @@ export async function mkfs(): Promise<string | undefined> {
 const EXT4_ROOM = 12 * MIB;
 
 /** By mkfs.ext4, from a directory with the same entries; nodes are left out, as devtmpfs is mounted over them. */
-export async function writeExt4(path: string, entries: readonly CpioEntry[], program: string): Promise<void> {
+export const writeExt4 = (path: string, entries: readonly CpioEntry[], program: string): Promise<void> =>
+  writeImage(path, (plain) => ext4(plain, entries, program));
+
+async function ext4(path: string, entries: readonly CpioEntry[], program: string): Promise<void> {
   const stage = await mkdtemp(`${path}.tree-`);
   try {
     let size = EXT4_ROOM;
@@ -71,7 +85,7 @@ export async function writeExt4(path: string, entries: readonly CpioEntry[], pro
       }
     }
     await writeFile(path, "");
-    await truncate(path, align(size));
+    await truncate(path, Math.ceil(size / MIB) * MIB);
     // DAX takes blocks of a page. Its journal is for the mount options that Kata gives.
     const options = ["-q", "-F", "-b", "4096", "-m", "0", "-E", "root_owner=0:0,lazy_itable_init=0", "-d", stage, path];
     await promisify(execFile)(program, options);
