@@ -1,6 +1,6 @@
-# Read by bin/*, which set `self` to their own path and `program` to a .ts file below the root: becomes the Node that npm ci
-# brought (package.json, optionalDependencies), else a system Node that is new enough, running that program. No process is
-# started on the ordinary way: each costs a millisecond of every command.
+# Read by bin/*, which set `self` to their own path, `program` to a file below the root, and `launcher` to what is to start it, if
+# anything: becomes the Node that npm ci brought (package.json, optionalDependencies), else a system Node that is new enough, running
+# that program. No process is started on the ordinary way: each costs a millisecond of every command.
 root=${self%/*}/..
 
 node=
@@ -31,4 +31,4 @@ if [ -z "${NODE_COMPILE_CACHE-}" ]; then
   export NODE_COMPILE_CACHE
 fi
 
-exec "$node" --disable-warning=ExperimentalWarning ${node_options-} "$root/$program" "$@"
+exec ${launcher-} "$node" --disable-warning=ExperimentalWarning ${node_options-} "$root/$program" "$@"

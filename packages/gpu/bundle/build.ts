@@ -8,11 +8,12 @@ import { spawnSync } from "node:child_process";
 import { chmodSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Plugin } from "esbuild";
-import { isFresh, MANIFEST, PROGRAM, stampOf } from "./stamps.ts";
+import { isFresh, MANIFEST, stampOf } from "@berth/kernel/stamps";
+import { PROGRAM } from "./program.ts";
 
 const root = join(import.meta.dirname, "../../..");
 const out = join(root, ".build/device-plugin");
-const OWN = ["build.ts", "stamps.ts", "start.ts", "warm-up.ts"].map((name) => `packages/gpu/bundle/${name}`);
+const OWN = ["build.ts", "program.ts", "start.ts", "warm-up.ts"].map((name) => `packages/gpu/bundle/${name}`);
 
 async function make(): Promise<void> {
   mkdirSync(join(root, ".build"), { recursive: true });

@@ -1,7 +1,8 @@
 /** `berth-device-plugin`: its bundle, or the sources where these are newer. */
 import { createRequire } from "node:module";
 import { join } from "node:path";
-import { isFresh, PROGRAM } from "./stamps.ts";
+import { isFresh } from "@berth/kernel/stamps";
+import { PROGRAM } from "./program.ts";
 
 const root = join(import.meta.dirname, "../..");
 const require = createRequire(join(import.meta.dirname, "main.cjs"));

@@ -12,6 +12,7 @@ export { planContainer } from "./container.ts";
 export { intelRdtRemoval } from "./rdt.ts";
 export { planRootfsMount } from "./rootfs.ts";
 export { planExec } from "./exec.ts";
+export { features } from "./verbs/features.ts";
 export {
   type BinaryCall,
   planBinaryContainer,

@@ -4,11 +4,10 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
-import { toBinary } from "@bufbuild/protobuf";
-import { AnySchema } from "@bufbuild/protobuf/wkt";
 import { runcOptions, runtimeOptions, task } from "@berth/spec/shim";
 import { packMessage } from "../src/index.ts";
-import { groupOf, optionsOf, parseArguments } from "../src/server/arguments.ts";
+import { groupOf, parseArguments } from "../src/server/arguments.ts";
+import { optionsOf } from "../src/server/options.ts";
 import { handDir, socketPath, stateDir } from "../src/server/place.ts";
 
 test("flags as Go reads them", () => {
@@ -31,6 +30,7 @@ test("flags as Go reads them", () => {
     bundle: "/bundle",
     debug: true,
     version: false,
+    info: false,
   });
   assert.equal(parseArguments(["-bundle", "/b", "-debug=false", "delete"], "/").bundle, "/b");
   assert.equal(parseArguments(["-debug=false", "delete"], "/").debug, false);
@@ -39,12 +39,10 @@ test("flags as Go reads them", () => {
 });
 
 test("options: runc's, another shim's, none, and what is neither", () => {
-  const encoded = (any: Parameters<typeof toBinary<typeof AnySchema>>[1]) => toBinary(AnySchema, any);
-  const own = encoded(packMessage(runcOptions.OptionsSchema, { systemdCgroup: true }));
-  assert.equal(optionsOf(own)?.systemdCgroup, true);
-  assert.equal(optionsOf(encoded(packMessage(runtimeOptions.OptionsSchema, { configPath: "/x" }))), undefined);
-  assert.equal(optionsOf(new Uint8Array()), undefined);
-  assert.throws(() => optionsOf(encoded(packMessage(task.KillRequestSchema, {}))), /KillRequest; berth's shim takes/);
+  assert.equal(optionsOf(packMessage(runcOptions.OptionsSchema, { systemdCgroup: true }))?.systemdCgroup, true);
+  assert.equal(optionsOf(packMessage(runtimeOptions.OptionsSchema, { configPath: "/x" })), undefined);
+  assert.equal(optionsOf(undefined), undefined);
+  assert.throws(() => optionsOf(packMessage(task.KillRequestSchema, {})), /KillRequest; berth's shim takes/);
 });
 
 test("one shim for a pod's containers, one for each other", () => {

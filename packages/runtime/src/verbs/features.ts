@@ -18,7 +18,8 @@ export const command: Command = {
   },
 };
 
-function features(): Record<string, unknown> {
+/** As `features` prints them. */
+export function features(): Record<string, unknown> {
   const file = new URL("../../package.json", import.meta.url);
   const { version } = JSON.parse(readFileSync(file, "utf8")) as { version: string };
   return {

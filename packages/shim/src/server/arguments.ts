@@ -1,10 +1,6 @@
-/** What containerd tells a shim's program: flags as Go's flag package reads them, and the options on its standard input. */
+/** What containerd tells a shim's program: flags as Go's flag package reads them. */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { fromBinary } from "@bufbuild/protobuf";
-import { AnySchema } from "@bufbuild/protobuf/wkt";
-import { runcOptions, runtimeOptions } from "@berth/spec/shim";
-import { unpackMessage } from "../any.ts";
 
 export interface Invocation {
   readonly action: string;
@@ -16,6 +12,8 @@ export interface Invocation {
   readonly bundle: string;
   readonly debug: boolean;
   readonly version: boolean;
+  /** What the runtime can do is asked for. */
+  readonly info: boolean;
 }
 
 const TEXTS = ["namespace", "id", "address", "bundle", "publish-binary", "socket"] as const;
@@ -42,17 +40,8 @@ export function parseArguments(argv: readonly string[], cwd: string): Invocation
     bundle: texts.bundle ?? cwd,
     debug: flags.has("debug"),
     version: flags.has("v") || flags.has("version"),
+    info: flags.has("info"),
   };
-}
-
-/** Of runc's shim, which berth's stands in for; of others' options nothing is for it. */
-export function optionsOf(stdin: Uint8Array): runcOptions.Options | undefined {
-  if (stdin.length === 0) return undefined;
-  const any = fromBinary(AnySchema, stdin);
-  const options = unpackMessage(any, runcOptions.OptionsSchema);
-  if (!options && !unpackMessage(any, runtimeOptions.OptionsSchema))
-    throw new Error(`options of type ${any.typeUrl}; berth's shim takes containerd.runc.v1.Options`);
-  return options;
 }
 
 /** One shim holds the containers of a group: a pod's, by the CRI's annotation. */

@@ -3,18 +3,24 @@ import { mkdir, readlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { cgroupDirectories } from "@berth/kernel";
 import { DESCRIPTORS_FILE, planDump } from "@berth/runtime/criu";
+import type { oci } from "@berth/spec";
 import type { runcOptions } from "@berth/spec/shim";
 import { CODE, TtrpcError } from "@berth/ttrpc";
-import type { Container, Machine } from "./container.ts";
+import type { Machine } from "./making.ts";
+
+interface Running {
+  readonly pid: number;
+  readonly spec: oci.Spec;
+  readonly cgroup: string;
+}
 
 /** `path`: where containerd wants the images. */
 export async function checkpoint(
   { hand, host }: Machine,
-  container: Container,
+  { pid, spec, cgroup }: Running,
   path: string,
   options: runcOptions.CheckpointOptions | undefined,
 ): Promise<void> {
-  const { pid, spec, cgroup } = container;
   const images = options?.imagePath || path;
   const work = options?.workPath || images;
   if (images === "") throw new TtrpcError(CODE.invalidArgument, "path: missing from the request");

@@ -1,83 +1,51 @@
-/** A container of this shim: made from its bundle by the same plans as berthd's, held by a bosun monitor. */
+/** A container of this shim: held by a bosun monitor, whatever makes it. */
 import { mkdir, rm } from "node:fs/promises";
-import {
-  compileSeccomp,
-  connectMonitor,
-  freeze,
-  type Hand,
-  type HostFacts,
-  killCgroup,
-  type MonitorLink,
-  oomCounter,
-  type Plan,
-  systemdPlace,
-  SystemdLink,
-  type SystemdPlace,
-  thaw,
-} from "@berth/kernel";
-import { cgroupRemoval, planContainer, planExec, readBundle, type Rootfs, updateResources } from "@berth/runtime";
+import { connectMonitor, MonitorLost, type MonitorLink } from "@berth/kernel";
+import { readBundle } from "@berth/runtime";
 import type { oci } from "@berth/spec";
-import { taskTypes } from "@berth/spec/shim";
+import { type runcOptions, taskTypes } from "@berth/spec/shim";
 import type { task } from "@berth/spec/shim";
+import type { Any } from "@bufbuild/protobuf/wkt";
 import { CODE, TtrpcError } from "@berth/ttrpc";
 import { ExecProcess } from "./exec.ts";
-import { runHooks } from "./hooks.ts";
+import type { Machine, Maker, Making, PreparedExec } from "./making.ts";
 import { TaskProcess } from "./process.ts";
-import { rootfsOf, unmountRootfs } from "./rootfs.ts";
-
-export interface Machine {
-  readonly hand: Hand;
-  readonly host: HostFacts;
-  /** Compiled filters. */
-  readonly cache: string;
-  readonly log: (message: string) => void;
-}
-
-export interface ContainerOptions {
-  readonly systemdCgroup: boolean;
-  readonly noPivotRoot: boolean;
-  readonly noNewKeyring: boolean;
-}
 
 const SIGKILL = 9;
+/** A monitor that has gone without a word. */
+const UNKNOWN_CODE = 255;
+const NS_IN_MS = 1_000_000n;
 
 export class Container extends TaskProcess {
   readonly id: string;
   readonly bundle: string;
   readonly execs = new Map<string, ExecProcess>();
-  readonly spec: oci.Spec;
-  readonly cgroup: string;
   /** Whether its end was a kill for memory. */
   oom = false;
   paused = false;
+  readonly #making: Making;
   readonly #machine: Machine;
   readonly #dir: string;
-  readonly #unit: SystemdPlace | undefined;
   protected link: MonitorLink | undefined;
   protected session: number | undefined;
 
-  private constructor(machine: Machine, request: task.CreateTaskRequest, dir: string, options: ContainerOptions) {
+  private constructor(maker: Maker, request: task.CreateTaskRequest, dir: string) {
     super(request.terminal, request);
-    this.#machine = machine;
+    const { id, bundle, terminal, rootfs, stdin, checkpoint, options } = request;
+    this.id = id;
+    this.bundle = bundle;
+    this.#machine = maker.machine;
     this.#dir = dir;
-    this.id = request.id;
-    this.bundle = request.bundle;
-    this.spec = readBundle(request.bundle).spec;
-    const path = this.spec.linux?.cgroupsPath ?? `/${request.id}`;
-    this.#unit = options.systemdCgroup ? systemdPlace(path, request.id) : undefined;
-    this.cgroup = this.#unit?.path ?? path;
+    const { spec, rootfs: rootfsPath } = readBundle(bundle);
+    const what = { id, bundle, spec, rootfsPath, rootfs, terminal, stdin: stdin !== "", dir, checkpoint, options };
+    this.#making = maker.making(what);
   }
 
   /** Up to where it would run. What a failure leaves is taken back. */
-  static async create(
-    machine: Machine,
-    request: task.CreateTaskRequest,
-    dir: string,
-    options: ContainerOptions,
-  ): Promise<Container> {
-    const container = new Container(machine, request, dir, options);
+  static async create(maker: Maker, request: task.CreateTaskRequest, dir: string): Promise<Container> {
+    const container = new Container(maker, request, dir);
     try {
-      await container.#make(request, options);
+      await container.#make(request);
       return container;
     } catch (error) {
       await container.release();
@@ -93,10 +61,13 @@ export class Container extends TaskProcess {
   async start(): Promise<void> {
     if (!this.link || this.session !== undefined || this.exit)
       throw new TtrpcError(CODE.failedPrecondition, `container ${this.id} is not created, it is started already`);
-    const state = await this.link.start();
+    try {
+      this.pid = (await this.link.start()).pid;
+    } catch (error) {
+      throw this.#making.told?.(error) ?? error;
+    }
     this.session = 0;
-    this.pid = state.pid;
-    await runHooks(this.#machine, this, "poststart");
+    await this.#making.started(this.pid);
   }
 
   async exec(request: task.ExecProcessRequest, process: oci.Process): Promise<void> {
@@ -106,61 +77,67 @@ export class Container extends TaskProcess {
   }
 
   /** Of a further process; FailedPrecondition: the container does not run. */
-  async execPlan(process: oci.Process, terminal: boolean): Promise<{ plan: Plan; link: MonitorLink }> {
+  async execPlan(process: oci.Process): Promise<PreparedExec & { readonly link: MonitorLink }> {
     if (!this.link || this.session === undefined || this.exit)
       throw new TtrpcError(CODE.failedPrecondition, `container ${this.id} does not run`);
-    const { host } = this.#machine;
-    const target = { pid: this.pid, spec: this.spec, cgroup: { path: this.cgroup } };
-    const { plan } = planExec(target, process, { host, seccomp: await this.#seccomp(), terminal });
-    return { plan, link: this.link };
+    return { ...(await this.#making.exec(this.pid, process)), link: this.link };
   }
 
-  /** `all`: every process of its cgroup. */
+  override async kill(signal: number): Promise<void> {
+    const { signal: send } = this.#making;
+    if (send === undefined || this.exit || this.session === undefined) return await super.kill(signal);
+    if (!(await send.call(this.#making, signal))) throw new TtrpcError(CODE.notFound, "process already finished");
+  }
+
+  /** Every process of it, where `signal` is SIGKILL. */
   async killAll(signal: number): Promise<void> {
-    if (signal === SIGKILL && this.session !== undefined) await killCgroup(this.cgroup, this.#machine.host);
+    if (signal === SIGKILL && this.session !== undefined) await this.#making.killAll();
     else await this.kill(signal);
   }
 
   async pause(): Promise<void> {
-    await freeze(this.cgroup, this.#machine.host);
+    await this.#making.pause();
     this.paused = true;
   }
 
   async resume(): Promise<void> {
-    await thaw(this.cgroup, this.#machine.host);
+    await this.#making.resume();
     this.paused = false;
   }
 
   async update(resources: oci.LinuxResources): Promise<void> {
-    const { hand, host } = this.#machine;
-    if (this.#unit) await systemd.update(this.#unit, resources, host);
-    await hand.run(updateResources(this.cgroup, resources, host));
+    await this.#making.update(resources);
+  }
+
+  async stats(): Promise<Any> {
+    return await this.#making.stats();
+  }
+
+  async pids(): Promise<readonly number[]> {
+    return await this.#making.pids();
+  }
+
+  async checkpoint(path: string, options: runcOptions.CheckpointOptions | undefined): Promise<void> {
+    await this.#making.checkpoint(this.pid, path, options);
   }
 
   /** Everything of it, also of one that was not made whole. */
   async release(): Promise<void> {
-    const { hand, host } = this.#machine;
-    if (this.link && !this.exit) await this.link.kill(0, SIGKILL);
-    await killCgroup(this.cgroup, host);
+    if (this.link && !this.exit) await ignoreLost(async () => void (await this.link?.kill(0, SIGKILL)));
+    await this.#making.release();
     this.link?.close();
-    await hand.run(cgroupRemoval(this.cgroup, host));
-    if (this.#unit) await systemd.stop(this.#unit);
-    await unmountRootfs(hand, this.bundle);
     await rm(this.#dir, { recursive: true, force: true });
-    await runHooks(this.#machine, this, "poststop");
   }
 
-  async #make(request: task.CreateTaskRequest, options: ContainerOptions): Promise<void> {
-    const { hand, host } = this.#machine;
+  async #make(request: task.CreateTaskRequest): Promise<void> {
     await mkdir(this.#dir, { recursive: true, mode: 0o700 });
-    const rootfs = await rootfsOf(hand, this.bundle, readBundle(this.bundle).rootfs, request.rootfs);
-    const plan = await this.#plan(rootfs, options);
-    const { pid } = await hand.monitor({
+    const { plan, oom } = await this.#making.prepare();
+    const { pid } = await this.#machine.hand.monitor({
       dir: this.#dir,
       plan,
       terminal: this.terminal ? { rows: 24, columns: 80 } : undefined,
       stdin: request.stdin !== "",
-      oom: oomCounter(this.cgroup, host),
+      oom,
     });
     this.pid = pid;
     const link = (this.link = await connectMonitor(this.#dir, plan));
@@ -172,38 +149,15 @@ export class Container extends TaskProcess {
       },
       () => this.hasEnded({ code: UNKNOWN_CODE, at: BigInt(Date.now()) * NS_IN_MS }),
     );
-    if (this.#unit) {
-      const { annotations, linux } = this.spec;
-      await systemd.start({ place: this.#unit, pids: [pid], host, resources: linux?.resources, annotations });
-    }
+    await this.#making.parked(pid);
     await this.streams.connect(link, 0, request, this.terminal);
-  }
-
-  async #plan(rootfs: Rootfs, { noPivotRoot, noNewKeyring }: ContainerOptions): Promise<Plan> {
-    const { plan, warnings } = planContainer(this.spec, {
-      id: this.id,
-      rootfs,
-      cgroup: { path: this.cgroup },
-      host: this.#machine.host,
-      seccomp: await this.#seccomp(),
-      terminal: this.terminal,
-      consoleSize: this.spec.process?.consoleSize,
-      bundle: this.bundle,
-      noPivot: noPivotRoot,
-      noNewKeyring,
-      checksProgram: true,
-    });
-    for (const warning of warnings) this.#machine.log(`container ${this.id}: ${warning}`);
-    return plan;
-  }
-
-  async #seccomp() {
-    return await compileSeccomp(this.spec.linux?.seccomp, this.#machine.cache);
   }
 }
 
-/** A monitor that has gone without a word. */
-const UNKNOWN_CODE = 255;
-const NS_IN_MS = 1_000_000n;
-/** Connects when a handler asks for its driver. */
-const systemd = new SystemdLink();
+async function ignoreLost(work: () => Promise<void>): Promise<void> {
+  try {
+    await work();
+  } catch (error) {
+    if (!(error instanceof MonitorLost)) throw error;
+  }
+}

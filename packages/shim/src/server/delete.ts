@@ -1,43 +1,40 @@
-/** `containerd-shim-berth-v2 delete`: what a shim that has died left of a container. Idempotent. */
-import { rm } from "node:fs/promises";
+/** `containerd-shim-… delete`: what a shim that has died left of a container. Idempotent. */
+import { existsSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { create, toBinary } from "@bufbuild/protobuf";
-import { type Hand, killCgroup, monitorEnded, type HostFacts } from "@berth/kernel";
-import { cgroupRemoval, readBundle } from "@berth/runtime";
+import { probeHost, startHand } from "@berth/kernel";
 import { task } from "@berth/spec/shim";
-import type { Invocation } from "./arguments.ts";
-import { stateDir } from "./place.ts";
+import { groupOf, type Invocation } from "./arguments.ts";
+import { bosun, handDir, socketPath, stateDir } from "./place.ts";
+import { isServed, type Program } from "./program.ts";
 import { now, timestamp } from "./publisher.ts";
-import { unmountRootfs } from "./rootfs.ts";
 
 /** Of a process whose end nobody saw, as containerd reports it. */
 const KILLED = 137;
 
-/** An encoded DeleteResponse, for standard output. */
-export async function deleteLeft(
-  { hand, host }: { readonly hand: Hand; readonly host: HostFacts },
-  { address, namespace, id, bundle }: Invocation,
-): Promise<Uint8Array> {
-  const cgroup = cgroupOf(bundle);
-  if (cgroup !== undefined) {
-    await killCgroup(cgroup, host);
-    const dir = stateDir(address, namespace, id);
-    await monitorEnded(dir);
-    await hand.run(cgroupRemoval(cgroup, host));
-    await rm(dir, { recursive: true, force: true });
+/** Writes an encoded DeleteResponse to standard output. */
+export async function remove(program: Program, invocation: Invocation): Promise<void> {
+  const { address, namespace, id } = invocation;
+  const directory = `${handDir(stateDir(address, namespace, id))}-delete`;
+  const hand = await startHand({ bosun, state: directory });
+  try {
+    const { deleteLeft } = await program.parts();
+    await deleteLeft({ hand, host: await probeHost() }, invocation);
+    await removeDead(invocation);
+    const response = create(task.DeleteResponseSchema, { exitStatus: KILLED, exitedAt: timestamp(now()) });
+    process.stdout.write(toBinary(task.DeleteResponseSchema, response));
+  } finally {
+    await hand.close();
+    rmSync(directory, { recursive: true, force: true });
   }
-  await unmountRootfs(hand, bundle);
-  const response = create(task.DeleteResponseSchema, { exitStatus: KILLED, exitedAt: timestamp(now()) });
-  return toBinary(task.DeleteResponseSchema, response);
 }
 
-/** Undefined: there was no container. One of systemd's is gone with its last process, and its name is no path. */
-function cgroupOf(bundle: string): string | undefined {
-  try {
-    const path = readBundle(bundle).spec.linux?.cgroupsPath;
-    return path?.includes(":") ? undefined : path;
-  } catch (error) {
-    if (/does not exist/.test((error as Error).message)) return undefined;
-    throw new Error(`${join(bundle, "config.json")}: ${(error as Error).message}`, { cause: error });
-  }
+/** What belonged to the shim itself, if it is the dead one: containerd also asks this for a container whose creation failed. */
+async function removeDead(invocation: Invocation): Promise<void> {
+  const { address, namespace, bundle } = invocation;
+  if (!existsSync(join(bundle, "config.json"))) return;
+  const socket = socketPath(address, namespace, groupOf(invocation));
+  if (await isServed(socket)) return;
+  rmSync(handDir(socket), { recursive: true, force: true });
+  rmSync(socket, { force: true });
 }

@@ -1,13 +1,14 @@
 /** A further process of a container: prepared by Exec, made by Start. */
-import type { MonitorLink, Plan } from "@berth/kernel";
+import type { MonitorLink } from "@berth/kernel";
 import type { oci } from "@berth/spec";
 import type { task } from "@berth/spec/shim";
 import { CODE, TtrpcError } from "@berth/ttrpc";
+import type { PreparedExec } from "./making.ts";
 import { TaskProcess } from "./process.ts";
 import { Streams } from "./streams.ts";
 
-interface Maker {
-  execPlan(process: oci.Process, terminal: boolean): Promise<{ readonly plan: Plan; readonly link: MonitorLink }>;
+interface Owner {
+  execPlan(process: oci.Process): Promise<PreparedExec & { readonly link: MonitorLink }>;
 }
 
 const NS_IN_MS = 1_000_000n;
@@ -16,12 +17,12 @@ const LOST_CODE = 137;
 
 export class ExecProcess extends TaskProcess {
   readonly id: string;
-  readonly #container: Maker;
+  readonly #container: Owner;
   readonly #process: oci.Process;
   protected link: MonitorLink | undefined;
   protected session: number | undefined;
 
-  constructor(container: Maker, request: task.ExecProcessRequest, process: oci.Process) {
+  constructor(container: Owner, request: task.ExecProcessRequest, process: oci.Process) {
     super(request.terminal, request);
     this.id = request.execId;
     this.#container = container;
@@ -30,10 +31,11 @@ export class ExecProcess extends TaskProcess {
 
   async start(): Promise<void> {
     if (this.link) throw new TtrpcError(CODE.failedPrecondition, `process ${this.id} is started already`);
-    const { plan, link } = await this.#container.execPlan({ ...this.#process, terminal: this.terminal }, this.terminal);
+    const { plan, link, told } = await this.#container.execPlan({ ...this.#process, terminal: this.terminal });
     this.link = link;
     const terminal = this.terminal ? { rows: 24, columns: 80 } : undefined;
-    const { session, pid } = await link.exec({ plan, terminal, streams: Streams.bits(this.paths) });
+    const made = link.exec({ plan, terminal, streams: Streams.bits(this.paths) });
+    const { session, pid } = await made.catch((error: unknown) => Promise.reject((told?.(error) ?? error) as Error));
     this.session = session;
     this.pid = pid;
     const exited = link.wait(session);

@@ -2,8 +2,10 @@
 import { createHash } from "node:crypto";
 import { join } from "node:path";
 
-const SOCKETS = "/run/containerd/s";
-const STATE = "/run/containerd/berth";
+/** As containerd has it; another for tests, and for the warm-up of a bundle. */
+const BASE = process.env["BERTH_SHIM_STATE"] ?? "/run/containerd";
+const SOCKETS = join(BASE, "s");
+const STATE = join(BASE, "berth");
 const SHORT = 20;
 
 const digest = (...parts: readonly string[]): string => createHash("sha256").update(parts.join("\0")).digest("hex");
@@ -18,3 +20,5 @@ export const stateDir = (address: string, namespace: string, id: string): string
 
 /** Of bosun serve. */
 export const handDir = (socket: string): string => join(STATE, `hand-${digest(socket).slice(0, SHORT)}`);
+
+export const bosun = process.env["BERTH_BOSUN"] ?? join(import.meta.dirname, "../../../../.build/native/bosun");

@@ -4,21 +4,21 @@ import type { Any, EmptySchema } from "@bufbuild/protobuf/wkt";
 import type { oci } from "@berth/spec";
 import { events, runcOptions, type task, taskTypes } from "@berth/spec/shim";
 import { packMessage, unpackJson, unpackMessage } from "../any.ts";
-import { CODE, type Handlers, TtrpcError } from "@berth/ttrpc";
-import { Container, type ContainerOptions, type Machine } from "./container.ts";
+import type { Handlers } from "@berth/ttrpc";
+import { CODE, TtrpcError } from "@berth/ttrpc";
+import { Container } from "./container.ts";
 import type { ExecProcess } from "./exec.ts";
+import type { Maker } from "./making.ts";
 import type { TaskProcess } from "./process.ts";
 import { type Publisher, timestamp } from "./publisher.ts";
-import { pidsOf, statsOf } from "./stats.ts";
 
 const { Status } = taskTypes;
 const VERSION = "2";
 
 export interface TasksOptions {
-  readonly machine: Promise<Machine>;
+  /** Connections are taken before it is there. */
+  readonly maker: Promise<Maker>;
   readonly publisher: Publisher;
-  /** Of the shim's start; a container's own come with its Create. */
-  readonly options: runcOptions.Options | undefined;
   readonly dirOf: (id: string) => string;
   readonly onShutdown: () => void;
 }
@@ -39,12 +39,10 @@ export class Tasks implements Service {
     const { id } = request;
     if (this.#containers.has(id) || this.#creating.has(id))
       throw new TtrpcError(CODE.alreadyExists, `container ${id} already exists`);
-    if (request.checkpoint !== "")
-      throw new TtrpcError(CODE.unimplemented, "berth's shim does not restore checkpoints; berthd and berth-runc do");
     this.#creating.add(id);
     try {
-      const { machine, dirOf, publisher } = this.#options;
-      const container = await Container.create(await machine, request, dirOf(id), this.#optionsOf(request.options));
+      const { maker, dirOf, publisher } = this.#options;
+      const container = await Container.create(await maker, request, dirOf(id));
       this.#containers.set(id, container);
       const { bundle, rootfs, stdin, stdout, stderr, terminal } = request;
       publisher.publish("/tasks/create", events.TaskCreateSchema, {
@@ -149,7 +147,7 @@ export class Tasks implements Service {
   readonly pids: Service["pids"] = async ({ id }) => {
     const container = this.#container(id);
     const execs = new Map([...container.execs.values()].map((exec) => [exec.pid, exec.id]));
-    const pids = await pidsOf(container.cgroup, (await this.#options.machine).host);
+    const pids = await container.pids();
     return {
       processes: pids.map((pid) => {
         const execId = execs.get(pid);
@@ -176,15 +174,10 @@ export class Tasks implements Service {
     return empty;
   };
 
-  readonly stats: Service["stats"] = async ({ id }) => ({
-    stats: await statsOf(this.#container(id).cgroup, (await this.#options.machine).host),
-  });
+  readonly stats: Service["stats"] = async ({ id }) => ({ stats: await this.#container(id).stats() });
 
   readonly checkpoint: Service["checkpoint"] = async ({ id, path, options }) => {
-    const container = this.#container(id);
-    // Loaded by those who ask: a shim's start is waited for.
-    const { checkpoint } = await import("./checkpoint.ts");
-    await checkpoint(await this.#options.machine, container, path, checkpointOptions(options));
+    await this.#container(id).checkpoint(path, checkpointOptions(options));
     this.#options.publisher.publish("/tasks/checkpointed", events.TaskCheckpointedSchema, {
       containerId: id,
       checkpoint: path,
@@ -212,12 +205,6 @@ export class Tasks implements Service {
       exitStatus: code,
       exitedAt: timestamp(at),
     });
-  }
-
-  #optionsOf(any: Any | undefined): ContainerOptions {
-    const options = unpackMessage(any, runcOptions.OptionsSchema) ?? this.#options.options;
-    const { systemdCgroup = false, noPivotRoot = false, noNewKeyring = false } = options ?? {};
-    return { systemdCgroup, noPivotRoot, noNewKeyring };
   }
 
   #container(id: string): Container {

@@ -1,10 +1,10 @@
-/** The device plugin's bundle: used while it is of the sources as they are. */
+/** Bundles of commands: used while they are of the sources as they are. */
 import assert from "node:assert/strict";
 import { mkdirSync, mkdtempSync, rmSync, utimesSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
-import { isFresh, MANIFEST, stampOf } from "../bundle/stamps.ts";
+import { isFresh, MANIFEST, stampOf } from "../src/stamps.ts";
 
 test("a bundle is fresh until a source is another, or gone", (t) => {
   const root = mkdtempSync(join(tmpdir(), "berth-bundle-"));

@@ -1,9 +1,8 @@
-/** Whether a bundle is of the sources as they are. */
+/** Whether a bundle of sources, which a command is started from, is of the sources as they are. */
 import { readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 
 export const MANIFEST = "manifest.json";
-export const PROGRAM = "device-plugin.cjs";
 
 /** Another value is another content; undefined: there is no such file. */
 export function stampOf(root: string, path: string): string | undefined {

@@ -1,0 +1,2 @@
+/** Of the bundle, in its directory. */
+export const PROGRAM = "device-plugin.cjs";
