@@ -12,13 +12,29 @@ import { isFresh, MANIFEST, stampOf } from "@berth/kernel/stamps";
 import { PROGRAM } from "./program.ts";
 
 const root = join(import.meta.dirname, "../../..");
-const SHIMS = [{ name: "containerd-shim-berth-v2", out: ".build/shim", entry: "packages/shim/src/server/main.ts" }];
+/** A machine takes too long to boot for a warm-up. */
+const SHIMS = [
+  {
+    name: "containerd-shim-berth-v2",
+    out: ".build/shim",
+    entry: "packages/shim/src/server/main.ts",
+    makesContainers: true,
+  },
+  {
+    name: "containerd-shim-berth-vm-v2",
+    out: ".build/vm-shim",
+    entry: "packages/shim/src/vm/main.ts",
+    makesContainers: false,
+  },
+];
 const OWN = [
   ...["build.ts", "program.ts", "start.ts", "warm-up.ts"].map((name) => `packages/shim/bundle/${name}`),
+  "packages/kernel/src/stamps.ts",
+  "scripts/launch-shim.sh",
   "package-lock.json",
 ];
 
-async function make({ name, out, entry }: (typeof SHIMS)[number]): Promise<void> {
+async function make({ name, out, entry, makesContainers }: (typeof SHIMS)[number]): Promise<void> {
   const bin = `bin/${name}`;
   mkdirSync(join(root, ".build"), { recursive: true });
   const fresh = mkdtempSync(join(root, `${out}-`));
@@ -32,7 +48,8 @@ async function make({ name, out, entry }: (typeof SHIMS)[number]): Promise<void>
     rmSync(fresh, { recursive: true, force: true });
   }
   // In its place, and with the flags that it is started with: V8 takes no other's code.
-  const warmUp = [join(import.meta.dirname, "warm-up.ts"), join(root, bin), join(root, out)];
+  const which = [join(root, bin), join(root, out), ...(makesContainers ? ["--container"] : [])];
+  const warmUp = [join(import.meta.dirname, "warm-up.ts"), ...which];
   const { status, stderr } = spawnSync(process.execPath, warmUp, { encoding: "utf8" });
   if (status !== 0) throw new Error(`warm-up.ts ended with status ${status}: ${stderr}`);
 }

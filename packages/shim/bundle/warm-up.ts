@@ -1,8 +1,8 @@
 /**
- * Runs a shim's bundle as containerd does, with a container, so that V8 compiles what that takes, and keeps what it made. A user who
- * may make no container warms up less.
+ * Runs a shim's bundle as containerd does, so that V8 compiles what that takes, and keeps what it made; with a container, which for a
+ * user who may make none ends early.
  *
- *   node packages/shim/bundle/warm-up.ts PROGRAM DIRECTORY
+ *   node packages/shim/bundle/warm-up.ts PROGRAM DIRECTORY [--container]
  */
 import { spawnSync } from "node:child_process";
 import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -13,7 +13,7 @@ import { TtrpcServer } from "@berth/ttrpc";
 import { forward } from "@berth/spec/shim";
 import { COMPILED } from "./program.ts";
 
-const [program = "", directory = ""] = process.argv.slice(2);
+const [program = "", directory = "", ...more] = process.argv.slice(2);
 const bosun = join(import.meta.dirname, "../../../.build/native/bosun");
 const ID = "warm-up";
 const NAMESPACE = "berth";
@@ -34,7 +34,7 @@ try {
   const started = spawnSync(program, flags, { cwd: bundle, env, encoding: "utf8", input: "" });
   if (started.status !== 0) throw new Error(`${program} ended with status ${started.status}: ${started.stderr}`);
   const service = await TaskService.connect(parseBootstrap(started.stdout), NAMESPACE);
-  await live(service, bundle);
+  if (more.includes("--container")) await live(service, bundle);
   await service.call("shutdown", { id: ID, now: true }, CALL);
   await service.closed;
 } finally {

@@ -61,11 +61,7 @@ export class Container extends TaskProcess {
   async start(): Promise<void> {
     if (!this.link || this.session !== undefined || this.exit)
       throw new TtrpcError(CODE.failedPrecondition, `container ${this.id} is not created, it is started already`);
-    try {
-      this.pid = (await this.link.start()).pid;
-    } catch (error) {
-      throw this.#making.told?.(error) ?? error;
-    }
+    this.pid = (await this.link.start()).pid;
     this.session = 0;
     await this.#making.started(this.pid);
   }
@@ -84,14 +80,12 @@ export class Container extends TaskProcess {
   }
 
   override async kill(signal: number): Promise<void> {
-    const { signal: send } = this.#making;
-    if (send === undefined || this.exit || this.session === undefined) return await super.kill(signal);
-    if (!(await send.call(this.#making, signal))) throw new TtrpcError(CODE.notFound, "process already finished");
+    await this.#orItself(signal, this.#making.signal?.bind(this.#making));
   }
 
   /** Every process of it, where `signal` is SIGKILL. */
   async killAll(signal: number): Promise<void> {
-    if (signal === SIGKILL && this.session !== undefined) await this.#making.killAll();
+    if (signal === SIGKILL) await this.#orItself(signal, () => this.#making.killAll());
     else await this.kill(signal);
   }
 
@@ -127,6 +121,18 @@ export class Container extends TaskProcess {
     await this.#making.release();
     this.link?.close();
     await rm(this.#dir, { recursive: true, force: true });
+  }
+
+  /** What cannot be killed by what has made it, is by its monitor. */
+  async #orItself(signal: number, send: ((signal: number) => Promise<void>) | undefined): Promise<void> {
+    if (!send || this.exit || this.session === undefined) return await super.kill(signal);
+    try {
+      await send(signal);
+    } catch (error) {
+      if (signal !== SIGKILL) throw error;
+      this.#machine.log(`container ${this.id}: ${(error as Error).message}; it is killed from here`);
+      await super.kill(signal);
+    }
   }
 
   async #make(request: task.CreateTaskRequest): Promise<void> {

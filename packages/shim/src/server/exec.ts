@@ -35,7 +35,7 @@ export class ExecProcess extends TaskProcess {
     this.link = link;
     const terminal = this.terminal ? { rows: 24, columns: 80 } : undefined;
     const made = link.exec({ plan, terminal, streams: Streams.bits(this.paths) });
-    const { session, pid } = await made.catch((error: unknown) => Promise.reject((told?.(error) ?? error) as Error));
+    const { session, pid } = await (told?.(made) ?? made);
     this.session = session;
     this.pid = pid;
     const exited = link.wait(session);

@@ -37,10 +37,10 @@ export interface Prepared {
   readonly oom: MonitorRequest["oom"];
 }
 
-/** A further process: `told` puts the failure of its start in the words of what made it. */
+/** A further process: `told` puts the failure of its start (`work`) in the words of what made it. */
 export interface PreparedExec {
   readonly plan: Plan;
-  readonly told?: (error: unknown) => unknown;
+  readonly told?: <T>(work: Promise<T>) => Promise<T>;
 }
 
 /** One container. Methods may be called once `prepare` has been; `release` also where that failed half-way. */
@@ -51,13 +51,11 @@ export interface Making {
   parked(pid: number): Promise<void>;
   /** Its program runs. */
   started(pid: number): Promise<void>;
-  /** Puts the failure of its start in the words of what made it. */
-  told?(error: unknown): unknown;
   exec(pid: number, process: oci.Process): Promise<PreparedExec>;
   /** SIGKILL for all that is in it. */
   killAll(): Promise<void>;
-  /** To its own process; undefined: its monitor's process is that. False: it has ended. */
-  signal?(signal: number): Promise<boolean>;
+  /** To its own process, where the monitor's only stands for it. */
+  signal?(signal: number): Promise<void>;
   pause(): Promise<void>;
   resume(): Promise<void>;
   update(resources: oci.LinuxResources): Promise<void>;

@@ -21,4 +21,8 @@ export const stateDir = (address: string, namespace: string, id: string): string
 /** Of bosun serve. */
 export const handDir = (socket: string): string => join(STATE, `hand-${digest(socket).slice(0, SHORT)}`);
 
+/** Of virtual machines: sockets are in there too. */
+export const machinesDirectory = join(STATE, "vm");
+export const machineId = (socket: string): string => digest(socket).slice(0, SHORT);
+
 export const bosun = process.env["BERTH_BOSUN"] ?? join(import.meta.dirname, "../../../../.build/native/bosun");

@@ -1,5 +1,13 @@
 /** What a container uses, as containerd reads it: io.containerd.cgroups.v1.Metrics, or v2's where that is all there is. */
-import { type HostFacts, processesBelow, cgroupDirectories, readCgroupDetail, readCgroupStats } from "@berth/kernel";
+import {
+  type CgroupDetail,
+  type CgroupStats,
+  type HostFacts,
+  processesBelow,
+  cgroupDirectories,
+  readCgroupDetail,
+  readCgroupStats,
+} from "@berth/kernel";
 import { cgroups1, cgroups2 } from "@berth/spec/shim";
 import type { Any } from "@bufbuild/protobuf/wkt";
 import { packMessage } from "../any.ts";
@@ -11,49 +19,8 @@ const UNLIMITED_V2 = 0xffff_ffff_ffff_ffffn;
 
 export async function statsOf(cgroup: string, host: HostFacts): Promise<Any> {
   const [stats, detail] = await Promise.all([readCgroupStats(cgroup, host), readCgroupDetail(cgroup, host)]);
+  if (host.cgroups.mode === "v2") return packStats(stats, detail);
   const pids = { current: stats.pids, limit: detail.pidsLimit ?? 0n };
-  if (host.cgroups.mode === "v2")
-    return packMessage(cgroups2.MetricsSchema, {
-      pids,
-      cpu: {
-        usageUsec: stats.cpuNs / NS_IN_US,
-        userUsec: detail.userNs / NS_IN_US,
-        systemUsec: detail.systemNs / NS_IN_US,
-        nrPeriods: detail.periods,
-        nrThrottled: detail.throttledPeriods,
-        throttledUsec: detail.throttledNs / NS_IN_US,
-      },
-      memory: {
-        usage: stats.memoryBytes,
-        usageLimit: stats.memoryLimitBytes ?? UNLIMITED_V2,
-        maxUsage: detail.maxMemoryBytes ?? 0n,
-        anon: stats.rssBytes,
-        file: detail.cacheBytes,
-        fileMapped: detail.mappedFileBytes,
-        activeFile: detail.activeFileBytes,
-        inactiveFile: detail.inactiveFileBytes,
-        pgfault: stats.pageFaults,
-        pgmajfault: stats.majorPageFaults,
-        swapUsage: stats.swapBytes,
-        swapLimit: stats.swapLimitBytes ?? UNLIMITED_V2,
-      },
-      memoryEvents: { oomKill: detail.oomKills, max: detail.memoryFailures },
-      io: {
-        usage: detail.io.map(({ major, minor, readBytes, writeBytes, reads, writes }) => ({
-          major: BigInt(major),
-          minor: BigInt(minor),
-          rbytes: readBytes,
-          wbytes: writeBytes,
-          rios: reads,
-          wios: writes,
-        })),
-      },
-      hugetlb: detail.hugepages.map(({ pageSize, bytes, maxBytes }) => ({
-        pagesize: pageSize,
-        current: bytes,
-        max: maxBytes ?? 0n,
-      })),
-    });
   const swapLimit =
     stats.swapLimitBytes === undefined || stats.memoryLimitBytes === undefined
       ? UNLIMITED_V1
@@ -97,6 +64,58 @@ export async function statsOf(cgroup: string, host: HostFacts): Promise<Any> {
       usage: bytes,
       max: maxBytes ?? 0n,
     })),
+  });
+}
+
+/** Of the second version. */
+export function packStats(stats: CgroupStats, detail?: CgroupDetail): Any {
+  const pids = { current: stats.pids, limit: detail?.pidsLimit ?? 0n };
+  return packMessage(cgroups2.MetricsSchema, {
+    pids,
+    cpu: {
+      usageUsec: stats.cpuNs / NS_IN_US,
+      ...(detail && {
+        userUsec: detail.userNs / NS_IN_US,
+        systemUsec: detail.systemNs / NS_IN_US,
+        nrPeriods: detail.periods,
+        nrThrottled: detail.throttledPeriods,
+        throttledUsec: detail.throttledNs / NS_IN_US,
+      }),
+    },
+    memory: {
+      usage: stats.memoryBytes,
+      usageLimit: stats.memoryLimitBytes ?? UNLIMITED_V2,
+      anon: stats.rssBytes,
+      ...(detail && {
+        maxUsage: detail.maxMemoryBytes ?? 0n,
+        file: detail.cacheBytes,
+        fileMapped: detail.mappedFileBytes,
+        activeFile: detail.activeFileBytes,
+        inactiveFile: detail.inactiveFileBytes,
+      }),
+      pgfault: stats.pageFaults,
+      pgmajfault: stats.majorPageFaults,
+      swapUsage: stats.swapBytes,
+      swapLimit: stats.swapLimitBytes ?? UNLIMITED_V2,
+    },
+    ...(detail && {
+      memoryEvents: { oomKill: detail.oomKills, max: detail.memoryFailures },
+      io: {
+        usage: detail.io.map(({ major, minor, readBytes, writeBytes, reads, writes }) => ({
+          major: BigInt(major),
+          minor: BigInt(minor),
+          rbytes: readBytes,
+          wbytes: writeBytes,
+          rios: reads,
+          wios: writes,
+        })),
+      },
+      hugetlb: detail.hugepages.map(({ pageSize, bytes, maxBytes }) => ({
+        pagesize: pageSize,
+        current: bytes,
+        max: maxBytes ?? 0n,
+      })),
+    }),
   });
 }
 

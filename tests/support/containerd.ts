@@ -1,0 +1,236 @@
+/** Debian's containerd, private to a test, with berth's shims on its PATH. */
+import assert from "node:assert/strict";
+import { type ChildProcess, spawn, spawnSync } from "node:child_process";
+import {
+  existsSync,
+  globSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmdirSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { imageArchive } from "../../scripts/busybox-image.ts";
+
+const BIN = new URL("../../bin/", import.meta.url).pathname;
+export const IMAGE = "localhost/shim:1";
+const BUSYBOX = "/bin/busybox";
+const APPLETS = [
+  "sh",
+  "sleep",
+  "true",
+  "tty",
+  "id",
+  "echo",
+  "cat",
+  "stty",
+  "ps",
+  "touch",
+  "test",
+  "uname",
+  "ls",
+  "kill",
+];
+/** Also of what boots a machine while others work. */
+export const LIMIT_MS = 240_000;
+
+/** Undefined: it can be used. */
+export function whyNoContainerd(): string | undefined {
+  if (process.getuid?.() !== 0) return "needs root";
+  if (!existsSync(BUSYBOX)) return "needs a static /bin/busybox";
+  const missing = ["containerd", "ctr", "script"].find((name) => spawnSync("which", [name]).status !== 0);
+  return missing === undefined ? undefined : `needs ${missing}`;
+}
+
+export interface Ran {
+  readonly status: number | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+export interface ContainerdOptions {
+  /** Of its CRI, by name: what stands in their tables, with @CRI@ for the table above and @DIRECTORY@. The first is the default. */
+  readonly runtimes: Readonly<Record<string, string>>;
+  /** Of the shims too. */
+  readonly environment?: Readonly<Record<string, string>>;
+  /** What stands in the CRI's cni table. */
+  readonly cni?: string;
+}
+
+/** A containerd of this test's own, with berth's shims on its PATH. */
+export class Containerd {
+  readonly directory = mkdtempSync(join(tmpdir(), "berth-shim-"));
+  /** Of its own: containers' cgroups are below one of that name. */
+  readonly namespace = `berth-test-${process.pid}`;
+  readonly environment: NodeJS.ProcessEnv;
+  readonly #address = join(this.directory, "c.sock");
+  readonly #log = join(this.directory, "log");
+  /** Where berth's shims have their sockets and state. */
+  readonly #shims = join(this.directory, "shims");
+  #process: ChildProcess | undefined;
+
+  constructor({ runtimes, environment, cni = "" }: ContainerdOptions) {
+    const cri = `plugins."io.containerd.grpc.v1.cri"`;
+    const tables = Object.entries(runtimes).map(([name, table]) => `[${cri}.containerd.runtimes.${name}]\n${table}`);
+    this.environment = {
+      ...process.env,
+      ...environment,
+      PATH: `${BIN.replace(/\/$/, "")}:${process.env["PATH"] ?? ""}`,
+      CONTAINERD_NAMESPACE: this.namespace,
+      BERTH_SHIM_STATE: this.#shims,
+    };
+    writeFileSync(
+      join(this.directory, "config.toml"),
+      `version = 2
+root = "${this.directory}/root"
+state = "${this.directory}/state"
+[grpc]
+  address = "${this.#address}"
+[plugins."io.containerd.internal.v1.opt"]
+  path = "${this.directory}/opt"
+[${cri}]
+  sandbox_image = "${IMAGE}"
+  disable_tcp_service = true
+  [${cri}.containerd]
+    snapshotter = "native"
+    default_runtime_name = "${Object.keys(runtimes)[0]}"
+  [${cri}.cni]
+    conf_dir = "${this.directory}/cni"
+    ${cni}
+${tables.map((table) => table.replaceAll("@CRI@", cri).replaceAll("@DIRECTORY@", this.directory)).join("\n")}
+`,
+    );
+  }
+
+  async start(): Promise<void> {
+    const command = `exec containerd -c ${this.directory}/config.toml >>${this.#log} 2>&1`;
+    this.#process = spawn("sh", ["-c", command], { stdio: "ignore", env: this.environment });
+    await until("containerd's CRI answers", () => this.crictl("version").status === 0);
+  }
+
+  async load(): Promise<void> {
+    const archive = join(this.directory, "image.tar");
+    const links = APPLETS.map((name) => ({ path: `bin/${name}`, mode: 0o777, link: "busybox" }));
+    const busybox = { path: "bin/busybox", mode: 0o755, content: readFileSync(BUSYBOX) };
+    writeFileSync(archive, imageArchive(IMAGE, [busybox, ...links], { Cmd: ["/bin/sleep", "100000"] }));
+    for (const namespace of [this.namespace, "k8s.io"])
+      this.does("ctr", "-n", namespace, "images", "import", "--snapshotter", "native", archive);
+    await until("the image is known", () => this.crictl("images").stdout.includes("localhost/shim"));
+  }
+
+  ctr(...args: readonly string[]): Ran {
+    return this.#run("ctr", ["--address", this.#address, ...args]);
+  }
+
+  /** As `ctr`, with something on its standard input. */
+  ctrFed(input: string, ...args: readonly string[]): Ran {
+    return this.#run("ctr", ["--address", this.#address, ...args], input);
+  }
+
+  /** Runs on until it is killed; its output goes to a file. */
+  follow(file: string, ...args: readonly string[]): ChildProcess {
+    const command = `exec ctr --address ${this.#address} ${args.join(" ")} >${file}`;
+    return spawn("sh", ["-c", command], { env: this.environment });
+  }
+
+  /** In a terminal. */
+  ctrTty(...args: readonly string[]): Ran {
+    const words = ["ctr", "--address", this.#address, ...args].map((word) => `'${word.replaceAll("'", `'\\''`)}'`);
+    return this.#run("script", ["-qec", words.join(" "), "/dev/null"]);
+  }
+
+  crictl(...args: readonly string[]): Ran {
+    const endpoint = `unix://${this.#address}`;
+    const own = ["--runtime-endpoint", endpoint, "--image-endpoint", endpoint, "--timeout", "200s"];
+    return this.#run(join(BIN, "crictl"), [...own, ...args]);
+  }
+
+  /** What must succeed; without the newline. */
+  does(program: "ctr" | "crictl", ...args: readonly string[]): string {
+    const { status, stdout, stderr } = program === "ctr" ? this.ctr(...args) : this.crictl(...args);
+    assert.equal(status, 0, `${program} ${args.join(" ")}: ${stderr}${this.lastWords()}`);
+    return stdout.trimEnd();
+  }
+
+  lastWords(): string {
+    return readFileSync(this.#log, "utf8").split("\n").slice(-8).join("\n");
+  }
+
+  /** "RUNNING"; undefined: there is no such task. */
+  taskState(id: string): string | undefined {
+    return new RegExp(`^${id}\\s+\\d+\\s+(\\w+)`, "m").exec(this.does("ctr", "task", "ls"))?.[1];
+  }
+
+  /** The shim of a container of ctr's, by what it has written in the container's bundle. */
+  address(id: string): string {
+    const file = join(this.directory, "state/io.containerd.runtime.v2.task", this.namespace, id, "address");
+    return readFileSync(file, "utf8").replace("unix://", "");
+  }
+
+  file(name: string, content: object): string {
+    const path = join(this.directory, `${name}.json`);
+    writeFileSync(path, JSON.stringify(content));
+    return path;
+  }
+
+  async kill(signal: "SIGTERM" | "SIGKILL"): Promise<void> {
+    const ended = new Promise((resolve) => this.#process?.once("exit", resolve));
+    this.#process?.kill(signal);
+    await ended;
+  }
+
+  /** Processes of berth's shims that serve its containers. */
+  shims(): number[] {
+    return readdirSync("/proc")
+      .filter((name) => /^\d+$/.test(name))
+      .filter((pid) => {
+        try {
+          const argv = readFileSync(`/proc/${pid}/cmdline`, "utf8");
+          return /\/node\0.*\0-namespace\0/s.test(argv) && argv.includes(this.directory) && argv.endsWith("start\0");
+        } catch (error) {
+          if (["ENOENT", "ESRCH"].includes((error as NodeJS.ErrnoException).code ?? "")) return false;
+          throw error;
+        }
+      })
+      .map(Number);
+  }
+
+  /** What is left of shims that have ended: sockets, directories of monitors and machines, mounts. */
+  left(): string[] {
+    const files = globSync(`${this.#shims}/{s,berth,berth/vm}/*`).filter((path) => !/\/(vm|seccomp)$/.test(path));
+    const mounts = readFileSync("/proc/self/mountinfo", "utf8").split("\n");
+    return [...files, ...mounts.filter((line) => line.includes(this.#shims))];
+  }
+
+  /** Ends it; cgroups' parents are nobody's to remove but who named them. */
+  async end(): Promise<void> {
+    await this.kill("SIGTERM");
+    for (const group of globSync(`/sys/fs/cgroup/{,*/}${this.namespace}`)) removeEmpty(group);
+    rmSync(this.directory, { recursive: true, force: true });
+  }
+
+  #run(program: string, args: readonly string[], input?: string): Ran {
+    const options = { encoding: "utf8", timeout: LIMIT_MS, env: this.environment, input } as const;
+    const { status, stdout, stderr } = spawnSync(program, args, options);
+    return { status, stdout, stderr };
+  }
+}
+
+/** One that others use too stays. */
+function removeEmpty(group: string): void {
+  try {
+    rmdirSync(group);
+  } catch (error) {
+    if (!["EBUSY", "ENOTEMPTY", "ENOENT"].includes((error as NodeJS.ErrnoException).code ?? "")) throw error;
+  }
+}
+
+export async function until(what: string, condition: () => boolean): Promise<void> {
+  for (const end = Date.now() + LIMIT_MS; !condition();) {
+    assert.ok(Date.now() < end, `timed out waiting until ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
