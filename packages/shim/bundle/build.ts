@@ -90,8 +90,8 @@ async function bundle(directory: string, entry: string): Promise<string[]> {
 /** Files beside a source are found from where the source is. */
 const sourcePlaces: Plugin = {
   name: "source-places",
-  setup({ onLoad }) {
-    onLoad({ filter: /\/packages\/[^/]+\/src\/.*\.ts$/ }, ({ path }) => {
+  setup(build) {
+    build.onLoad({ filter: /\/packages\/[^/]+\/src\/.*\.ts$/ }, ({ path }) => {
       const source = JSON.stringify(path.slice(root.length + 1));
       const contents = readFileSync(path, "utf8")
         .replaceAll("import.meta.dirname", `sourcePlace(${source}).directory`)

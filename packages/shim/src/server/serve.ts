@@ -16,11 +16,11 @@ import { Tasks } from "./tasks.ts";
 /** What one kind of shim is, beside what all are. */
 export interface Parts {
   /** `options`: of the handler, as containerd has encoded them; undefined: none. */
-  open(machine: Machine, invocation: Invocation, options: Any | undefined): Promise<Maker>;
+  readonly open: (machine: Machine, invocation: Invocation, options: Any | undefined) => Promise<Maker>;
   /** What the runtime can do (runtime-spec, features.md). */
-  features(): Record<string, unknown>;
+  readonly features: () => Record<string, unknown>;
   /** What a shim that has died left of a container. Idempotent. */
-  deleteLeft(machine: Pick<Machine, "hand" | "host">, invocation: Invocation): Promise<void>;
+  readonly deleteLeft: (machine: Pick<Machine, "hand" | "host">, invocation: Invocation) => Promise<void>;
 }
 
 export function serve(program: Program, invocation: Invocation, listening: Listening, stdin: Uint8Array): void {
