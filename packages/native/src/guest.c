@@ -1,7 +1,8 @@
 /*
  * `bosun guest`: what a virtual machine runs. It starts `bosun serve` and gives whoever is at the host's end of the channel the sockets
  * of the machine: serve's, those of monitors, TCP ports of the loopback. It decides nothing: what becomes of the machine are plans that
- * serve is given. As PID 1 it also makes the machine a place to live in (guest_init.c) and reaps.
+ * serve is given. As PID 1 it also makes the machine a place to live in (guest_init.c) and reaps; or it leaves that to another
+ * program (berth.agent= on the kernel's command line: Kata's agent), and gives the host that one's sockets by the same channel.
  *
  * The channel is a virtio-serial port, or vsock, whose every connection is one stream that begins with a line "PATH socket"; or, to be
  * tried without a machine, a unix socket that it listens on in the place of the port.
@@ -354,6 +355,26 @@ static void (*open_channel(const char *name))(void)
   guest_fail("channel %s is none of virtio:NAME, vsock:PORT and unix:PATH", name);
 }
 
+/* Comes back in a child, which is to close what this returns when it can be talked to: then the program begins, as PID 1. */
+static int guest_give_way(const char *program)
+{
+  int ready[2];
+  char nothing, *arguments[] = {(char *)program, NULL};
+  if (pipe2(ready, O_CLOEXEC) < 0)
+    guest_fail("pipe: %s", strerror(errno));
+  pid_t child = fork();
+  if (child < 0)
+    guest_fail("fork: %s", strerror(errno));
+  if (child == 0) {
+    close(ready[0]);
+    return ready[1];
+  }
+  close(ready[1]);
+  (void)!read(ready[0], &nothing, 1);
+  execv(program, arguments);
+  guest_fail("execute %s: %s", program, strerror(errno));
+}
+
 static int usage(void)
 {
   fprintf(stderr, "usage: bosun guest [--channel virtio:NAME|vsock:PORT|unix:SOCKET] [--serve SOCKET]\n");
@@ -362,11 +383,14 @@ static int usage(void)
 
 int guest_main(char **arguments)
 {
-  char name[256] = DEFAULT_CHANNEL;
+  char name[256] = DEFAULT_CHANNEL, agent[256];
   bool init = getpid() == 1;
+  int ready = -1;
   if (init) {
     guest_furnish();
     kernel_argument("berth.channel", name, sizeof name);
+    if (kernel_argument("berth.agent", agent, sizeof agent))
+      ready = guest_give_way(agent);
   }
   for (; !init && arguments[0]; arguments += 2) {
     if (!arguments[1])
@@ -379,10 +403,14 @@ int guest_main(char **arguments)
       return usage();
   }
   prctl(PR_SET_NAME, "bosun-guest");
-  start_serve();
+  bool carries = ready >= 0;
+  if (!carries)
+    start_serve();
   loop_start();
   void (*turn)(void) = open_channel(name);
-  if (!init)
+  if (carries)
+    close(ready);
+  else if (!init)
     (void)!write(STDOUT_FILENO, "ready\n", 6);
   while (!loop_stop_signal()) {
     reap();
@@ -391,7 +419,7 @@ int guest_main(char **arguments)
       memory_release();
     loop_turn();
   }
-  if (init)
+  if (init && !carries)
     guest_power_off();
   fd_close(&serve_stdin);
   waitpid(serve, NULL, 0);

@@ -200,9 +200,7 @@ describe("annotations", () => {
     });
     assert.equal(runtime.disable_guest_seccomp, true);
     assert.equal(agent.dial_timeout, 7);
-    assert.throws(
-      () => settings({ "io.katacontainers.config.agent.kernel_modules": "a x=1; b" }),
-      /kernel_modules: the image's modules are loaded/,
-    );
+    const modules = { "io.katacontainers.config.agent.kernel_modules": "a x=1; b" };
+    assert.deepEqual(settings(modules).agent.kernel_modules, ["a x=1", "b"]);
   });
 });

@@ -5,7 +5,7 @@ import type { VmSettings } from "../configuration/settings.ts";
 import { VmError } from "../errors.ts";
 import { inspectImage, type RootType } from "../image/inspect.ts";
 import { hypervisorProgram, isDebug } from "./drivers.ts";
-import { type DiskOptions, type Machine, type Memory, type RootImage, VSOCK_PORT } from "./machine.ts";
+import { type DiskOptions, type GuestAgent, type Machine, type Memory, type RootImage, VSOCK_PORT } from "./machine.ts";
 import { diskRates } from "./rates.ts";
 
 /** Guest's kernel and what it starts from, where the configuration names none. */
@@ -13,6 +13,8 @@ export interface GuestFiles {
   readonly kernel: string;
   readonly initrd: string | undefined;
   readonly image: string | undefined;
+  /** Undefined: berth's own. */
+  readonly agent?: GuestAgent | undefined;
 }
 
 export type MachineShape = Omit<Machine, "id" | "directory" | "shares" | "nics" | "disks">;
@@ -28,7 +30,8 @@ export function machineShape(settings: VmSettings, files: GuestFiles): MachineSh
     kernel: files.kernel,
     initrd: files.initrd,
     image,
-    commandLine: kernelCommandLine(settings, image),
+    commandLine: kernelCommandLine(settings, image, files.agent),
+    agent: files.agent,
     vcpus,
     maxVcpus,
     memory: memoryOf(settings),
@@ -108,7 +111,7 @@ function rootImage(settings: VmSettings, path: string): RootImage {
 }
 
 /** As they stand, or with a name before "=": the last of a name counts, so that those of the configuration do. */
-export function kernelCommandLine(settings: VmSettings, image: RootImage | undefined): string[] {
+export function kernelCommandLine(settings: VmSettings, image: RootImage | undefined, agent?: GuestAgent): string[] {
   const { hypervisor } = settings;
   const own = [
     "tsc=reliable",
@@ -130,7 +133,7 @@ export function kernelCommandLine(settings: VmSettings, image: RootImage | undef
     ...(isDebug(settings) ? ["debug"] : ["quiet"]),
     ...(hypervisor.enable_iommu ? ["intel_iommu=on", "iommu=pt"] : []),
     ...(image === undefined ? ["rdinit=/init"] : imageParameters(image)),
-    "berth.guest",
+    ...(agent === undefined ? ["berth.guest"] : agentParameters(settings, agent)),
   ];
   const asked = hypervisor.kernel_params.split(/\s+/).filter((word) => word !== "");
   const names = new Set(asked.map(nameOf));
@@ -152,6 +155,26 @@ function hypervisorParameters(settings: VmSettings): string[] {
     case "stratovirt":
       return ["console=ttyS0", "pci=off", "iommu=off", "acpi=off", vsock];
   }
+}
+
+/** In the guest: the program, whose PID 1 it becomes, and where berth's channel leads to it. */
+export const CARRIED_AGENT = "/usr/bin/kata-agent";
+export const CARRIED_SOCKET = "/run/berth-agent.sock";
+
+/** As kata-runtime has them; systemd's are for guests that have it. */
+function agentParameters(settings: VmSettings, agent: GuestAgent): string[] {
+  const { container_pipe_size: pipe } = settings.agent;
+  return [
+    "systemd.unit=kata-containers.target",
+    "systemd.mask=systemd-networkd.service",
+    "systemd.mask=systemd-networkd.socket",
+    "systemd.unified_cgroup_hierarchy=1",
+    ...(agent === "kata-carried"
+      ? ["berth.guest", `berth.agent=${CARRIED_AGENT}`, `agent.server_addr=unix://${CARRIED_SOCKET}`]
+      : []),
+    ...(isDebug(settings) ? ["agent.log=debug"] : []),
+    ...(pipe > 0 ? [`agent.container_pipe_size=${pipe}`] : []),
+  ];
 }
 
 const nameOf = (parameter: string): string => parameter.split("=")[0] ?? parameter;

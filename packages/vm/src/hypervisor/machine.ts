@@ -90,6 +90,9 @@ export interface Memory {
   readonly virtioMem: boolean;
 }
 
+/** Who answers in a guest that is not berth's: Kata's agent on vsock, or at a socket of the guest's that berth's channel leads to. */
+export type GuestAgent = "kata" | "kata-carried";
+
 export interface Machine {
   readonly id: string;
   readonly program: string;
@@ -108,6 +111,8 @@ export interface Machine {
   readonly diskOptions: DiskOptions;
   readonly entropy: string;
   readonly reportsFreePages: boolean;
+  /** Undefined: berth's own. */
+  readonly agent?: GuestAgent | undefined;
 }
 
 /** Sockets and files of a machine, in its directory. */

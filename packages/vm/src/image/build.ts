@@ -30,6 +30,8 @@ export interface ImageDescription {
   readonly initrd: string;
   /** Root file systems with the same in them, by type, for `image =`; each has its initramfs beside it (loaderOf). */
   readonly images: Readonly<Partial<Record<"erofs" | "ext4", string>>>;
+  /** Kata's agent is the guest's PID 1, and bosun carries its socket. Undefined: bosun is. */
+  readonly agent?: "kata";
   /** SHA-256 of the guest's /init: an image of another berth is made again. */
   readonly bosun: string;
   /** Modules in loading order. */

@@ -8,12 +8,15 @@ import { machineShape } from "../hypervisor/choose.ts";
 import { hypervisorOf } from "../hypervisor/drivers.ts";
 import type { Capabilities, Hypervisor, Machine, Nic, Vm } from "../hypervisor/machine.ts";
 import { nicRates } from "../hypervisor/rates.ts";
-import { bosunRuntime } from "../guest/bosun/containers.ts";
+import { findAgentSandbox } from "../agent/sandbox.ts";
+import { AGENT_SHARE_TAG } from "../agent/storage.ts";
 import type { GuestRuntime } from "../guest/runtime.ts";
 import { configureGuestNetwork } from "../network/guest.ts";
 import { podInterfaces, redirect, type PodInterface } from "../network/host.ts";
 import { guestFilesOf, findAcceleratorOf } from "./files.ts";
 import { connectGuest, type Guest } from "./guest.ts";
+import { startKataGuest } from "./kata.ts";
+import { openedAgent, openedBosun, type OpenedGuest } from "./opened.ts";
 import {
   GUEST_SHARE,
   GUEST_SHM,
@@ -58,6 +61,7 @@ export interface PodMachine {
   readonly id: string;
   readonly directory: string;
   readonly settings: VmSettings;
+  /** Berth's own; where it is Kata's, reading this throws VmError Unsupported. */
   readonly guest: Guest;
   /** Its containers. */
   readonly runtime: GuestRuntime;
@@ -109,7 +113,7 @@ export async function startMachine(vm: VmHost, request: MachineRequest): Promise
     shares: hasShare
       ? [
           {
-            tag: SHARE_TAG,
+            tag: files.agent === undefined ? SHARE_TAG : AGENT_SHARE_TAG,
             socket: virtiofsSocket(directory),
             queueSize: settings.hypervisor.virtio_fs_queue_size,
             cacheSize: settings.hypervisor.virtio_fs_cache_size,
@@ -131,12 +135,24 @@ export async function startMachine(vm: VmHost, request: MachineRequest): Promise
   if (netns !== undefined) await redirect(vm.hand, netns, interfaces);
 
   onStep?.("wait for the guest");
-  const timeoutMs = settings.agent.dial_timeout * 1000;
-  const guest = await Promise.race([connectGuest(directory, { timeoutMs, signal }), failed]);
-  onStep?.("set up the guest");
-  await guest.hand.run({ orders: guestOrders(request, hasShare) }, signal ? { signal } : {});
-  await configureGuestNetwork(guest.hand, interfaces);
+  const guest = await Promise.race([startGuest(vm, machine, request, interfaces), failed]);
   return opened({ machine, settings, hypervisor, vm: control, guest, link });
+}
+
+async function startGuest(
+  vm: VmHost,
+  machine: Machine,
+  request: MachineRequest,
+  interfaces: readonly PodInterface[],
+): Promise<OpenedGuest> {
+  if (machine.agent !== undefined) return openedAgent(await startKataGuest(vm, machine, request, interfaces));
+  const { settings, signal, onStep } = request;
+  const timeoutMs = settings.agent.dial_timeout * 1000;
+  const guest = await connectGuest(machine.directory, { timeoutMs, signal });
+  onStep?.("set up the guest");
+  await guest.hand.run({ orders: guestOrders(request, machine.shares.length > 0) }, signal ? { signal } : {});
+  await configureGuestNetwork(guest.hand, interfaces);
+  return openedBosun(machine.directory, guest);
 }
 
 async function connectControl(hypervisor: Hypervisor, machine: Machine, signal?: AbortSignal): Promise<Vm> {
@@ -223,7 +239,10 @@ export async function findMachine(host: VmHost, id: string): Promise<PodMachine 
   const { settings } = state;
   const hypervisor = hypervisorOf(settings, state.accelerator);
   const vm = await connectControl(hypervisor, machine);
-  const guest = await connectGuest(directory, { timeoutMs: settings.agent.dial_timeout * 1000 });
+  const timeoutMs = settings.agent.dial_timeout * 1000;
+  const warn = (message: string): void => host.log("warn", message);
+  const agent = await findAgentSandbox(directory, { timeoutMs, warn });
+  const guest = agent ? openedAgent(agent) : openedBosun(directory, await connectGuest(directory, { timeoutMs }));
   return opened({ machine, settings, hypervisor, vm, guest, link });
 }
 
@@ -256,7 +275,7 @@ interface Parts {
   readonly settings: VmSettings;
   readonly hypervisor: Hypervisor;
   readonly vm: Vm;
-  readonly guest: Guest;
+  readonly guest: OpenedGuest;
   readonly link: MonitorLink;
 }
 
@@ -273,17 +292,19 @@ function opened({ machine, settings, hypervisor, vm, guest, link }: Parts): PodM
     id,
     directory,
     settings,
-    guest,
-    runtime: bosunRuntime(directory, guest),
+    get guest(): Guest {
+      return guest.guest;
+    },
+    runtime: guest.runtime,
     vm,
     machine,
     maxVcpus: machine.maxVcpus,
     capabilities: hypervisor.capabilities,
-    ended: exited,
+    ended: Promise.race([exited, guest.lost]),
     close: async () => {
       link.close();
       vm.close();
-      await guest.hand.close();
+      await guest.close();
     },
   };
 }

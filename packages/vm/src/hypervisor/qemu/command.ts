@@ -10,6 +10,7 @@ import {
   type Program,
   type Share,
 } from "../machine.ts";
+import { contextId } from "../vsock.ts";
 import { blockNode, diskDevice } from "./devices.ts";
 
 export type MachineType = "q35" | "pc" | "microvm";
@@ -165,6 +166,7 @@ function devices(machine: Machine, options: QemuOptions): Flag[] {
     ["chardev", `socket,id=channel,path=${escape(channelSocket(machine.directory))},server=on,wait=off`],
     device(options, "virtio-serial", "id=serial0"),
     ["device", `virtserialport,chardev=channel,bus=serial0.0,name=${AGENT_PORT}`],
+    ...(machine.agent === "kata" ? [device(options, "vhost-vsock", `id=vsock0,guest-cid=${contextId(machine)}`)] : []),
     ["object", `rng-random,id=rng0,filename=${escape(machine.entropy)}`],
     device(options, "virtio-rng", "rng=rng0"),
     device(options, "virtio-balloon", `id=balloon0,free-page-reporting=${machine.reportsFreePages ? "on" : "off"}`),

@@ -14,6 +14,7 @@ import {
   type Vm,
 } from "../machine.ts";
 import { connectWhenThere } from "../connect.ts";
+import { vsockChannel } from "../vsock.ts";
 import { hotplugPorts, qemuProgram, rootPort, type QemuOptions } from "./command.ts";
 import { blockNode, deviceId, diskDevice } from "./devices.ts";
 import { cpuSlots, growMemory, memoryOf, shrinkBalloon } from "./resize.ts";
@@ -32,7 +33,10 @@ export function qemu(options: QemuOptions): Hypervisor {
       pmemImage: hotplugs,
     },
     program: (machine: Machine): Program => qemuProgram(machine, options),
-    channel: ({ directory }) => ({ by: "relay", channel: channelSocket(directory) }),
+    channel: (machine) => ({
+      by: "relay",
+      channel: machine.agent === "kata" ? vsockChannel(machine) : channelSocket(machine.directory),
+    }),
     connect: async ({ directory }, signal) => {
       const qmp = await connectWhenThere(controlSocket(directory), (path) => Qmp.connect(path, { signal }), signal);
       return new QemuVm(qmp, options);

@@ -10,6 +10,7 @@ import {
   type Program,
   type Share,
 } from "../machine.ts";
+import { contextId } from "../vsock.ts";
 
 export interface StratoVirtOptions {
   /** Of STRATOVIRT_LOG_LEVEL. */
@@ -64,17 +65,6 @@ export function stratovirtProgram(machine: Machine, { logLevel }: StratoVirtOpti
 
 /** Where Linux has huge pages mounted. */
 const HUGEPAGES = "/dev/hugepages";
-
-/** Contexts below are the hypervisor's, the loopback's and the host's. */
-const FIRST_CONTEXT = 3;
-
-/** Of vsock, whose ids the whole host shares: out of the machine's own id, which is random. */
-export function contextId({ id }: Pick<Machine, "id">): number {
-  // FNV-1a, 32 bits.
-  let hash = 0x81_1c_9d_c5;
-  for (const byte of Buffer.from(id)) hash = Math.imul(hash ^ byte, 0x01_00_01_93) >>> 0;
-  return FIRST_CONTEXT + (hash % (0xff_ff_ff_ff - FIRST_CONTEXT));
-}
 
 /** How many of its block devices' slots are taken at its start. */
 export const slotsAtStart = ({ image, disks }: Pick<Machine, "image" | "disks">): number =>

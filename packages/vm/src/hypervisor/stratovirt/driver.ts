@@ -2,6 +2,7 @@
 import { VmError } from "../../errors.ts";
 import { Qmp, QmpError } from "../../qmp/client.ts";
 import { connectWhenThere } from "../connect.ts";
+import { vsockChannel } from "../vsock.ts";
 import {
   controlSocket,
   type Disk,
@@ -11,9 +12,8 @@ import {
   type Machine,
   virtioDisk,
   type Vm,
-  VSOCK_PORT,
 } from "../machine.ts";
-import { BLOCK_SLOTS, contextId, slotsAtStart, stratovirtProgram, type StratoVirtOptions } from "./command.ts";
+import { BLOCK_SLOTS, slotsAtStart, stratovirtProgram, type StratoVirtOptions } from "./command.ts";
 
 export function stratovirt(options: StratoVirtOptions): Hypervisor {
   return {
@@ -28,7 +28,7 @@ export function stratovirt(options: StratoVirtOptions): Hypervisor {
       pmemImage: false,
     },
     program: (machine) => stratovirtProgram(machine, options),
-    channel: (machine) => ({ by: "relay", channel: `vsock:${contextId(machine)}:${VSOCK_PORT}` }),
+    channel: (machine) => ({ by: "relay", channel: vsockChannel(machine) }),
     connect: async (machine, signal) => {
       const qmp = await connectWhenThere(
         controlSocket(machine.directory),
