@@ -174,6 +174,9 @@ for (const name of ["bosun", "bosun-asan"]) {
         pids: 2n,
         pressure: undefined,
       });
+      await runtime.online(3, 2);
+      const { nbCpus, cpuOnly } = double.last<agent.OnlineCPUMemRequest>("OnlineCPUMem");
+      assert.deepEqual([nbCpus, cpuOnly], [2, true]);
       await runtime.pause(id);
       await runtime.resume(id);
       await runtime.update(id, { memory: { limit: 1 << 26 }, cpu: { shares: 512, cpus: "0-1" }, pids: { limit: 7 } });

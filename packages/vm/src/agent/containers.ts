@@ -58,6 +58,8 @@ export function agentRuntime(guest: AgentGuest): GuestRuntime {
     },
     pause: async (id) => void (await client.call(method.pauseContainer, { containerId: id }, WITHIN)),
     resume: async (id) => void (await client.call(method.resumeContainer, { containerId: id }, WITHIN)),
+    online: async (_count, added) =>
+      void (await client.call(method.onlineCPUMem, { wait: true, nbCpus: added, cpuOnly: true })),
     startInit: () => Promise.reject(unsupported("a PID namespace that a pod's containers share", "no PID 1 for it")),
     findInit: () => Promise.resolve(undefined),
     dial: (port) => Promise.reject(unsupported(`port ${port} of the machine's loopback`, "no way to it")),

@@ -79,6 +79,8 @@ export interface GuestRuntime {
   /** Resolves when nothing of it runs. */
   pause(id: string): Promise<void>;
   resume(id: string): Promise<void>;
+  /** Takes processors into use that were plugged in: `added` of them, so that there are `count`. Resolves when it runs on them. */
+  online(count: number, added: number): Promise<void>;
   /** The reaping PID 1 of containers that share their PID namespace. */
   startInit(): Promise<GuestInit>;
   /** One that an earlier daemon has started. Undefined: there is none. */

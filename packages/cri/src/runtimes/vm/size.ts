@@ -1,5 +1,4 @@
 /** A machine grows with what its containers may use: their limits come on top of what it was started with. It does not shrink. */
-import type { Order } from "@berth/kernel";
 import type { cri } from "@berth/spec";
 import type { PodMachine } from "@berth/vm";
 import type { CriContext } from "../../context.ts";
@@ -7,8 +6,6 @@ import type { CriContext } from "../../context.ts";
 type Resources = cri.LinuxContainerResources | undefined;
 
 const MIB = 1 << 20;
-/** ACPI tells the guest of a processor; when it has it, it can be taken into use. */
-const APPEAR_MS = 20_000;
 
 /** Of one machine, one after the other. */
 const growing = new WeakMap<PodMachine, Promise<void>>();
@@ -61,15 +58,9 @@ async function growMemory({ vm }: PodMachine, mib: number): Promise<void> {
 }
 
 /** As many as the machine can have at most. */
-async function growVcpus({ vm, guest, maxVcpus }: PodMachine, wanted: number, isAsked: boolean): Promise<void> {
-  if (!isAsked || Math.min(maxVcpus, wanted) <= (await vm.vcpus())) return;
+async function growVcpus({ vm, runtime, maxVcpus }: PodMachine, wanted: number, isAsked: boolean): Promise<void> {
+  const before = await vm.vcpus();
+  if (!isAsked || Math.min(maxVcpus, wanted) <= before) return;
   const count = await vm.setVcpus(Math.min(maxVcpus, wanted));
-  const orders = Array.from({ length: count - 1 }, (_, index): Order[] => {
-    const path = `/sys/devices/system/cpu/cpu${index + 1}/online`;
-    return [
-      { order: "find", args: { pattern: path, timeoutMs: APPEAR_MS } },
-      { order: "write_file", args: { path, data: Buffer.from("1") } },
-    ];
-  });
-  if (orders.length > 0) await guest.hand.run({ orders: orders.flat() });
+  await runtime.online(count, count - before);
 }

@@ -47,6 +47,7 @@ export function bosunRuntime(machine: string, guest: Guest): GuestRuntime {
     stats: (id, directory): Promise<CgroupStats | undefined> => cgroupStats(guest, directory, cgroupOf(id)),
     pause: (id) => setFrozen(guest, id, true),
     resume: (id) => setFrozen(guest, id, false),
+    online: (count) => online(guest, count),
     startInit: () => startInit(guest),
     findInit: () => findInit(guest),
     dial: (port) => guest.reach(`tcp:${port}`),
@@ -161,6 +162,20 @@ async function kill(guest: Guest, id: string): Promise<boolean> {
     if (error instanceof OrderError && error.errno === ENOENT) return false;
     throw error;
   }
+}
+
+/** ACPI tells the guest of a processor; when it has it, it can be taken into use. */
+const APPEAR_MS = 20_000;
+
+async function online(guest: Guest, count: number): Promise<void> {
+  const orders = Array.from({ length: count - 1 }, (_, index): Order[] => {
+    const path = `/sys/devices/system/cpu/cpu${index + 1}/online`;
+    return [
+      { order: "find", args: { pattern: path, timeoutMs: APPEAR_MS } },
+      { order: "write_file", args: { path, data: Buffer.from("1") } },
+    ];
+  });
+  if (orders.length > 0) await guest.hand.run({ orders: orders.flat() });
 }
 
 async function release(guest: Guest, id: string): Promise<void> {
