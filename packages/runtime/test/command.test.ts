@@ -218,6 +218,40 @@ for (const runtime of runtimes()) {
       );
     });
 
+    test("what is wrong with an exec, in the words of runc 1.5", { skip: name === "runc" }, () => {
+      const id = shop.id();
+      assert.equal(shop.quiet("run", "-d", "-b", shop.bundle("exec sleep 60"), id), 0);
+      const start = "unable to start container process: ";
+      for (const [args, reason] of [
+        [["-u", "abc", id, "true"], 'bad uid: strconv.Atoi: parsing "abc": invalid syntax'],
+        [["-u", "1:2:3", id, "true"], 'bad gid: strconv.Atoi: parsing "2:3": invalid syntax'],
+        [["-u", "4294967296", id, "true"], "bad uid: 4294967296 is not a number below 4294967295"],
+        [["-u", "-1", id, "true"], "bad uid: -1 is not a number below 4294967295"],
+        [["-g", "-5", id, "true"], "additional-gids must be a positive number -5"],
+        [["--cwd", "bin", id, "true"], "Cwd must be an absolute path"],
+        [
+          ["--cwd", "/absent", id, "true"],
+          `${start}chdir to cwd ("/absent") set in config.json failed: no such file or directory`,
+        ],
+        [
+          ["--cwd", "/bin/sh", id, "true"],
+          `${start}chdir to cwd ("/bin/sh") set in config.json failed: not a directory`,
+        ],
+        [["--cgroup", "absent:/x", id, "true"], `${start}unknown controller absent in SubCgroupPaths`],
+        [["--cgroup", "../..", id, "true"], `${start}error adding pid 0 to cgroups: bad sub cgroup path: ../..`],
+        [[id], "exec args cannot be empty"],
+      ] as const) {
+        const { status, stderr } = shop.run("exec", ...args);
+        assert.deepEqual(
+          [status, stderr.replace(/^time="[^"]+" /, "")],
+          [255, `level=error msg=${JSON.stringify(`exec failed: ${reason}`)}\n`],
+        );
+      }
+      const empty = ["-u", "--cwd", "--apparmor", "--process-label"].flatMap((flag) => [flag, ""]);
+      assert.equal(shop.run("exec", ...empty, id, "pwd").stdout, "/\n");
+      assert.equal(shop.run("delete", "-f", id).status, 0);
+    });
+
     test("list: a table, JSON, names", () => {
       const id = shop.id();
       using empty = new Workshop(runtime);

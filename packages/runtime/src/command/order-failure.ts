@@ -4,12 +4,12 @@ import { OrderError } from "@berth/kernel";
 import type { oci } from "@berth/spec";
 import { CommandError } from "./failure.ts";
 
-const PREFIX = "unable to start container process: ";
+export const START_PREFIX = "unable to start container process: ";
 
 /** What a creation or an exec failed with; other errors as they are. */
 export function launchFailure(error: unknown, spec: oci.Spec): unknown {
   if (!(error instanceof OrderError)) return error;
-  return new CommandError(`${PREFIX}${wordsOf(error, spec)}`, { cause: error });
+  return new CommandError(`${START_PREFIX}${wordsOf(error, spec)}`, { cause: error });
 }
 
 /** Programs and hooks as Go's os/exec and runc tell of them: callers choose their exit status by it, and people search for it. */
@@ -21,6 +21,11 @@ function wordsOf(error: OrderError, spec: oci.Spec): string {
     return detail.replace("its interpreter is missing", "no such file or directory (its interpreter is missing)");
   if (name === "seccomp_listener")
     return `error during container init: failed to connect with seccomp agent specified in the seccomp profile: ${inGo(error)}`;
+  // What leads out of the container's root is told as it is.
+  if (name === "chdir" && error.because === "process.cwd" && error.code !== "EPERM") {
+    const [, directory = ""] = /^chdir (.*) \(process\.cwd\): /s.exec(error.message) ?? [];
+    return `chdir to cwd (${JSON.stringify(directory)}) set in config.json failed: ${reasonOf(error) ?? error.code}`;
+  }
   if (name === "join_cgroup") return `error adding pid 0 to cgroups: ${inGo(error)}`;
   if (name === "mkdir" && error.because === "linux.cgroupsPath")
     return `unable to apply cgroup configuration: ${inGo(error)}`;
@@ -41,10 +46,12 @@ const GO: Readonly<Record<string, string>> = {
   EEXIST: "file exists",
 };
 
+const reasonOf = ({ code, errno }: OrderError): string | undefined => GO[code] ?? getSystemErrorMap().get(-errno)?.[1];
+
 /** The message, with the errno in words where they are not in it. */
-function inGo({ message, code, errno }: OrderError): string {
-  const words = GO[code] ?? getSystemErrorMap().get(-errno)?.[1];
-  return words === undefined || message.includes(words) ? message : `${message}: ${words}`;
+function inGo(error: OrderError): string {
+  const words = reasonOf(error);
+  return words === undefined || error.message.includes(words) ? error.message : `${error.message}: ${words}`;
 }
 
 const HOOK = /^hooks\.(\w+)\[(\d+)\]$/;

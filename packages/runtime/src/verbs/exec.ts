@@ -8,7 +8,7 @@ import { checkTerminal, listenFds, writePidFile } from "../command/creation.ts";
 import { CommandError } from "../command/failure.ts";
 import type { Flags } from "../command/flags.ts";
 import { logMade, logPlan, logReleased } from "../command/milestones.ts";
-import { launchFailure } from "../command/order-failure.ts";
+import { launchFailure, START_PREFIX } from "../command/order-failure.ts";
 import { cgroupsOf } from "../command/rootless.ts";
 import { seccompFilter } from "../command/seccomp.ts";
 import type { Planned } from "../context.ts";
@@ -27,7 +27,9 @@ export const command: Command = {
     const process = flags.has("process")
       ? processOfFile(flags.text("process"))
       : processOfFlags(record.berth.spec, flags, args.slice(1));
-    if ((process.args ?? []).length === 0) throw new CommandError("process args cannot be empty");
+    if ((process.args ?? []).length === 0)
+      throw new CommandError(flags.has("process") ? "args must not be empty" : "exec args cannot be empty");
+    if (!process.cwd.startsWith("/")) throw new CommandError("Cwd must be an absolute path");
     checkTerminal(context, process.terminal === true, flags.boolean("detach"));
     return await execute(context, record, process);
   },
@@ -107,9 +109,10 @@ function processOfFlags(spec: oci.Spec, flags: Flags, args: readonly string[]): 
     env: [...(own.env ?? []), ...flags.texts("env")],
     terminal: flags.boolean("tty"),
     user: userOf(own.user, flags),
-    ...(flags.has("cwd") ? { cwd: flags.text("cwd") } : {}),
-    ...(flags.has("apparmor") ? { apparmorProfile: flags.text("apparmor") } : {}),
-    ...(flags.has("process-label") ? { selinuxLabel: flags.text("process-label") } : {}),
+    // Empty ones are as good as none, as in runc.
+    ...(flags.text("cwd") === "" ? {} : { cwd: flags.text("cwd") }),
+    ...(flags.text("apparmor") === "" ? {} : { apparmorProfile: flags.text("apparmor") }),
+    ...(flags.text("process-label") === "" ? {} : { selinuxLabel: flags.text("process-label") }),
     ...(flags.has("no-new-privs") ? { noNewPrivileges: flags.boolean("no-new-privs") } : {}),
     ...(added.length === 0
       ? {}
@@ -126,28 +129,27 @@ function processOfFlags(spec: oci.Spec, flags: Flags, args: readonly string[]): 
   };
 }
 
-/** Strictly numbers: a name or a stray sign must not become another user (CVE-2026-30892 of crun). */
+/** "": the container's own. */
 function userOf(own: oci.User, flags: Flags): oci.User {
-  let user = own;
-  if (flags.has("user")) {
-    const match = /^(\d+)(?::(\d+))?$/.exec(flags.text("user"));
-    const [uid, gid] = [Number(match?.[1]), match?.[2] === undefined ? own.gid : Number(match[2])];
-    if (match === null || uid > MAX_ID || gid > MAX_ID)
-      throw new CommandError(
-        `parsing ${JSON.stringify(flags.text("user"))} as uid[:gid] for user failed: not numbers below 4294967295`,
-      );
-    user = { ...own, uid, gid };
-  }
+  const [, uids = "", gids] = /^([^:]*)(?::(.*))?$/s.exec(flags.text("user")) ?? [];
+  const gid = gids === undefined ? own.gid : idOf("gid", gids);
+  const user = flags.text("user") === "" ? own : { ...own, gid, uid: idOf("uid", uids) };
   const groups = flags.texts("additional-gids");
   if (groups.length === 0) return user;
   const numbers = groups.map((text) => {
-    if (!/^\d+$/.test(text) || Number(text) > MAX_ID)
-      throw new CommandError(
-        `parsing ${JSON.stringify(text)} as gid for additional-gids failed: not a number below 4294967295`,
-      );
-    return Number(text);
+    if (text.startsWith("-")) throw new CommandError(`additional-gids must be a positive number ${text}`);
+    return idOf("additional-gids", text);
   });
   return { ...user, additionalGids: [...(user.additionalGids ?? []), ...numbers] };
+}
+
+/** Strictly a number: a name or a stray sign must not become another user (CVE-2026-30892 of crun; runc cuts off what is beyond 32 bits). */
+function idOf(kind: string, text: string): number {
+  if (!/^[+-]?\d+$/.test(text))
+    throw new CommandError(`bad ${kind}: strconv.Atoi: parsing ${JSON.stringify(text)}: invalid syntax`);
+  if (!/^\d+$/.test(text) || Number(text) > MAX_ID)
+    throw new CommandError(`bad ${kind}: ${text} is not a number below 4294967295`);
+  return Number(text);
 }
 
 const ROOT: oci.User = { uid: 0, gid: 0 };
@@ -159,11 +161,13 @@ function inSubCgroups(orders: readonly Order[], record: ContainerRecord, given: 
   for (const text of given) {
     const colon = text.indexOf(":");
     const path = text.slice(colon + 1);
-    if (path.split("/").includes("..")) throw new CommandError(`bad sub cgroup path: ${path}`);
+    if (path.split("/").includes(".."))
+      throw new CommandError(`${START_PREFIX}error adding pid 0 to cgroups: bad sub cgroup path: ${path}`);
     const names = colon < 0 ? Object.keys(record.cgroup_paths) : text.slice(0, colon).split(",");
     for (const name of names) {
       const directory = record.cgroup_paths[name];
-      if (directory === undefined) throw new CommandError(`unknown controller ${name} in --cgroup ${text}`);
+      if (directory === undefined)
+        throw new CommandError(`${START_PREFIX}unknown controller ${name} in SubCgroupPaths`);
       moved.set(directory, join(directory, path));
     }
   }
