@@ -212,11 +212,31 @@ describe("flags of checkpoint and restore", skip === undefined ? {} : { skip }, 
       "--manage-cgroups-mode",
       "ignore",
     ];
-    const dump = spawn(BERTH_RUNC, ["--root", shop.root, "checkpoint", ...flags, "--image-path", images, id], {
-      stdio: ["ignore", "ignore", "inherit", "pipe"],
-    });
+    // CRIU opens what it is told of anew: a FIFO, as Node's own pipes are sockets.
+    const fifo = join(shop.directory, "status");
+    assert.equal(spawnSync("mkfifo", [fifo]).status, 0);
+    const reader = spawn("cat", [fifo], { stdio: ["ignore", "pipe", "inherit"] });
+    const dump = spawn(
+      "sh",
+      [
+        "-c",
+        `exec "$@" 3>${fifo}`,
+        "sh",
+        BERTH_RUNC,
+        "--root",
+        shop.root,
+        "checkpoint",
+        ...flags,
+        "--image-path",
+        images,
+        id,
+      ],
+      { stdio: ["ignore", "ignore", "inherit"] },
+    );
     const dumped = once(dump, "exit");
-    const [ready] = (await once(dump.stdio[3] as NodeJS.ReadableStream, "data")) as [Buffer];
+    const tooEarly = dumped.then(([code]): never => assert.fail(`checkpoint ended with ${code} before it was ready`));
+    const [ready] = (await Promise.race([once(reader.stdout, "data"), tooEarly])) as [Buffer];
+    tooEarly.catch(() => undefined);
     assert.deepEqual([...ready], [0]);
     assert.ok(existsSync(join(images, "inventory.img")));
     const pages = criu(
