@@ -19,6 +19,8 @@ export interface GuestRun {
   readonly cgroups?: "v1" | "v2";
   /** PID 1. Default: none, a few lines of shell. */
   readonly init?: "plain" | "systemd";
+  /** Further words of the kernel's command line. */
+  readonly kernel?: string;
   /** A reboot starts the command again, on the disk as it was; otherwise it ends the guest. */
   readonly reboots?: boolean;
   /** Default: 2048. */
@@ -105,7 +107,7 @@ function kernelArguments(options: GuestRun): string {
   const unified =
     cgroups === "v2" ? "cgroup_no_v1=all systemd.unified_cgroup_hierarchy=1" : "systemd.unified_cgroup_hierarchy=0";
   // The kernel counts its timer's ticks within a few of the host's milliseconds, and panics where a loaded host delivers none.
-  return `console=ttyS0 panic=-1 quiet no_timer_check random.trust_cpu=on berth.init=${init} berth.cgroups=${cgroups} ${unified}`;
+  return `console=ttyS0 panic=-1 quiet no_timer_check random.trust_cpu=on berth.init=${init} berth.cgroups=${cgroups} ${unified} ${options.kernel ?? ""}`;
 }
 
 /** A folder of the host, offered over vhost-user at `<dir>/<tag>.sock`. */

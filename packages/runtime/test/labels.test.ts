@@ -1,10 +1,10 @@
-/** AppArmor, where the machine enforces it: the profile holds from the first instruction of the container's program. */
+/** AppArmor and SELinux, where the machine has them: profile and label hold from the first instruction of the container's program. */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { after, before, test } from "node:test";
-import { container, execIn, machine, useMachine } from "./support/containers.ts";
-import { shellSpec, withProcess } from "./support/machine.ts";
+import { container, execIn, lines, machine, useMachine } from "./support/containers.ts";
+import { shellSpec, withLinux, withProcess } from "./support/machine.ts";
 
 useMachine();
 
@@ -47,5 +47,44 @@ else
     await assert.rejects(
       machine().run("true", withProcess({ apparmorProfile: "no-such-profile" })),
       /write .*attr\/apparmor\/exec .*process\.apparmorProfile\): ENOENT/,
+    );
+  });
+
+const LABEL = "system_u:system_r:container_t:s0:c1,c2";
+const FILES = "system_u:object_r:container_file_t:s0:c1,c2";
+
+/** undefined: SELinux is on, and its policy knows both labels. */
+function selinuxProblem(): string | undefined {
+  if (!existsSync("/sys/fs/selinux/enforce")) return "SELinux is not enabled";
+  try {
+    // Written to be checked (selinux: security/selinux/selinuxfs.c, sel_write_context).
+    for (const label of [LABEL, FILES]) writeFileSync("/sys/fs/selinux/context", label);
+    return undefined;
+  } catch (error) {
+    return `the policy has no container_t: ${(error as Error).message}`;
+  }
+}
+
+const unlabelled = selinuxProblem();
+if (unlabelled !== undefined) test("SELinux labels", { skip: unlabelled }, () => {});
+else
+  container("SELinux labels: of the container, of what is executed in it, of its file systems", async () => {
+    const confined = withProcess({ selinuxLabel: LABEL });
+    const running = await machine().create(confined(shellSpec("sleep 60")));
+    try {
+      await running.link.start();
+      const labelOf = (pid: number): string => readFileSync(`/proc/${pid}/attr/current`, "utf8").replace(/\0?\n?$/, "");
+      assert.equal(labelOf(running.pid), LABEL);
+      const look = "tr -d '\\0' </proc/self/attr/current";
+      assert.equal((await execIn(running, look, { selinuxLabel: LABEL })).stdout, LABEL);
+      assert.notEqual((await execIn(running, look, {})).stdout, LABEL);
+    } finally {
+      await machine().end(running);
+    }
+    const mounts = await lines("grep ' tmpfs ' /proc/self/mountinfo", withLinux({ mountLabel: FILES }));
+    assert.ok(mounts.length > 0 && mounts.every((line) => line.includes(`context="${FILES}"`)), mounts.join("\n"));
+    await assert.rejects(
+      machine().run("true", withProcess({ selinuxLabel: "no-such-label" })),
+      /write .*attr\/exec .*process\.selinuxLabel\): EINVAL/,
     );
   });
