@@ -96,6 +96,7 @@ export async function startContainerd(
   { work, run: runDir }: Places,
   archive: string,
   pauseArchive: string,
+  criKeys: readonly string[] = [],
 ): Promise<Peer> {
   const [root, state, cni] = [`${work}/containerd/root`, `${runDir}/containerd`, `${work}/containerd/cni`];
   mkdirSync(state, { recursive: true });
@@ -112,6 +113,7 @@ address = "${socket}"
 [plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "${PAUSE}"
 restrict_oom_score_adj = true
+${criKeys.join("\n")}
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "/usr/lib/cni"
 conf_dir = "${cni}"
