@@ -157,6 +157,34 @@ test("an image is a kernel, an initramfs of bosun and modules, and a description
   if (existsSync("/usr/sbin/mkfs.ext4")) assert.equal(made.images.ext4, "root.ext4");
 });
 
+test("an image may have Kata's agent as PID 1, which must need no libraries", async () => {
+  const kernel = join(dir, "vmlinuz");
+  kernelFile(kernel, "6.1.0-test");
+  writeFileSync(join(dir, "bosun"), "BOSUN");
+  const names = ["virtio_pci", "virtio_console", "virtio_net", "virtio_blk", "virtiofs", "overlay"];
+  const root = modules(Object.fromEntries(names.map((name) => [`kernel/${name}.ko`, {}])));
+  /** With one program header of this type (elf(5)). */
+  const program = (name: string, type: number): string => {
+    const elf = Buffer.alloc(64 + 56);
+    elf.set([0x7f, 0x45, 0x4c, 0x46, 2, 1]);
+    elf.writeBigUInt64LE(64n, 32);
+    elf.writeUInt16LE(56, 54);
+    elf.writeUInt16LE(1, 56);
+    elf.writeUInt32LE(type, 64);
+    writeFileSync(join(dir, name), elf);
+    return join(dir, name);
+  };
+  const build = (agent: string) =>
+    buildImage({ output: join(dir, "kata"), bosun: join(dir, "bosun"), kernel, modules: root, agent });
+  const made = await build(program("static", 1));
+  assert.equal(made.agent, "kata");
+  const entries = unpackCpio(zstdDecompressSync(readFileSync(join(dir, "kata/initrd"))));
+  const agent = entries.find(({ path }) => path === "usr/bin/kata-agent");
+  assert.deepEqual([agent?.mode, agent?.data.length], [0o100755, 120]);
+  await assert.rejects(build(program("dynamic", 3)), /--agent: .*dynamic needs libraries, which the guest has not/);
+  await assert.rejects(build(join(dir, "bosun")), /--agent: .*bosun is no program for this machine/);
+});
+
 test("an image's file system is known, in a partition too", () => {
   const image = (name: string, ...pieces: readonly (readonly [at: number, bytes: Uint8Array | string])[]): string => {
     const bytes = Buffer.alloc(4 << 20);

@@ -3,6 +3,7 @@ import { existsSync } from "node:fs";
 import { availableParallelism, totalmem } from "node:os";
 import type { VmSettings } from "../configuration/settings.ts";
 import { VmError } from "../errors.ts";
+import { AGENT_PATH } from "../image/initramfs.ts";
 import { inspectImage, type RootType } from "../image/inspect.ts";
 import { hypervisorProgram, isDebug } from "./drivers.ts";
 import { type DiskOptions, type GuestAgent, type Machine, type Memory, type RootImage, VSOCK_PORT } from "./machine.ts";
@@ -157,8 +158,7 @@ function hypervisorParameters(settings: VmSettings): string[] {
   }
 }
 
-/** In the guest: the program, whose PID 1 it becomes, and where berth's channel leads to it. */
-export const CARRIED_AGENT = "/usr/bin/kata-agent";
+/** In the guest, where berth's channel leads to it. */
 export const CARRIED_SOCKET = "/run/berth-agent.sock";
 
 /** As kata-runtime has them; systemd's are for guests that have it. */
@@ -170,7 +170,7 @@ function agentParameters(settings: VmSettings, agent: GuestAgent): string[] {
     "systemd.mask=systemd-networkd.socket",
     "systemd.unified_cgroup_hierarchy=1",
     ...(agent === "kata-carried"
-      ? ["berth.guest", `berth.agent=${CARRIED_AGENT}`, `agent.server_addr=unix://${CARRIED_SOCKET}`]
+      ? ["berth.guest", `berth.agent=${AGENT_PATH}`, `agent.server_addr=unix://${CARRIED_SOCKET}`]
       : []),
     ...(isDebug(settings) ? ["agent.log=debug"] : []),
     ...(pipe > 0 ? [`agent.container_pipe_size=${pipe}`] : []),

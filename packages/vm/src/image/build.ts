@@ -7,6 +7,7 @@ import { copyFile, mkdir, open, readFile, rename, rm, writeFile } from "node:fs/
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { constants, gzip, zstdCompress } from "node:zlib";
+import { readAgent } from "./agent.ts";
 import { cpioArchive } from "./cpio.ts";
 import { guestEntries } from "./initramfs.ts";
 import { findKernel, type KernelSearch } from "./kernel.ts";
@@ -20,6 +21,8 @@ export interface BuildOptions extends KernelSearch {
   readonly output: string;
   /** The binary that becomes the guest's /init. */
   readonly bosun: string;
+  /** Kata's agent, to be PID 1 in its place; statically linked. */
+  readonly agent?: string | undefined;
   readonly compression?: Compression;
 }
 
@@ -58,15 +61,17 @@ export async function buildImage(options: BuildOptions): Promise<ImageDescriptio
     pickModules(kernel.modules),
     pickModules(kernel.modules, [], FOR_ROOT),
   ]);
+  const agent = options.agent === undefined ? undefined : await readAgent(options.agent);
   const { release } = kernel;
-  const archive = cpioArchive(guestEntries({ bosun, modules, release, init: "init" }));
-  const root = guestEntries({ bosun, modules, release, init: "sbin/init" });
+  const archive = cpioArchive(guestEntries({ bosun, modules, release, init: "init", agent }));
+  const root = guestEntries({ bosun, modules, release, init: "sbin/init", agent });
   const ext4 = await mkfs();
   const description: ImageDescription = {
     kernelRelease: release,
     kernel: "vmlinuz",
     initrd: "initrd",
     images: { erofs: "root.erofs", ...(ext4 !== undefined && { ext4: "root.ext4" }) },
+    ...(agent && { agent: "kata" as const }),
     bosun: createHash("sha256").update(bosun).digest("hex"),
     modules: modules.map(({ name }) => name),
     absent,

@@ -10,14 +10,19 @@ export interface GuestTree {
   readonly release: string;
   /** Where the kernel looks for it: "init" in an initramfs, "sbin/init" in a root file system. */
   readonly init: "init" | "sbin/init";
+  /** Kata's, which becomes PID 1 in bosun's place (berth.agent= on the kernel's command line). */
+  readonly agent?: Uint8Array | undefined;
 }
+
+/** In the guest. */
+export const AGENT_PATH = "/usr/bin/kata-agent";
 
 /** What bosun's `guest` loads, a path a line, before it does anything else. */
 const MODULE_LIST = "etc/berth/modules";
 const CONSOLE = [5, 1] as const;
 const NULL = [1, 3] as const;
 
-export function guestEntries({ bosun, modules, release, init }: GuestTree): CpioEntry[] {
+export function guestEntries({ bosun, modules, release, init, agent }: GuestTree): CpioEntry[] {
   const files = modules.map(({ path, data }): CpioEntry & { kind: "file" } => ({
     path: `lib/modules/${release}/${path}`,
     kind: "file",
@@ -26,6 +31,7 @@ export function guestEntries({ bosun, modules, release, init }: GuestTree): Cpio
   const list = files.map(({ path }) => `/${path}\n`).join("");
   const own: CpioEntry[] = [
     { path: init, kind: "file", data: bosun, mode: 0o755 },
+    ...(agent ? [{ path: AGENT_PATH.slice(1), kind: "file", data: agent, mode: 0o755 } as const] : []),
     { path: MODULE_LIST, kind: "file", data: Buffer.from(list) },
     // The kernel opens it for init's output before devtmpfs is mounted.
     { path: "dev/console", kind: "character", mode: 0o600, device: CONSOLE },
