@@ -133,6 +133,7 @@ const REQUEST: AgentSandboxRequest = {
     },
   ],
   hasShare: true,
+  bosun: undefined,
   policy: "package agent_policy",
   kernelModules: ["fuse max_user_bgreq=8"],
   createMs: WAIT_MS,
@@ -200,6 +201,34 @@ test("a sandbox is started in Kata's order, and found again by a later daemon", 
   assert.deepEqual(again?.runtime.places, AGENT_PLACES);
   again?.close();
   assert.equal(await findAgentSandbox(scratch(t), options), undefined);
+});
+
+test("containers that share their PID namespace share that of the sandbox's first", async (t) => {
+  const machine = scratch(t);
+  const socket = join(machine, "agent.sock");
+  const double = await doubleAt(t, socket);
+  const bosun = join(machine, "bosun");
+  writeFileSync(bosun, "#!/bin/sh\n");
+  const options = { timeoutMs: WAIT_MS, warn: assert.fail };
+  const sandbox = await startAgentSandbox(machine, { socket }, { ...REQUEST, bosun }, options);
+  assert.deepEqual(double.names().slice(-3), ["GetGuestDetails", "CreateContainer", "StartContainer"]);
+  const infra = double.last<agent.CreateContainerRequest>("CreateContainer");
+  assert.deepEqual(
+    [infra.containerId, infra.sandboxPidns, infra.OCI?.Root?.Path, infra.OCI?.Process?.Args],
+    ["pod", true, "/run/kata-containers/shared/containers/pod/rootfs", ["/pause", "pause"]],
+  );
+  assert.equal(readFileSync(join(machine, "rw/pod/rootfs/pause"), "utf8"), "#!/bin/sh\n");
+  assert.deepEqual(await sandbox.runtime.startInit(), { pid: 1 });
+  const pid = { type: "pid", path: "/proc/1/ns/pid" } as const;
+  const container = { id: "c", directory: machine, seccompCache: machine, terminal: false, stdin: false };
+  const spec = { ...SPEC, linux: { namespaces: [pid, { type: "mount" } as const] } };
+  await sandbox.runtime.create({ ...container, spec, warn: assert.fail });
+  assert.equal(double.last<agent.CreateContainerRequest>("CreateContainer").sandboxPidns, true);
+  sandbox.close();
+
+  const without = await startAgentSandbox(machine, { socket }, REQUEST, options);
+  await assert.rejects(without.runtime.startInit(), /Kata's agent has no PID 1 for it/);
+  without.close();
 });
 
 test("a sandbox that the agent refuses is told in its words", async (t) => {

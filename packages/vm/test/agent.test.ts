@@ -86,6 +86,7 @@ for (const name of ["bosun", "bosun-asan"]) {
         client,
         directory: machine,
         seccomp: true,
+        sharesPids: false,
         sysctls: { "net.ipv4.ip_unprivileged_port_start": "0" },
         createMs: 60_000,
       });

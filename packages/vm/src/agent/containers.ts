@@ -11,6 +11,7 @@ import { VmError } from "../errors.ts";
 import {
   type GuestContainer,
   type GuestExec,
+  type GuestInit,
   type GuestProcess,
   type GuestRuntime,
   standInOom,
@@ -36,6 +37,8 @@ export interface AgentGuest {
   readonly directory: string;
   /** Whether this agent can filter system calls. */
   readonly seccomp: boolean;
+  /** Whether there is a PID namespace for all containers that want it. */
+  readonly sharesPids: boolean;
   /** The pod's, which the agent sets for containers alone. By name with dots. */
   readonly sysctls: Readonly<Record<string, string>>;
   /** Milliseconds that the making of a container may take. */
@@ -60,11 +63,16 @@ export function agentRuntime(guest: AgentGuest): GuestRuntime {
     resume: async (id) => void (await client.call(method.resumeContainer, { containerId: id }, WITHIN)),
     online: async (_count, added) =>
       void (await client.call(method.onlineCPUMem, { wait: true, nbCpus: added, cpuOnly: true })),
-    startInit: () => Promise.reject(unsupported("a PID namespace that a pod's containers share", "no PID 1 for it")),
-    findInit: () => Promise.resolve(undefined),
+    startInit: () => (guest.sharesPids ? Promise.resolve(INFRA) : Promise.reject(noSharedPids())),
+    findInit: () => Promise.resolve(guest.sharesPids ? INFRA : undefined),
     dial: (port) => Promise.reject(unsupported(`port ${port} of the machine's loopback`, "no way to it")),
   };
 }
+
+/** It has been there since the sandbox has: what is asked for is a container in its namespace, by no number. */
+const INFRA: GuestInit = { pid: 1 };
+
+const noSharedPids = (): VmError => unsupported("a PID namespace that a pod's containers share", "no PID 1 for it");
 
 const unsupported = (what: string, why: string): VmError =>
   new VmError("Unsupported", `${what}: Kata's agent has ${why}; use a handler with berth's own guest image`);
@@ -72,7 +80,8 @@ const unsupported = (what: string, why: string): VmError =>
 async function create(guest: AgentGuest, container: GuestContainer): Promise<Order> {
   const { client, directory } = guest;
   const { id, spec, terminal, stdin } = container;
-  if (wantsSandboxPids(spec)) throw unsupported("a PID namespace that a pod's containers share", "no PID 1 for it");
+  const sandboxPidns = wantsSandboxPids(spec);
+  if (sandboxPidns && !guest.sharesPids) throw noSharedPids();
   const { mounts, storages } = await watchVolumes(spec.mounts ?? [], id, join(shareWritable(directory), id));
   const { linux = {} } = spec;
   const whole = { ...spec, mounts, linux: { ...linux, sysctl: { ...guest.sysctls, ...linux.sysctl } } };
@@ -83,7 +92,7 @@ async function create(guest: AgentGuest, container: GuestContainer): Promise<Ord
   await symlink(container.directory, join(oomLinks(directory), id));
   await client.call(
     method.createContainer,
-    { containerId: id, execId: id, storages, OCI },
+    { containerId: id, execId: id, storages, OCI, sandboxPidns },
     { timeoutMs: guest.createMs },
   );
   const start = requestFrame(method.startContainer, { containerId: id });

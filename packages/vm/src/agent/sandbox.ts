@@ -11,6 +11,7 @@ import { AgentClient } from "./client.ts";
 import type { AgentAddress } from "./connect.ts";
 import { agentRuntime } from "./containers.ts";
 import { followHealth } from "./health.ts";
+import { startInfra } from "./infra.ts";
 import { configureAgentNetwork } from "./network.ts";
 import { followOoms } from "./oom.ts";
 import { sandboxStorages } from "./storage.ts";
@@ -27,6 +28,8 @@ export interface AgentSandboxRequest {
   readonly sysctls: Readonly<Record<string, string>>;
   readonly interfaces: readonly PodInterface[];
   readonly hasShare: boolean;
+  /** The program of the container that holds the pod's PID namespace; undefined: none can be shared. */
+  readonly bosun: string | undefined;
   /** In Rego; undefined: the agent's own. */
   readonly policy?: string | undefined;
   /** As [agent.kata] kernel_modules has them: a name and its parameters. */
@@ -56,6 +59,7 @@ export interface AgentSandbox {
 interface AgentState {
   readonly address: AgentAddress;
   readonly seccomp: boolean;
+  readonly sharesPids: boolean;
   readonly sysctls: Readonly<Record<string, string>>;
   readonly createMs: number;
 }
@@ -97,8 +101,12 @@ export async function startAgentSandbox(
     );
     await client.call(method.reseedRandomDev, { data: randomBytes(SEED_BYTES) }, options);
     const { agentDetails } = await client.call(method.getGuestDetails, { memBlockSize: true }, options);
+    const sharesPids = request.bosun !== undefined && request.hasShare;
+    if (request.bosun !== undefined && sharesPids)
+      await startInfra(client, { id: request.id, machine, bosun: request.bosun }, options);
     const state: AgentState = {
       address,
+      sharesPids,
       seccomp: agentDetails?.supportsSeccomp === true,
       sysctls: request.sysctls,
       createMs: request.createMs,
@@ -134,7 +142,7 @@ async function readState(machine: string): Promise<AgentState | undefined> {
 
 function opened(
   machine: string,
-  { seccomp, sysctls, createMs }: AgentState,
+  { seccomp, sharesPids, sysctls, createMs }: AgentState,
   client: AgentClient,
   details: agent.AgentDetails | undefined,
   warn: (message: string) => void,
@@ -143,7 +151,7 @@ function opened(
   void followOoms(client, machine, warn);
   return {
     client,
-    runtime: agentRuntime({ client, directory: machine, seccomp, sysctls, createMs }),
+    runtime: agentRuntime({ client, directory: machine, seccomp, sharesPids, sysctls, createMs }),
     details,
     lost: followHealth(client, closing.signal),
     close: () => {

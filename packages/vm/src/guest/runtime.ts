@@ -92,7 +92,7 @@ export interface GuestRuntime {
 export interface GuestInit {
   /** In the guest. */
   readonly pid: number;
-  readonly link: MonitorLink;
+  readonly link?: MonitorLink | undefined;
 }
 
 /** Which counter marks the end of a stand-in as a kill for memory. */

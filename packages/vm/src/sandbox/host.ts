@@ -10,6 +10,8 @@ export interface VmHost {
   readonly machines: string;
   /** Where berth-vm build-image has put kernel and initramfs. */
   readonly image: string;
+  /** The program; undefined: Kata's agent has none to hold a pod's PID namespace. */
+  readonly bosun?: string | undefined;
   readonly log: (level: "debug" | "info" | "warn" | "error", message: string) => void;
 }
 

@@ -23,7 +23,7 @@ const addressOf = ({ agent, directory }: Machine): AgentAddress => ({
 });
 
 export async function startKataGuest(
-  { log }: Pick<VmHost, "log">,
+  { log, bosun }: Pick<VmHost, "log" | "bosun">,
   machine: Machine,
   { settings, hostname, shmSize, sysctls, policy, signal }: KataGuestRequest,
   interfaces: readonly PodInterface[],
@@ -40,6 +40,7 @@ export async function startKataGuest(
       interfaces,
       hasShare: machine.shares.length > 0,
       policy,
+      bosun,
       kernelModules: agent.kernel_modules,
       createMs: runtime.create_container_timeout * 1000,
     },

@@ -24,7 +24,8 @@ class Process {
   }
 
   async start(): Promise<void> {
-    const [program = "", ...rest] = this.argv;
+    // There are no root file systems here.
+    const [program = "", ...rest] = this.argv[0] === "/pause" ? ["/bin/sleep", "1000"] : this.argv;
     const child = (this.#child = spawn(program, rest, { env: this.env, stdio: "pipe", detached: true }));
     child.stdin?.on("error", () => undefined);
     // Of a child that has exited Node throws away what nobody listens for.

@@ -29,6 +29,7 @@ export class Machines {
       host: context.host,
       machines: `${context.paths.state}/vm`,
       image: this.#options.image ?? DEFAULT_IMAGE_DIRECTORY,
+      bosun: context.paths.bosun,
       log: (level, message) => context.log[level]({}, message),
     };
   }
