@@ -28,8 +28,8 @@ async function debianKernel(): Promise<{ kernel: string; modules: string }> {
   return { kernel: `${image}/vmlinuz`, modules: join(lib, release) };
 }
 
-/** As `berth-vm build-image` makes one. */
-export async function makeGuestImage(output: string): Promise<void> {
+/** As `berth-vm build-image` makes one. `agent`: Kata's, to be PID 1. */
+export async function makeGuestImage(output: string, agent?: string): Promise<void> {
   mkdirSync(output, { recursive: true });
-  await buildImage({ output, bosun: `${checkout}/.build/native/bosun`, ...(await debianKernel()) });
+  await buildImage({ output, bosun: `${checkout}/.build/native/bosun`, agent, ...(await debianKernel()) });
 }

@@ -359,7 +359,7 @@ for (const name of ["bosun", "bosun-asan"]) {
             await dispose();
           },
         ),
-        { numRuns: name === "bosun" ? 20 : 40 },
+        { numRuns: name === "bosun" ? 10 : 25 },
       );
     });
 
