@@ -13,6 +13,8 @@
 #include "procs.h"
 
 #define TERMINAL_DRAIN_MS 50
+#define UNKNOWN_STATUS (255 << 8) /* as wait(2) tells an exit with 255: of a process whose end somebody else has seen */
+#define ELSEWHERE_MS 100
 
 /* --- making ----------------------------------------------------------------------------------------------------------- */
 
@@ -235,6 +237,18 @@ static void died(struct session *s, int status)
   s->dead_at = now_ms();
 }
 
+/* Another runtime may have waited for a process that was quicker than itself, and keeps to itself how it ended. Until it has gone, what
+ * it made may still become this process's child; and what is somebody else's then is looked after now and again. */
+static void look_elsewhere(struct session *s)
+{
+  if (s->stage > 0)
+    return;
+  if (kill(s->pid, 0) < 0 && errno == ESRCH)
+    died(s, UNKNOWN_STATUS);
+  else
+    loop_until(now_ms() + ELSEWHERE_MS);
+}
+
 /* Only by number: a child whose number has not come yet must stay for the one it belongs to. */
 void session_reap(struct session *s)
 {
@@ -245,10 +259,12 @@ void session_reap(struct session *s)
     if (!s->cloned)
       died(s, status);
   }
-  if (s->cloned && !s->dead && waitpid(s->pid, &status, WNOHANG) == s->pid) {
+  pid_t ended = s->cloned && !s->dead ? waitpid(s->pid, &status, WNOHANG) : 0;
+  if (ended > 0) {
     sync_read(s); /* and so was the reason of a failure */
     died(s, status);
-  }
+  } else if (ended < 0 && errno == ECHILD)
+    look_elsewhere(s);
   /* A stage that waits to have another runtime start what has ended. */
   if (s->dead && s->stage > 0 && s->step == STEP_PARKED)
     kill(s->stage, SIGKILL);

@@ -95,6 +95,19 @@ test("a process in a container that already runs, made by exec", async (t) => {
   await c.gone();
 });
 
+test("a further process that its runtime has reaped itself: it has ended, nobody can say how", async (t) => {
+  const s = await serve(t);
+  const c = await byRuntime(s, "exec sleep 1000");
+  await c.link.ask("start", "state");
+  const pidFile = join(s.directory, "exec-pid");
+  const script = `(echo from exec; exit 8) & echo $! >${pidFile}; wait`;
+  const request = { sync: 1, limit: 1 << 20, drainMs: 200, plan: plan(command(script, { stdio: 1, pidFile })) };
+  const execed = await c.link.ask("exec", "execed", request);
+  assert.deepEqual([execed["code"], String(execed["stdout"])], [255, "from exec\n"]);
+  await c.link.ask("kill", "report", { session: 0, signal: 9 });
+  await c.gone();
+});
+
 test("orphans below the monitor are reaped", async (t) => {
   const s = await serve(t);
   const c = await byRuntime(s, `(sleep 0.05 & echo $! >orphan) ; exec sleep 1000`);
