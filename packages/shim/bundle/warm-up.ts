@@ -31,8 +31,9 @@ try {
     TTRPC_ADDRESS: `${address}.ttrpc`,
   };
   const flags = ["-namespace", NAMESPACE, "-address", address, "-publish-binary", "/bin/false", "-id", ID, "start"];
-  const started = spawnSync(program, flags, { cwd: bundle, env, encoding: "utf8", input: "" });
-  if (started.status !== 0) throw new Error(`${program} ended with status ${started.status}: ${started.stderr}`);
+  const started = spawnSync(program, flags, { cwd: bundle, env, input: "" });
+  if (started.status !== 0)
+    throw new Error(`${program} ended with status ${started.status}: ${String(started.stderr)}`);
   const service = await TaskService.connect(parseBootstrap(started.stdout), NAMESPACE);
   if (more.includes("--container")) await live(service, bundle);
   await service.call("shutdown", { id: ID, now: true }, CALL);

@@ -3,12 +3,14 @@ export { packJson, packMessage, unpackJson, unpackMessage } from "./any.ts";
 export { serveEvents, type EventListener } from "./client/events.ts";
 export {
   type Bootstrap,
+  bootstrapCommand,
   deleteCommand,
   parseBootstrap,
   parseDeleted,
   type ShimCall,
   shimBinary,
   startCommand,
+  wantsBootstrap,
 } from "./client/launch.ts";
 export { type Fifos, fifosIn, planShimProcess, type ShimProcess } from "./client/process.ts";
 export { statsOf } from "./client/stats.ts";

@@ -1,11 +1,12 @@
 /** How shims are found, started and understood: containerd's names, command lines and bootstrap protocols. */
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
-import { fromBinary } from "@bufbuild/protobuf";
+import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { AnySchema } from "@bufbuild/protobuf/wkt";
 import { decodePlan, encodePlan } from "@berth/kernel";
-import { cgroups1, cgroups2, runcOptions, task, ttrpc } from "@berth/spec/shim";
+import { bootstrap, cgroups1, cgroups2, runcOptions, task, ttrpc } from "@berth/spec/shim";
 import {
+  bootstrapCommand,
   deleteCommand,
   fifosIn,
   packJson,
@@ -17,7 +18,9 @@ import {
   statsOf,
   unpackJson,
   unpackMessage,
+  wantsBootstrap,
 } from "../src/index.ts";
+import { handlerOptions } from "../src/server/bootstrap.ts";
 import { FrameDecoder } from "@berth/ttrpc";
 
 test("binaries by containerd's rule", () => {
@@ -30,32 +33,53 @@ test("binaries by containerd's rule", () => {
 });
 
 describe("what start answers", () => {
+  const parsed = (said: string) => parseBootstrap(Buffer.from(said));
   test("an address", () => {
-    assert.deepEqual(parseBootstrap("unix:///run/containerd/s/abc\n"), {
+    assert.deepEqual(parsed("unix:///run/containerd/s/abc\n"), {
       address: "/run/containerd/s/abc",
       version: 2,
     });
-    assert.deepEqual(parseBootstrap("unix://@/containerd-shim/x.sock@"), {
+    assert.deepEqual(parsed("unix://@/containerd-shim/x.sock@"), {
       address: "@/containerd-shim/x.sock@",
       version: 2,
     });
-    assert.deepEqual(parseBootstrap("/run/s"), { address: "/run/s", version: 2 });
+    assert.deepEqual(parsed("/run/s"), { address: "/run/s", version: 2 });
   });
 
   test("version 3's JSON", () => {
     const said = { version: 3, address: "unix:///run/s", protocol: "ttrpc" };
-    assert.deepEqual(parseBootstrap(JSON.stringify(said)), { address: "/run/s", version: 3 });
-    assert.deepEqual(parseBootstrap(JSON.stringify({ ...said, version: 2 })), { address: "/run/s", version: 2 });
+    assert.deepEqual(parsed(JSON.stringify(said)), { address: "/run/s", version: 3 });
+    assert.deepEqual(parsed(JSON.stringify({ ...said, version: 2 })), { address: "/run/s", version: 2 });
+  });
+
+  test("containerd 2.3's message", () => {
+    const result = create(bootstrap.BootstrapResultSchema, { version: 3, address: "unix:///run/s", protocol: "ttrpc" });
+    const said = (message: bootstrap.BootstrapResult) => toBinary(bootstrap.BootstrapResultSchema, message);
+    assert.deepEqual(parseBootstrap(said(result)), { address: "/run/s", version: 3 });
+    assert.throws(() => parseBootstrap(said({ ...result, protocol: "grpc" })), /speaks "grpc"/);
   });
 
   test("what cannot be spoken with is refused by name", () => {
     const said = { version: 3, address: "unix:///run/s", protocol: "grpc" };
-    assert.throws(() => parseBootstrap(JSON.stringify(said)), /speaks "grpc"; berth speaks ttrpc/);
-    assert.throws(() => parseBootstrap(JSON.stringify({ ...said, protocol: "ttrpc", version: 4 })), /version 4/);
-    assert.throws(() => parseBootstrap(JSON.stringify({ version: 3 })), /no address/);
-    assert.throws(() => parseBootstrap("tcp://127.0.0.1:1"), /no unix socket/);
-    assert.throws(() => parseBootstrap(""), /no unix socket/);
+    assert.throws(() => parsed(JSON.stringify(said)), /speaks "grpc"; berth speaks ttrpc/);
+    assert.throws(() => parsed(JSON.stringify({ ...said, protocol: "ttrpc", version: 4 })), /version 4/);
+    assert.throws(() => parsed(JSON.stringify({ version: 3 })), /no address/);
+    assert.throws(() => parsed("tcp://127.0.0.1:1"), /no unix socket/);
+    assert.throws(() => parsed(""), /no unix socket/);
   });
+});
+
+test("standard input: options alone, or in what containerd 2.3 says; each is told from the other", () => {
+  const invocation = { namespace: "k8s.io", id: "abc" };
+  const call = { ...invocation, path: "/bin/shim", bundle: "/b", address: "/run/s.sock", env: {} };
+  const options = packMessage(runcOptions.OptionsSchema, { systemdCgroup: true });
+  for (const { stdin } of [startCommand(call, options), bootstrapCommand(call, options)])
+    assert.deepEqual(handlerOptions(stdin ?? new Uint8Array(), invocation), options);
+  assert.equal(handlerOptions(new Uint8Array(), invocation), undefined);
+  assert.equal(handlerOptions(bootstrapCommand(call, undefined).stdin ?? new Uint8Array(), invocation), undefined);
+  const said =
+    "shim was started through the deprecated API but was built against the new API; if you upgraded containerd";
+  assert.deepEqual([wantsBootstrap(said), wantsBootstrap("exec format error")], [true, false]);
 });
 
 test("command lines, environment and options", () => {

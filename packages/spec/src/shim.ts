@@ -7,6 +7,7 @@ export * as taskTypes from "./gen/containerd/types/task/task_pb.ts";
 export * as types from "./gen/containerd/types/mount_pb.ts";
 export * as envelope from "./gen/containerd/types/event_pb.ts";
 export * as introspection from "./gen/containerd/types/introspection_pb.ts";
+export * as bootstrap from "./gen/containerd/runtime/bootstrap/v1/bootstrap_pb.ts";
 export * as events from "./gen/containerd/events/task_pb.ts";
 export * as forward from "./gen/containerd/services/events/ttrpc/v1/events_pb.ts";
 export * as runcOptions from "./gen/containerd/runc/v1/oci_pb.ts";

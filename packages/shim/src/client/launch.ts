@@ -1,11 +1,13 @@
 /** How a shim's binary is found, started and asked to clean up, as containerd does it (runtime/v2/README.md of containerd). */
 import type { Command } from "@berth/kernel";
-import { task } from "@berth/spec/shim";
-import { fromBinary, toBinary } from "@bufbuild/protobuf";
+import { bootstrap, task } from "@berth/spec/shim";
+import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { type Any, AnySchema } from "@bufbuild/protobuf/wkt";
 
 /** The highest version of the Task API that is spoken. */
 const NEWEST_API = 3;
+/** A program that fails. */
+const NO_PUBLISHER = "/bin/false";
 /** "io.containerd.runc.v2" → "containerd-shim-runc-v2"; a path stands for itself. Undefined: it is neither. */
 export function shimBinary(type: string): string | undefined {
   if (type.startsWith("/")) return type;
@@ -23,13 +25,29 @@ export interface Bootstrap {
   readonly version: 2 | 3;
 }
 
-/** Of what `start` has written: an address, or since version 3 JSON. Throws where it is neither, or not ttRPC. */
-export function parseBootstrap(output: string): Bootstrap {
-  const text = output.trim();
+/**
+ * Of what `start` has written: an address, since version 3 JSON, or since containerd 2.3 a BootstrapResult. Throws where it is none of
+ * them, or not ttRPC.
+ */
+export function parseBootstrap(output: Uint8Array): Bootstrap {
+  if (output[0] === RESULTS_VERSION) return bootstrapOf(fromBinary(bootstrap.BootstrapResultSchema, output));
+  const text = Buffer.from(output).toString().trim();
   if (!text.startsWith("{")) return { address: socketOf(text), version: 2 };
   const said = JSON.parse(text) as { version?: unknown; address?: unknown; protocol?: unknown };
+  if (typeof said.address !== "string") throw new Error(`the shim told no address: ${text}`);
   const { version = 2, address, protocol = "ttrpc" } = said;
-  if (typeof address !== "string") throw new Error(`the shim told no address: ${text}`);
+  return bootstrapOf({ version, address, protocol });
+}
+
+/** The first byte of a BootstrapResult: its first field's key. */
+const RESULTS_VERSION = 8;
+
+function bootstrapOf(said: {
+  readonly version: unknown;
+  readonly address: string;
+  readonly protocol: unknown;
+}): Bootstrap {
+  const { version, address, protocol } = said;
   if (protocol !== "ttrpc")
     throw new Error(`the shim speaks ${JSON.stringify(protocol)}; berth speaks ttrpc with shims`);
   if (version !== 2 && version !== 3)
@@ -58,11 +76,28 @@ export interface ShimCall {
 
 /** The program starts a shim, or finds the one of the container's pod, and writes where it is. */
 export function startCommand(call: ShimCall, options: Any | undefined): Command {
-  return {
-    ...commandOf(call, ["-id", call.id, "start"]),
-    ...(options && { stdin: toBinary(AnySchema, options) }),
-  };
+  return { ...started(call), ...(options && { stdin: toBinary(AnySchema, options) }) };
 }
+
+const started = (call: ShimCall): Command => commandOf(call, ["-id", call.id, "start"]);
+
+/** The same for shims of containerd 2.3 and younger, which want all of it on their standard input. */
+export function bootstrapCommand(call: ShimCall, options: Any | undefined): Command {
+  const { id: instanceId, namespace, address } = call;
+  const params = create(bootstrap.BootstrapParamsSchema, {
+    instanceId,
+    namespace,
+    containerdGrpcAddress: address,
+    containerdTtrpcAddress: `${address}.ttrpc`,
+    containerdBinary: NO_PUBLISHER,
+    extensions: options ? [{ value: options }] : [],
+  });
+  return { ...started(call), stdin: toBinary(bootstrap.BootstrapParamsSchema, params) };
+}
+
+/** Of a start that has failed: whether the shim is one of those. */
+export const wantsBootstrap = (stderr: string): boolean =>
+  /started through the deprecated API but was built against the new API/.test(stderr);
 
 /** For a container whose shim is gone: the program removes what is left of it. */
 export const deleteCommand = (call: ShimCall): Command =>
@@ -74,7 +109,7 @@ export const parseDeleted = (output: Uint8Array): task.DeleteResponse => fromBin
 function commandOf({ path, namespace, address, bundle, env }: ShimCall, rest: readonly string[]): Command {
   return {
     // Events go to TTRPC_ADDRESS; a shim of before containerd 1.3, which would run the publish binary, is told one that fails.
-    argv: [path, "-namespace", namespace, "-address", address, "-publish-binary", "/bin/false", ...rest],
+    argv: [path, "-namespace", namespace, "-address", address, "-publish-binary", NO_PUBLISHER, ...rest],
     cwd: bundle,
     env: {
       ...env,

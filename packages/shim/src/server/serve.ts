@@ -1,12 +1,12 @@
 /** The shim itself: the Task service at a socket that is bound already, until it is told to end. */
 import { constants, openSync, rmSync, writeSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { fromBinary } from "@bufbuild/protobuf";
-import { type Any, AnySchema } from "@bufbuild/protobuf/wkt";
+import type { Any } from "@bufbuild/protobuf/wkt";
 import { probeHost, startHand } from "@berth/kernel";
 import { task, taskV3 } from "@berth/spec/shim";
 import { TtrpcServer } from "@berth/ttrpc";
 import type { Invocation } from "./arguments.ts";
+import { handlerOptions } from "./bootstrap.ts";
 import type { Machine, Maker } from "./making.ts";
 import { bosun, handDir, stateDir } from "./place.ts";
 import type { Listening, Program } from "./program.ts";
@@ -52,8 +52,8 @@ async function open(
 ): Promise<Maker> {
   const state = handDir(socket);
   const [parts, hand, host] = await Promise.all([program.parts(), startHand({ bosun, state, log }), probeHost()]);
-  const options = stdin.length === 0 ? undefined : fromBinary(AnySchema, stdin);
-  return await parts.open({ hand, host, cache: join(dirname(state), "seccomp"), log }, invocation, options);
+  const machine = { hand, host, cache: join(dirname(state), "seccomp"), log };
+  return await parts.open(machine, invocation, handlerOptions(stdin, invocation));
 }
 
 /** The answer to Shutdown is on its way: what is written before the connections end. */

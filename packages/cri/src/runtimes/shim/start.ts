@@ -1,6 +1,16 @@
 /** Starting a shim, and removing what is left of a container whose shim has gone. */
 import { delimiter, join } from "node:path";
-import { type Bootstrap, deleteCommand, packMessage, parseBootstrap, shimBinary, startCommand } from "@berth/shim";
+import type { Command } from "@berth/kernel";
+import {
+  type Bootstrap,
+  bootstrapCommand,
+  deleteCommand,
+  packMessage,
+  parseBootstrap,
+  shimBinary,
+  startCommand,
+  wantsBootstrap,
+} from "@berth/shim";
 import { runcOptions, runtimeOptions } from "@berth/spec/shim";
 import type { CriContext } from "../../context.ts";
 import { precondition } from "../../errors.ts";
@@ -49,15 +59,23 @@ export async function startShim(
 ): Promise<Bootstrap> {
   await shimsOf(context).listen();
   const path = await findShim(handler);
-  const command = startCommand(callOf(context, path, id, bundle), shimOptions(handler));
-  const { status, stdout, stderr } = await context.hand.spawn(command, { timeoutMs: START_TIMEOUT });
+  const call = callOf(context, path, id, bundle);
+  const options = shimOptions(handler);
+  let { status, stdout, said } = await run(context, startCommand(call, options));
+  if (status !== 0 && wantsBootstrap(said))
+    ({ status, stdout, said } = await run(context, bootstrapCommand(call, options)));
   if (status !== 0) {
-    const said = Buffer.from(stderr).toString().trim() || (await lastLog(bundle));
+    said ||= await lastLog(bundle);
     throw precondition(`runtime_handler: "${handler.name}": the shim ${path} did not start: ${said}`);
   }
-  const bootstrap = parseBootstrap(Buffer.from(stdout).toString());
+  const bootstrap = parseBootstrap(stdout);
   await rememberShim(bundle, { ...bootstrap, path });
   return bootstrap;
+}
+
+async function run(context: CriContext, command: Command) {
+  const { status, stdout, stderr } = await context.hand.spawn(command, { timeoutMs: START_TIMEOUT });
+  return { status, stdout, said: Buffer.from(stderr).toString().trim() };
 }
 
 /** As containerd does for a container whose shim has died. What it cannot remove is warned about. */
