@@ -76,7 +76,7 @@ test("features: what the binary's own command says, and the kernel can", async (
     if (supported && !said)
       await assert.rejects(
         runPod(daemon, linux(), `by-${name}`),
-        /userns_options: the binary of runtime handler|names the binary/,
+        /userns_options: the runtime of handler|names the binary/,
       );
   }
 });

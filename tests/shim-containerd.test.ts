@@ -80,6 +80,13 @@ describe("containerd with berth's shim", { skip: why ?? false }, () => {
         peer.does("ctr", "namespaces", "label", peer.namespace, `probe=${probe++}`);
         return existsSync(events) && readFileSync(events, "utf8") !== "";
       });
+      const told = (topic: string): boolean => readFileSync(events, "utf8").includes(`/tasks/${topic} `);
+      // A part of it: the rest lives on.
+      const greedy = "(x=a; while :; do x=$x$x; done); while :; do sleep 0.05; done";
+      create("greedy", greedy, "--memory-limit", String(15 << 20));
+      await until("the event oom is told", () => told("oom"));
+      assert.equal(peer.taskState("greedy"), "RUNNING");
+      await removed("greedy");
       create("jobs", "trap 'exit 9' TERM; while :; do sleep 0.05; done");
       const exec = (id: string, ...words: string[]): Ran => peer.ctr("task", "exec", "--exec-id", id, "jobs", ...words);
       const plain = exec("e1", "sh", "-c", "echo o; echo e >&2; exit 4");
@@ -98,7 +105,6 @@ describe("containerd with berth's shim", { skip: why ?? false }, () => {
       peer.does("ctr", "task", "kill", "-s", "SIGTERM", "jobs");
       await until("it has ended", () => peer.taskState("jobs") === "STOPPED");
       assert.match(peer.ctr("task", "delete", "jobs").stderr, /exit code 9/);
-      const told = (topic: string): boolean => readFileSync(events, "utf8").includes(`/tasks/${topic} `);
       for (const topic of ["create", "start", "exec-added", "exec-started", "paused", "resumed", "exit", "delete"])
         await until(`the event ${topic} is told`, () => told(topic));
       await removed("jobs");

@@ -15,7 +15,7 @@ export async function checkUsernsHandler(context: CriContext, handler: RuntimeHa
   const { userNamespaces } = await kindFor(context, handler).features(context, handler, OWN);
   if (userNamespaces) return;
   throw precondition(
-    `linux.security_context.namespace_options.userns_options: the binary of runtime handler "${handler.name}" does not say that it can map the owners of mounts; see its features command`,
+    `linux.security_context.namespace_options.userns_options: the runtime of handler "${handler.name}" does not say that it can map the owners of mounts; see its features command, or its shim's -info`,
   );
 }
 
@@ -30,7 +30,7 @@ export async function checkSupported(
   const { recursiveReadOnlyMounts } = await kindFor(context, handler).features(context, handler, OWN);
   if (recursiveReadOnlyMounts) return;
   throw precondition(
-    `config.mounts[${index}].recursive_read_only: the binary of runtime handler "${handler.name}" does not say that it can; see its features command`,
+    `config.mounts[${index}].recursive_read_only: the runtime of handler "${handler.name}" does not say that it can; see its features command, or its shim's -info`,
   );
 }
 

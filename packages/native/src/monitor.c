@@ -267,15 +267,25 @@ static void oom_changed(void *object, short events)
 {
   (void)object;
   (void)events;
-  oom_grew(&self.oom);
+  self.oom_happened |= oom_grew(&self.oom);
+}
+
+/* The kernel tells of it before it has counted it; and also when the cgroup goes, which nobody waits for. */
+static void oom_event(void *object, short events)
+{
+  uint64_t times;
+  (void)object;
+  (void)events;
+  if (read(self.oom_event, &times, sizeof times) == (ssize_t)sizeof times)
+    self.oom_happened = true;
 }
 
 /* systemd takes a scope away as soon as it is empty, which may be before the end is concluded here: a change of
- * memory.events is looked at when the kernel tells of it (cgroup-v2.rst, memory.events; v1 tells nothing). */
+ * memory.events is looked at when the kernel tells of it (cgroup-v2.rst, memory.events; v1 tells those who ask for it). */
 static void oom_turn(void)
 {
   if (self.state.phase == PHASE_CREATED || self.state.phase == PHASE_RUNNING)
-    loop_on(self.oom.fd, POLLPRI, oom_changed, NULL);
+    loop_on(self.oom.fd, POLLPRI, oom_changed, NULL), loop_on(self.oom_event, POLLIN, oom_event, NULL);
 }
 
 static void turn(void)
@@ -347,6 +357,7 @@ void monitor_main(int channel, uint32_t id, const struct message_monitor *messag
   self.channel = channel;
   self.request = id;
   self.listener = -1;
+  self.oom_event = -1;
   loop_start();
   memory_release();
   umask(022);

@@ -26,6 +26,8 @@ struct monitor {
   struct message_state state;
   struct oom_counter oom;
   char *oom_file, *oom_key;
+  int oom_event;     /* of cgroup v1; -1: nobody has asked */
+  bool oom_happened;
   struct session *sessions, *container;
   uint32_t last_number;
   struct waiter *waiters;

@@ -117,6 +117,8 @@ struct client {
   struct client *next;
   struct conn conn;
   bool watching;
+  bool awaits_oom;
+  uint32_t oom_id; /* of the request that is answered then */
   struct session *session; /* attached: the connection is raw bytes of `stream` */
   uint32_t stream;
 };
@@ -197,6 +199,9 @@ uint64_t process_start(pid_t pid);                                              
 struct oom_counter { int fd; char key[32]; uint64_t before; bool grew; };
 void oom_open(struct oom_counter *counter, const char *file, const char *key);
 bool oom_grew(struct oom_counter *counter);
+
+/* --- wait_oom.c: a descriptor that is readable when the kernel kills for memory in a cgroup of v1, whose directory this is. -1 with errno. */
+int oom_listen(int directory);
 
 /* --- monitor.c */
 extern struct log monitor_log;

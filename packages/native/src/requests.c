@@ -1,7 +1,11 @@
 /* What clients ask of a monitor, and when it can be answered. */
 #include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "monitor.h"
@@ -91,8 +95,21 @@ static void sessions_sweep(void)
   }
 }
 
+/* Every kill has been counted when the container has ended. */
+static void oom_turn(void)
+{
+  bool over = self.state.phase == PHASE_EXITED, happened = self.oom_happened || (over && self.state.oom);
+  for (struct client *client = monitor_clients; client; client = client->next) {
+    if (!client->awaits_oom || (!over && !happened))
+      continue;
+    client->awaits_oom = false;
+    conn_report(&client->conn, client->oom_id, happened ? 0 : ESRCH, "the container has ended");
+  }
+}
+
 void requests_turn(void)
 {
+  oom_turn();
   for (struct session *s = self.sessions; s; s = s->next)
     exec_turn(s);
   waiters_turn();
@@ -251,6 +268,26 @@ static void on_cancel(struct client *client, uint32_t id)
   }
 }
 
+/* memory.oom_control of v1 has to be asked for; v2's counter tells by itself. */
+static void listen_for_oom(void)
+{
+  const char *name = strrchr(self.oom_file, '/');
+  if (self.oom_event >= 0 || !name || strcmp(name, "/memory.oom_control") != 0)
+    return;
+  char path[PATH_MAX];
+  snprintf(path, sizeof path, "%.*s", (int)(name - self.oom_file), self.oom_file);
+  int directory = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+  self.oom_event = directory < 0 ? -1 : oom_listen(directory); /* one that is gone has nothing to tell any more */
+  fd_close(&directory);
+}
+
+static void on_oom(struct client *client, const struct frame_header *header)
+{
+  client->awaits_oom = true;
+  client->oom_id = header->id;
+  listen_for_oom();
+}
+
 static void on_reopen(struct client *client, const struct frame_header *header)
 {
   int err = log_reopen(&monitor_log) < 0 ? errno : 0;
@@ -272,6 +309,7 @@ void handle_request(struct client *client, const struct frame_header *header, co
     struct message_resize resize;
     struct message_reopen_log reopen_log;
     struct message_attach attach;
+    struct message_oom oom;
     struct message_cancel cancel;
   } u;
   if (header->type == MESSAGE_HELLO && DECODED(hello))
@@ -297,6 +335,8 @@ void handle_request(struct client *client, const struct frame_header *header, co
     on_reopen(client, header);
   else if (header->type == MESSAGE_ATTACH && DECODED(attach))
     on_attach(client, header, &u.attach);
+  else if (header->type == MESSAGE_OOM && DECODED(oom))
+    on_oom(client, header);
   else if (header->type == MESSAGE_CANCEL && DECODED(cancel))
     on_cancel(client, u.cancel.id);
   else

@@ -13,7 +13,7 @@
 #include "run.h"
 
 /* cgroup v1 (memory.rst, "OOM Control"): an event descriptor, written with that of memory.oom_control to cgroup.event_control. */
-static int listen_v1(int directory)
+int oom_listen(int directory)
 {
   char line[32];
   int event = eventfd(0, EFD_CLOEXEC), oom = openat(directory, "memory.oom_control", O_RDONLY | O_CLOEXEC);
@@ -44,7 +44,7 @@ int wait_oom(const struct message_wait_oom *m, int channel, struct report *repor
 {
   int directory = open(m->memory, O_PATH | O_DIRECTORY | O_CLOEXEC), event = -1;
   if (directory >= 0)
-    event = faccessat(directory, "memory.oom_control", F_OK, 0) == 0 ? listen_v1(directory) : listen_v2(m->memory);
+    event = faccessat(directory, "memory.oom_control", F_OK, 0) == 0 ? oom_listen(directory) : listen_v2(m->memory);
   int err = errno, process = (int)syscall(SYS_pidfd_open, (pid_t)m->pid, 0);
   drop(directory);
   /* A container that has ended has nothing to watch; who asks finds out. */

@@ -180,8 +180,11 @@ test("a counter that grew marks the exit as an OOM kill", async (t) => {
     const file = join(s.directory, "memory.events");
     writeFileSync(file, "low 0\noom 0\noom_kill 3\noom_group_kill 0\n");
     const c = await s.container(sh(script.replace("FILE", file)), { oomFile: file, oomKey: "oom_kill" });
+    const asking = await c.another();
+    const told = oom ? asking.ask("oom", "report") : asking.refused(ESRCH, "oom");
     assert.equal((await runToEnd(c))["oom"], oom);
     assert.equal(c.record()["oom"], String(oom));
+    await told;
   }
 });
 
@@ -201,10 +204,11 @@ test("a counter that grew is known also if its cgroup goes before the container'
   });
   await c.link.ask("watch", "state");
   await c.link.ask("start", "state");
+  const told = (await c.another()).ask("oom", "report");
   const member = spawn("sleep", ["1000"]);
   const gone = once(member, "exit");
   writeFileSync(join(group, "cgroup.procs"), String(member.pid));
-  await c.link.ask("query", "state"); // whoever answers has looked at what was there before the question
+  await told; // while all of it lives
   member.kill("SIGKILL");
   await gone;
   rmdirSync(group);

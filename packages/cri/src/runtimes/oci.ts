@@ -69,8 +69,8 @@ function missing(id: string): never {
 const NONE: HandlerFeatures = { recursiveReadOnlyMounts: false, userNamespaces: false };
 const TIMEOUT_MS = 10_000;
 
-/** What `runc features` prints (runtime-spec, features.md), as far as it is looked at. */
-interface Printed {
+/** What a runtime says that it can do (runtime-spec, features.md), as far as it is looked at. */
+export interface RuntimeFeatures {
   readonly mountOptions?: readonly string[];
   readonly linux?: {
     readonly namespaces?: readonly string[];
@@ -101,16 +101,18 @@ async function ask(context: CriContext, path: string): Promise<HandlerFeatures> 
     const command = { argv: [path, "features"], env: runtimeEnvironment() };
     const { status, stdout } = await context.hand.spawn(command, { timeoutMs: TIMEOUT_MS });
     if (status !== 0) return NONE;
-    const { mountOptions, linux } = JSON.parse(Buffer.from(stdout).toString()) as Printed;
-    const rro = mountOptions?.includes("rro") === true;
-    // The root file system is mapped by berth, volumes by the binary.
-    const user = linux?.namespaces?.includes("user") === true && linux.mountExtensions?.idmap?.enabled === true;
-    return {
-      recursiveReadOnlyMounts: rro && context.host.features.mountSetattr,
-      userNamespaces: user && supportsUserns(context),
-    };
+    return supported(context, JSON.parse(Buffer.from(stdout).toString()) as RuntimeFeatures);
   } catch (error) {
     if (error instanceof OrderError || error instanceof SyntaxError) return NONE;
     throw error;
   }
+}
+
+/** Of what a runtime can do, what this node has too. The root file system is mapped by berth, volumes by the runtime. */
+export function supported(context: CriContext, { mountOptions, linux }: RuntimeFeatures): HandlerFeatures {
+  const user = linux?.namespaces?.includes("user") === true && linux.mountExtensions?.idmap?.enabled === true;
+  return {
+    recursiveReadOnlyMounts: mountOptions?.includes("rro") === true && context.host.features.mountSetattr,
+    userNamespaces: user && supportsUserns(context),
+  };
 }

@@ -155,6 +155,11 @@ export interface MonitorLink {
   ): Promise<{ session: number; pid: number }>;
   wait(session: number, options?: CallOptions): Promise<SessionExit>;
   resize(session: number, rows: number, columns: number, options?: CallOptions): Promise<void>;
+  /**
+   * Resolves true as soon as the kernel kills something of the container for memory; false: it ended, and nothing was. Rejects with
+   * MonitorLost. Ask once.
+   */
+  oomKilled(): Promise<boolean>;
   reopenLog(options?: CallOptions): Promise<void>;
   /** A raw byte stream of the session: node:net Socket, half-open allowed. `stream` is one of STREAM. */
   attach(session: number, stream: number, options?: CallOptions): Promise<import("node:net").Socket>;

@@ -144,6 +144,13 @@ class Link implements MonitorLink {
     );
   }
 
+  async oomKilled(): Promise<boolean> {
+    const answer = await this.#connection.request("oom", {}, { timeoutMs: FOREVER });
+    if (answer.name === "report" && answer.fields.errno === ESRCH) return false;
+    expect(answer, "report", "wait for a kill for memory");
+    return true;
+  }
+
   async reopenLog(options?: CallOptions): Promise<void> {
     expect(await this.#connection.request("reopen_log", {}, options), "report", "reopen the log");
   }

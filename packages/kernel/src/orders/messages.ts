@@ -155,6 +155,12 @@ export const MESSAGES = {
    */
   attach: { type: 41, fields: { session: "u32", stream: "u32" } },
 
+  /**
+   * Answered by `report` when something in the container's cgroup is killed for memory, as soon as the kernel tells of it; errno ESRCH: it
+   * has ended, and nothing was.
+   */
+  oom: { type: 42, fields: {} },
+
   // --- berth-runc: `bosun runc`, the process that a caller of the OCI command line starts, and the TypeScript that decides for it ------
   /**
    * Makes a process by `plan`, as a child of `bosun runc` itself: there is no monitor, and whoever is the caller's subreaper gets

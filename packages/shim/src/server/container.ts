@@ -20,8 +20,9 @@ export class Container extends TaskProcess {
   readonly id: string;
   readonly bundle: string;
   readonly execs = new Map<string, ExecProcess>();
-  /** Whether its end was a kill for memory. */
-  oom = false;
+  /** Resolves when something of it is killed for memory; never, where it is never started or nothing was. */
+  readonly killedForMemory: Promise<void>;
+  readonly #killedForMemory = Promise.withResolvers<void>();
   paused = false;
   readonly #making: Making;
   readonly #machine: Machine;
@@ -34,6 +35,7 @@ export class Container extends TaskProcess {
     const { id, bundle, terminal, rootfs, stdin, checkpoint, options } = request;
     this.id = id;
     this.bundle = bundle;
+    this.killedForMemory = this.#killedForMemory.promise;
     this.#machine = maker.machine;
     this.#dir = dir;
     const { spec, rootfs: rootfsPath } = readBundle(bundle);
@@ -63,6 +65,10 @@ export class Container extends TaskProcess {
       throw new TtrpcError(CODE.failedPrecondition, `container ${this.id} is not created, it is started already`);
     this.pid = (await this.link.start()).pid;
     this.session = 0;
+    this.link.oomKilled().then(
+      (happened) => happened && this.#killedForMemory.resolve(),
+      () => undefined, // the monitor has gone, and the container with it
+    );
     await this.#making.started(this.pid);
   }
 
@@ -149,7 +155,7 @@ export class Container extends TaskProcess {
     const link = (this.link = await connectMonitor(this.#dir, plan));
     link.exited.then(
       async (state) => {
-        this.oom = state.oom;
+        if (state.oom) this.#killedForMemory.resolve();
         await this.streams.drained();
         this.hasEnded({ code: state.code, at: state.finishedAt });
       },

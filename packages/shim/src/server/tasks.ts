@@ -52,6 +52,9 @@ export class Tasks implements Service {
         io: { stdin, stdout, stderr, terminal },
         pid: container.pid,
       });
+      void container.killedForMemory.then(() =>
+        publisher.publish("/tasks/oom", events.TaskOOMSchema, { containerId: id }),
+      );
       void this.#tellExit(container, id, id);
       return { pid: container.pid };
     } finally {
@@ -197,7 +200,6 @@ export class Tasks implements Service {
   async #tellExit(found: TaskProcess, containerId: string, id: string): Promise<void> {
     const { code, at } = await found.ended;
     const { publisher } = this.#options;
-    if (found instanceof Container && found.oom) publisher.publish("/tasks/oom", events.TaskOOMSchema, { containerId });
     publisher.publish("/tasks/exit", events.TaskExitSchema, {
       containerId,
       id,

@@ -93,7 +93,7 @@ class VmMaking implements Making {
     const machine = await this.#maker.machineFor(this.#request);
     const rootfs = await rootfsOf(hand, bundle, rootfsPath, mounts);
     const guests = await inVmsWords(async () => {
-      const shared = { id, spec: await withGuestsPids(machine, spec), rootfs, shm: shmOf(spec) };
+      const shared = { id, spec: await withGuestsPids(machine, withinMachine(spec)), rootfs, shm: shmOf(spec) };
       return await shareContainer({ hand, host }, machine, shared);
     });
     const warn = (message: string): void => log(`container ${id}: ${message}`);
@@ -183,6 +183,12 @@ class VmMaking implements Making {
 /** What containerd mounts there on the host is the machine's own in it. */
 const shmOf = ({ mounts = [] }: oci.Spec): string =>
   mounts.find(({ destination }) => destination === "/dev/shm")?.source ?? "";
+
+/** Without what the machine has been given for all of its containers. */
+function withinMachine({ hostname: _, domainname: __, linux, ...spec }: oci.Spec): oci.Spec {
+  const { sysctl: ___, ...own } = linux ?? {};
+  return { ...spec, linux: own };
+}
 
 /**
  * A PID namespace by path is the host's name for that of the pod's sandbox container, or of another of its containers: in the guest

@@ -1,7 +1,7 @@
 /** Containers of handlers with a shim (shim v2): any runtime_type that is not runc's, or a path. */
 import { killCgroup, type Plan } from "@berth/kernel";
 import { type Fifos, fifosIn, packJson, planShimProcess, statsOf, type TaskService } from "@berth/shim";
-import type { Rootfs } from "@berth/runtime";
+import { planRootfsMount, type Rootfs } from "@berth/runtime";
 import { removeCgroup } from "../../cgroups.ts";
 import { placesIn } from "../../checkpoint/place.ts";
 import { resourcesOf } from "../../container/resources.ts";
@@ -17,6 +17,7 @@ import { bundleOf, NAMESPACE, shimOf, writeBundle } from "./bundle.ts";
 import { dumpByShim } from "./dump.ts";
 import { endTask, killTask } from "./end.ts";
 import { execByShim } from "./exec.ts";
+import { shimFeatures } from "./features.ts";
 import { shimPods } from "./pods.ts";
 import { closeShims, inShimsWords, shimsOf, unlessGone } from "./shims.ts";
 import { findShim, shimOptions, startShim } from "./start.ts";
@@ -30,8 +31,7 @@ export const shim: RuntimeKind = {
   name: "shim",
   serves: (handler) => !isRunc(handler),
   check: async (_context, handler) => void (await findShim(handler)),
-  // What a shim's runtime can do is nowhere to be asked before version 3's `-info`, and mapped mounts are the host's to make.
-  features: () => Promise.resolve({ recursiveReadOnlyMounts: false, userNamespaces: false }),
+  features: shimFeatures,
   recordOf: async (_context, handler) => ({
     runtime: "shim",
     binary: { path: await findShim(handler), root: "" },
@@ -98,15 +98,19 @@ async function plan(context: CriContext, { container, handler, spec }: Creation)
 
 /** The stand-in has opened its ends of the FIFOs: the shim can open its own. */
 async function made(context: CriContext, progress: Progress, creation: Creation): Promise<void> {
-  const { container, handler, rootfs, checkpoint } = creation;
+  const { container, handler, rootfs, userns, checkpoint } = creation;
   const { record } = container;
   const { id, config } = record;
+  const bundle = bundleOf(context, record.sandboxId, id);
+  // Whose owners are mapped only the host can mount, by file descriptors: it is there when the shim looks.
+  if (userns !== undefined)
+    await context.hand.run(planRootfsMount(rootfs, `${bundle}/rootfs`, context.host, { userns, attributes: 0n }));
   const service = await serviceOf(context, record);
   const { stdin = "", stdout = "", stderr = "" } = fifosOf(context, record);
   const request = {
     id,
-    bundle: bundleOf(context, record.sandboxId, id),
-    rootfs: mountsOf(rootfs),
+    bundle,
+    rootfs: userns === undefined ? mountsOf(rootfs) : [],
     terminal: config.tty,
     stdin,
     stdout,

@@ -9,7 +9,15 @@ import type { CriContext } from "../../context.ts";
 import type { RuntimeHandler } from "../../handlers.ts";
 import { exists } from "../../presence.ts";
 import { podFile } from "../../sandbox/files.ts";
-import { hostnameOf, ipcPath, netnsPath, podNamespaces, shmPath, utsPath } from "../../sandbox/namespaces.ts";
+import {
+  hostnameOf,
+  ipcPath,
+  netnsPath,
+  podNamespaces,
+  shmPath,
+  usernsPath,
+  utsPath,
+} from "../../sandbox/namespaces.ts";
 import type { Sandbox } from "../../store/records.ts";
 import { withinHost } from "../oci-command.ts";
 
@@ -59,7 +67,7 @@ export function pauseSpec(context: CriContext, handler: RuntimeHandler, sandbox:
       readonlyPaths: ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
     },
   };
-  return withinHost(spec, context.host, undefined);
+  return withinHost(spec, context.host, ns.userns);
 }
 
 function mountsOf(context: CriContext, { record }: Sandbox): oci.Mount[] {
@@ -103,6 +111,7 @@ function namespacesOf(context: CriContext, { record }: Sandbox): oci.LinuxNamesp
           { type: "uts", path: utsPath(context, record.id) },
         ] as const)),
     ...(ns.hostIpc ? [] : [{ type: "ipc", path: ipcPath(context, record.id) } as const]),
+    ...(ns.userns ? [{ type: "user", path: usernsPath(context, record.id) } as const] : []),
   ];
 }
 

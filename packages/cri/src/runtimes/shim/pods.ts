@@ -7,7 +7,6 @@ import { exists } from "../../presence.ts";
 import { precondition } from "../../errors.ts";
 import { handlerOf } from "../../handlers.ts";
 import type { Progress } from "../../progress.ts";
-import { usernsOf } from "../../sandbox/userns.ts";
 import { stopSandbox } from "../../sandbox/stop.ts";
 import type { Sandbox } from "../../store/records.ts";
 import { dialNamespace } from "../../streaming/dial.ts";
@@ -32,10 +31,6 @@ async function startPod(context: CriContext, progress: Progress, sandbox: Sandbo
   const { record } = sandbox;
   const { id } = record;
   const { signal } = progress;
-  if (usernsOf(record.config))
-    throw precondition(
-      `linux.security_context.namespace_options.userns_options: runtime handler "${record.handler}" is served by a shim, which is given no mapped root file systems`,
-    );
   const handler = handlerOf(context, record.handler);
   progress.step("start the pod's shim");
   const bundle = bundleOf(context, id, id);
