@@ -37,3 +37,14 @@ test("CheckpointContainer, and containers made of checkpoints", { timeout: TIMEO
   if (problem !== undefined) return t.skip(problem);
   await passes("tests/checkpoint.test.ts", { cgroups: "v2" }, 6);
 });
+
+for (const cgroups of ["v2", "v1"] as const)
+  test(
+    `Checkpoint, and Create from one, by containerd's shim, cgroup ${cgroups}`,
+    { timeout: TIMEOUT_MS },
+    async (t) => {
+      const problem = guestProblem();
+      if (problem !== undefined) return t.skip(problem);
+      await passes("packages/shim/test/checkpoint.test.ts", { cgroups }, 1);
+    },
+  );

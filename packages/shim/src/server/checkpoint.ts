@@ -6,6 +6,7 @@ import { DESCRIPTORS_FILE, planDump } from "@berth/runtime/criu";
 import type { oci } from "@berth/spec";
 import type { runcOptions } from "@berth/spec/shim";
 import { CODE, TtrpcError } from "@berth/ttrpc";
+import { checkCriu, criuEnvironment } from "./criu.ts";
 import type { Machine } from "./making.ts";
 
 interface Running {
@@ -21,6 +22,7 @@ export async function checkpoint(
   path: string,
   options: runcOptions.CheckpointOptions | undefined,
 ): Promise<void> {
+  await checkCriu(hand);
   const images = options?.imagePath || path;
   const work = options?.workPath || images;
   if (images === "") throw new TtrpcError(CODE.invalidArgument, "path: missing from the request");
@@ -40,7 +42,7 @@ export async function checkpoint(
       shellJob: options?.terminal === true,
       fileLocks: options?.fileLocks === true,
     },
-    [`PATH=${process.env["PATH"] ?? ""}`],
+    criuEnvironment(),
   );
   await hand.run(plan);
 }
