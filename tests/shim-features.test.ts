@@ -133,7 +133,10 @@ describe("handlers", { skip: process.getuid?.() !== 0 && "needs root" }, () => {
     const mounts = [{ hostPath: "/dev", containerPath: "/host", readonly: true, recursiveReadOnly: true }];
     const id = await startContainer(daemon, pod, SLEEP, { mounts });
     assert.match(await sh(daemon, id, "echo x 2>/dev/null >/host/shm/written || echo refused"), /refused/);
-    await assert.rejects(startContainer(daemon, pod, "true", { mounts: [{ ...mounts[0], readonly: false }] }), /needs readonly/);
+    await assert.rejects(
+      startContainer(daemon, pod, "true", { mounts: [{ ...mounts[0], readonly: false }] }),
+      /needs readonly/,
+    );
     await gone(pod.id);
   });
 });

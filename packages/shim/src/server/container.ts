@@ -1,6 +1,6 @@
 /** A container of this shim: held by a bosun monitor, whatever makes it. */
 import { mkdir, rm } from "node:fs/promises";
-import { connectMonitor, MonitorLost, type MonitorLink } from "@berth/kernel";
+import { connectMonitor, MonitorLost, type MonitorLink, type MonitorState, readRecord } from "@berth/kernel";
 import { readBundle } from "@berth/runtime";
 import type { oci } from "@berth/spec";
 import { type runcOptions, taskTypes } from "@berth/spec/shim";
@@ -124,6 +124,7 @@ export class Container extends TaskProcess {
   /** Everything of it, also of one that was not made whole. */
   async release(): Promise<void> {
     if (this.link && !this.exit) await ignoreLost(async () => void (await this.link?.kill(0, SIGKILL)));
+    for (const exec of this.execs.values()) await exec.release();
     await this.#making.release();
     this.link?.close();
     await rm(this.#dir, { recursive: true, force: true });
@@ -154,15 +155,19 @@ export class Container extends TaskProcess {
     this.pid = pid;
     const link = (this.link = await connectMonitor(this.#dir, plan));
     link.exited.then(
-      async (state) => {
-        if (state.oom) this.#killedForMemory.resolve();
-        await this.streams.drained();
-        this.hasEnded({ code: state.code, at: state.finishedAt });
-      },
-      () => this.hasEnded({ code: UNKNOWN_CODE, at: BigInt(Date.now()) * NS_IN_MS }),
+      (state) => this.#concluded(state),
+      // It says so on the disk before it says so to anybody; a word to it that crossed its end has cost its last one.
+      async () => await this.#concluded(await readRecord(this.#dir)),
     );
     await this.#making.parked(pid);
     await this.streams.connect(link, 0, request, this.terminal);
+  }
+
+  async #concluded(state: MonitorState | undefined): Promise<void> {
+    if (state?.oom) this.#killedForMemory.resolve();
+    await this.streams.drained();
+    if (state?.phase === "exited") this.hasEnded({ code: state.code, at: state.finishedAt });
+    else this.hasEnded({ code: UNKNOWN_CODE, at: BigInt(Date.now()) * NS_IN_MS });
   }
 }
 

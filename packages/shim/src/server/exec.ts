@@ -21,6 +21,7 @@ export class ExecProcess extends TaskProcess {
   readonly #process: oci.Process;
   protected link: MonitorLink | undefined;
   protected session: number | undefined;
+  #dispose: PreparedExec["dispose"];
 
   constructor(container: Owner, request: task.ExecProcessRequest, process: oci.Process) {
     super(request.terminal, request);
@@ -31,8 +32,9 @@ export class ExecProcess extends TaskProcess {
 
   async start(): Promise<void> {
     if (this.link) throw new TtrpcError(CODE.failedPrecondition, `process ${this.id} is started already`);
-    const { plan, link, told } = await this.#container.execPlan({ ...this.#process, terminal: this.terminal });
+    const { plan, link, told, dispose } = await this.#container.execPlan({ ...this.#process, terminal: this.terminal });
     this.link = link;
+    this.#dispose = dispose;
     const terminal = this.terminal ? { rows: 24, columns: 80 } : undefined;
     const made = link.exec({ plan, terminal, streams: Streams.bits(this.paths) });
     const { session, pid } = await (told?.(made) ?? made);
@@ -47,5 +49,10 @@ export class ExecProcess extends TaskProcess {
       },
       () => this.hasEnded({ code: LOST_CODE, at: BigInt(Date.now()) * NS_IN_MS }),
     );
+  }
+
+  /** It has ended, or was never started. */
+  async release(): Promise<void> {
+    await this.#dispose?.();
   }
 }

@@ -41,6 +41,8 @@ export interface Prepared {
 export interface PreparedExec {
   readonly plan: Plan;
   readonly told?: <T>(work: Promise<T>) => Promise<T>;
+  /** Nobody is interested in it any more. */
+  readonly dispose?: () => Promise<void>;
 }
 
 /** One container. Methods may be called once `prepare` has been; `release` also where that failed half-way. */

@@ -1,6 +1,6 @@
 /** One process of a container: its own, or one that Exec has made. */
 import { taskTypes } from "@berth/spec/shim";
-import { type MonitorLink, OrderError } from "@berth/kernel";
+import { type MonitorLink, MonitorLost, OrderError } from "@berth/kernel";
 import { CODE, TtrpcError } from "@berth/ttrpc";
 import { type StreamPaths, Streams } from "./streams.ts";
 
@@ -47,8 +47,8 @@ export abstract class TaskProcess {
   /** NotFound: it has ended. */
   async kill(signal: number): Promise<void> {
     const { link, session } = this;
-    if (this.#exit || !link || !(await link.kill(session ?? 0, signal)))
-      throw new TtrpcError(CODE.notFound, "process already finished");
+    const isThere = !this.#exit && link && (await link.kill(session ?? 0, signal).catch(lostIsFalse));
+    if (!isThere) throw new TtrpcError(CODE.notFound, "process already finished");
   }
 
   async resize(width: number, height: number): Promise<void> {
@@ -58,7 +58,8 @@ export abstract class TaskProcess {
       await this.link.resize(this.session ?? 0, height, width);
     } catch (error) {
       // It has ended meanwhile.
-      if (!(error instanceof OrderError) || error.code !== "ESRCH") throw error;
+      if (error instanceof MonitorLost || (error instanceof OrderError && error.code === "ESRCH")) return;
+      throw error;
     }
   }
 
@@ -67,4 +68,10 @@ export abstract class TaskProcess {
     this.#exit = exit;
     this.#ended.resolve(exit);
   }
+}
+
+/** A monitor ends with its process. */
+function lostIsFalse(error: unknown): false {
+  if (error instanceof MonitorLost) return false;
+  throw error;
 }

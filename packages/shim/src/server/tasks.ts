@@ -120,8 +120,10 @@ export class Tasks implements Service {
     const { pid, exit, status } = found;
     if (!exit && status !== Status.CREATED)
       throw new TtrpcError(CODE.failedPrecondition, `process ${execId || id} is running: it cannot be deleted`);
-    if (execId !== "") container.execs.delete(execId);
-    else {
+    if (execId !== "") {
+      await container.execs.get(execId)?.release();
+      container.execs.delete(execId);
+    } else {
       await container.release();
       this.#containers.delete(id);
     }

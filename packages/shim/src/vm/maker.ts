@@ -119,7 +119,7 @@ class VmMaking implements Making {
     const asked = { id, process, directory, seccompCache, drainMs: DRAIN_MS };
     const call = await inVmsWords(() => runtime.exec(asked));
     const plan = standInPlan(call.last, { terminal: process.terminal === true, parks: false });
-    return { plan, told: (work) => call.told(work) };
+    return { plan, told: (work) => call.told(work), dispose: () => Promise.resolve(call[Symbol.asyncDispose]()) };
   }
 
   async killAll(): Promise<void> {
@@ -185,7 +185,8 @@ const shmOf = ({ mounts = [] }: oci.Spec): string =>
   mounts.find(({ destination }) => destination === "/dev/shm")?.source ?? "";
 
 /** Without what the machine has been given for all of its containers. */
-function withinMachine({ hostname: _, domainname: __, linux, ...spec }: oci.Spec): oci.Spec {
+function withinMachine(asked: oci.Spec): oci.Spec {
+  const { hostname: _, domainname: __, linux, ...spec } = asked;
   const { sysctl: ___, ...own } = linux ?? {};
   return { ...spec, linux: own };
 }
