@@ -1,7 +1,7 @@
 /** containerd-shim-berth-v2's own part: containers of this host. */
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
-import { killCgroup, monitorEnded } from "@berth/kernel";
+import { killCgroup, monitorEnded, systemdPlace } from "@berth/kernel";
 import { cgroupRemoval, features, readBundle } from "@berth/runtime";
 import type { Invocation } from "./arguments.ts";
 import type { Machine } from "./making.ts";
@@ -21,7 +21,7 @@ async function deleteLeft(
   { hand, host }: Pick<Machine, "hand" | "host">,
   { address, namespace, id, bundle }: Invocation,
 ): Promise<void> {
-  const cgroup = cgroupOf(bundle);
+  const cgroup = cgroupOf(bundle, id);
   if (cgroup !== undefined) {
     await killCgroup(cgroup, host);
     const dir = stateDir(address, namespace, id);
@@ -32,11 +32,11 @@ async function deleteLeft(
   await unmountRootfs(hand, bundle);
 }
 
-/** Undefined: there was no container. One of systemd's is gone with its last process, and its name is no path. */
-function cgroupOf(bundle: string): string | undefined {
+/** Undefined: there was no container. "slice:prefix:name" is a scope of systemd's, which goes with its last process. */
+function cgroupOf(bundle: string, id: string): string | undefined {
   try {
     const path = readBundle(bundle).spec.linux?.cgroupsPath;
-    return path?.includes(":") ? undefined : path;
+    return path?.includes(":") ? systemdPlace(path, id).path : path;
   } catch (error) {
     if (/does not exist/.test((error as Error).message)) return undefined;
     throw new Error(`${join(bundle, "config.json")}: ${(error as Error).message}`, { cause: error });
