@@ -33,7 +33,7 @@ passes("berthd's life-cycle tests under systemd", "tests/lifecycle.test.ts", 10)
 passes("what containers see under systemd", "tests/inside.test.ts", 5);
 passes("limits and statistics on cgroup v2", "tests/resources.test.ts", 4);
 passes("scopes and slices of systemd's", "tests/systemd-node.test.ts", 8);
-passes("SystemdCgroup of containerd's shim", "packages/shim/test/systemd.test.ts", 1);
+passes("SystemdCgroup of containerd's shim", "packages/shim/test/systemd.test.ts", 2);
 passes("the unit: readiness, watchdog, restart, reload", "tests/unit.test.ts", 7);
 passes("AppArmor's profiles", "tests/apparmor.test.ts", 4);
 
