@@ -1,6 +1,6 @@
 /** Runtime handlers with a shim (shim v2): Debian's containerd-shim-runc-v2 makes and holds berthd's pods, over a restart too. */
 import assert from "node:assert/strict";
-import { existsSync, mkdirSync, readFileSync, readdirSync, readlinkSync, rmSync } from "node:fs";
+import { existsSync, globSync, mkdirSync, readFileSync, readdirSync, readlinkSync, rmSync } from "node:fs";
 import { after, before, describe, test } from "node:test";
 import { cri } from "@berth/spec";
 import { TestDaemon } from "./support/daemon.ts";
@@ -259,6 +259,10 @@ describe("handlers with a shim", { skip: whyNot }, () => {
   test("a shim that dies: the pod is not ready any more, its containers have ended, and all of it can be removed", async () => {
     const pod = await runPod(daemon, {}, "shim");
     const id = await startContainer(daemon, pod, "sleep 1000");
+    const sockets = globSync(`${daemon.state}/**/berth-shim.json`).map(
+      (file) => (JSON.parse(readFileSync(file, "utf8")) as { address: string }).address,
+    );
+    assert.ok(sockets.length === 2 && sockets.every((path) => existsSync(path)), String(sockets));
     for (const shim of shims(daemon)) process.kill(shim, "SIGKILL");
     const ended = await exited(daemon, id);
     assert.equal(ended.exitCode, 137);
@@ -268,5 +272,6 @@ describe("handlers with a shim", { skip: whyNot }, () => {
     });
     await daemon.client.runtime.removePodSandbox({ podSandboxId: pod.id });
     await gone();
+    assert.ok(!sockets.some((path) => existsSync(path)), String(sockets));
   });
 });

@@ -1,4 +1,5 @@
 /** The end of a container of a shim's, whatever state it is in. */
+import { rm } from "node:fs/promises";
 import type { TaskService } from "@berth/shim";
 import { taskTypes } from "@berth/spec/shim";
 import type { CriContext } from "../../context.ts";
@@ -29,6 +30,8 @@ export async function endTask(context: CriContext, id: string, bundle: string): 
   if (shim) {
     const service = await shimsOf(context).connect(shim);
     if (!service || !(await deleteTask(context, service, id))) await deleteByProgram(context, shim.path, id, bundle);
+    // One that was killed has left it; its program's delete need not know of it.
+    if (!service && shim.address.startsWith("/")) await rm(shim.address, { force: true });
   }
   await removeBundle(context, bundle);
 }
