@@ -76,6 +76,19 @@ export function cgroupOf(context: CriContext, pod: Pod, id: string): Cgroup {
   return { cgroupPath: unit.path, unit };
 }
 
+/** Of one container, as an NRI plugin wants it: a path, or "slice:prefix:name" under systemd. Throws InvalidArgument. */
+export function cgroupAt(pod: Pod, id: string, path: string): Cgroup {
+  if (path.includes("..")) throw invalid(`linux.cgroups_path: "${path}" must not contain ".."`);
+  if (pod.systemdCgroup !== true)
+    return { cgroupPath: `/${path}`.replace(/^\/+/, "/").replace(/\/+$/, ""), unit: undefined };
+  try {
+    const unit = systemdPlace(path, id);
+    return { cgroupPath: unit.path, unit };
+  } catch (error) {
+    throw invalid(`linux.cgroups_path: ${(error as Error).message}`);
+  }
+}
+
 /** linux.cgroupsPath: what an OCI runtime with --systemd-cgroup is told is "slice:prefix:name". */
 export function cgroupsPathOf({ cgroupPath, unit }: Cgroup, id: string): string {
   return unit === undefined ? cgroupPath : `${unit.slice}:${PREFIX}:${id}`;

@@ -8,6 +8,7 @@ import type { Events } from "./events.ts";
 import type { HandlerTable, RuntimeHandler } from "./handlers.ts";
 import type { Locks } from "./lock.ts";
 import type { Log } from "./log.ts";
+import type { NriPlugins } from "./nri/plugins.ts";
 import type { RuntimeKind } from "./runtimes/kind.ts";
 import type { CriSettings } from "./settings.ts";
 import type { Container, ContainerRecord, Sandbox, SandboxRecord } from "./store/records.ts";
@@ -43,6 +44,7 @@ export interface CriContext {
   readonly cniOf: (handler: RuntimeHandler) => Promise<Cni>;
   readonly cdi: CdiSpecs;
   readonly nvidia: NvidiaGpus;
+  readonly nri: NriPlugins;
   readonly sandboxes: Store<SandboxRecord, Sandbox>;
   readonly containers: Store<ContainerRecord, Container>;
   readonly locks: Locks;

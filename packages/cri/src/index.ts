@@ -9,6 +9,7 @@ export type { CriConfig, CriContext, Paths } from "./context.ts";
 export type { HandlerTable, RuntimeHandler } from "./handlers.ts";
 export { runtimeKinds } from "./runtimes/all.ts";
 export { VM_TYPE, vmKind } from "./runtimes/vm/kind.ts";
+export { NriPlugins, type NriSettings } from "./nri/plugins.ts";
 export type { CriSettings } from "./settings.ts";
 export { exposition } from "./telemetry/exposition.ts";
 export { Telemetry } from "./telemetry/telemetry.ts";

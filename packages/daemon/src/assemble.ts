@@ -8,6 +8,7 @@ import {
   Events,
   ImageCollector,
   Locks,
+  NriPlugins,
   type Log,
   containerStore,
   recover,
@@ -90,6 +91,7 @@ export async function assemble({ settings, version, log, onStep }: AssembleOptio
   parts.defer(() => systemd.close());
   const nvidia = new NvidiaGpus(log);
   parts.defer(() => nvidia.close());
+  const nri = new NriPlugins(settings.nri);
   // As berth-vm build-image has it, for the default root.
   const vm = parts.use(vmKind({ image: `${settings.root}/vm/image` }));
   const context: CriContext = {
@@ -101,6 +103,7 @@ export async function assemble({ settings, version, log, onStep }: AssembleOptio
     cniOf: (handler) => handlerNetworks.of(handler),
     cdi: new CdiSpecs(log),
     nvidia,
+    nri,
     sandboxes: sandboxStore(database.sql, log),
     containers: containerStore(database.sql, log),
     locks: new Locks(),
@@ -123,6 +126,8 @@ export async function assemble({ settings, version, log, onStep }: AssembleOptio
     for (const kind of runtimeKinds) await kind.close?.(context);
   });
   const recovered = [...(await images.recover()), ...(await recover(context))];
+  parts.use(nri);
+  await nri.open(context);
   if (settings.collection !== undefined) parts.use(new ImageCollector(context, settings.collection)).start();
   const server = await CriServer.listen(context, settings.addresses, settings.socketGid);
   parts.defer(() => server.close());

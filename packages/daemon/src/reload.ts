@@ -23,6 +23,7 @@ const FIXED = [
   "oomScore",
   "metricsAddress",
   "tracing",
+  "nri",
   "bosun",
 ] as const;
 

@@ -368,12 +368,25 @@ export function parseSpec(text: string): Spec {
 }
 
 /** The counterpart of parseSpec. */
-export function formatSpec(spec: Spec): string {
+export function formatSpec(spec: Spec, indent = 2): string {
   return JSON.stringify(
     spec,
     (_key, value: unknown) => (typeof value === "bigint" ? rawJson(String(value)) : value),
-    2,
+    indent,
   );
+}
+
+/** As formatSpec, in one line: the fast way, for what seldom has a number that needs the other. */
+export const compactSpec = (spec: Spec): string => (hasBigints(spec) ? formatSpec(spec, 0) : JSON.stringify(spec));
+
+function hasBigints({ process, linux }: Spec): boolean {
+  const { rlimits = [], scheduler } = process ?? {};
+  const values: unknown[] = rlimits.flatMap(({ soft, hard }) => [soft, hard]);
+  if (scheduler) values.push(scheduler.runtime, scheduler.deadline, scheduler.period);
+  for (const { limit } of linux?.resources?.hugepageLimits ?? []) values.push(limit);
+  for (const { args = [] } of linux?.seccomp?.syscalls ?? [])
+    for (const { value, valueTwo } of args) values.push(value, valueTwo);
+  return values.some((value) => typeof value === "bigint");
 }
 
 function revive(_key: string, value: unknown, context: { readonly source?: string }): unknown {

@@ -56,10 +56,21 @@ export async function injectDevices(
   if (!asksForDevices(config)) return spec;
   if (!context.config.enableCdi) {
     const asked = Object.keys(config.annotations).find((key) => key.startsWith(ANNOTATION_PREFIX));
-    const field = config.CDIDevices.length > 0 ? "config.CDI_devices" : `config.annotations["${asked}"]`;
-    throw precondition(`${field}: CDI is disabled on this node (enable_cdi in berthd's configuration)`);
+    throw disabled(config.CDIDevices.length > 0 ? "config.CDI_devices" : `config.annotations["${asked}"]`);
   }
-  const devices = await devicesOf(config);
+  return await inject(context, spec, await devicesOf(config));
+}
+
+/** `spec` with the devices that NRI plugins name. */
+export async function injectNamed(context: CriContext, spec: oci.Spec, devices: readonly string[]): Promise<oci.Spec> {
+  if (!context.config.enableCdi) throw disabled("adjust.CDI_devices");
+  return await inject(context, spec, devices);
+}
+
+const disabled = (field: string): CriError =>
+  precondition(`${field}: CDI is disabled on this node (enable_cdi in berthd's configuration)`);
+
+async function inject(context: CriContext, spec: oci.Spec, devices: readonly string[]): Promise<oci.Spec> {
   try {
     return await context.cdi.inject(context.config.cdiSpecDirs, spec, devices);
   } catch (error) {

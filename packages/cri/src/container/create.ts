@@ -5,6 +5,7 @@ import { create } from "@bufbuild/protobuf";
 import type { ImageRecord } from "@berth/image";
 import { connectMonitor, monitorEnded, parseSignal } from "@berth/kernel";
 import { cri } from "@berth/spec";
+import { oci } from "@berth/spec/oci";
 import { cgroupOf, cgroupsPathOf } from "../cgroups.ts";
 import { checkRestore, isCheckpoint } from "../checkpoint/detect.ts";
 import { inCriusWords } from "../checkpoint/place.ts";
@@ -39,17 +40,22 @@ export async function createContainer(
   const config = checkedConfig(context, request);
   const sandbox = context.sandboxes.get(request.podSandboxId);
   const id = randomBytes(32).toString("hex");
+  // Not waited for: a plugin may know of a pod that is being made, and nobody else.
+  checkReady(sandbox);
   await context.locks.with(sandbox.record.id, signal, async () => {
     checkContainerUserns(sandbox.record.config, config);
     checkPrivileged(sandbox.record.config, config);
-    if (sandbox.record.phase !== "ready")
-      throw precondition(`pod sandbox "${sandbox.record.id}" is not ready (it is ${sandbox.record.phase})`);
+    checkReady(sandbox);
     const { log, onStep, telemetry } = context;
     const timed = { telemetry, pod: sandbox.record.id, container: id };
     const options = { operation: "CreateContainer", signal, log, onStep, timed };
     await withProgress(options, (progress) => make(context, progress, id, sandbox, config));
   });
   return create(cri.CreateContainerResponseSchema, { containerId: id });
+}
+
+function checkReady({ record }: Sandbox): void {
+  if (record.phase !== "ready") throw precondition(`pod sandbox "${record.id}" is not ready (it is ${record.phase})`);
 }
 
 /** A pod says at its start whether it may hold a privileged container (api.proto). */
@@ -124,7 +130,9 @@ async function make(
   });
   progress.step("inject CDI devices");
   const injected = await context.nvidia.inject(handler, await injectDevices(context, config, plain));
-  const spec = kind.adapt(context, injected, userns);
+  using _ = await context.nri.gate.enter();
+  const adjusted = (await context.nri.relay?.adjustContainer(progress, sandbox, container, injected)) ?? injected;
+  const spec = kind.adapt(context, adjusted, userns);
   progress.step("prepare the root file system");
   progress.onFailure("remove the root file system", () => context.images.removeRootfs(id));
   const size = writableSize(config.annotations, sandbox.record.config.annotations);
@@ -138,7 +146,7 @@ async function make(
   if (record.logPath !== "")
     await mkdir(record.logPath.replace(/\/[^/]*$/, "") || "/", { recursive: true, mode: 0o755 });
   if (checkpoint) await checkpoints?.applyCheckpoint(context, checkpoint, record, rootfs, signal);
-  await writeFile(`${dir}/config.json`, JSON.stringify(spec));
+  await writeFile(`${dir}/config.json`, oci.compactSpec(spec));
   // Where the root is attached, in the container's own mounts, while hooks run that look for it.
   if (spec.hooks && kind.leavesHooks) await mkdir(`${dir}/${spec.root?.path ?? "rootfs"}`);
 
@@ -152,6 +160,7 @@ async function make(
   record.phase = "created";
   context.containers.save(container);
   emitContainerEvent(context, CREATED, container);
+  await context.nri.relay?.postCreateContainer(container);
 }
 
 async function makeProcess(

@@ -29,6 +29,7 @@ async function recordExit(context: CriContext, container: Container, state: Moni
   context.containers.save(container);
   // A process that could not be executed has not run: its start tells.
   if (state.startedAt > 0n) emitContainerEvent(context, STOPPED, container);
+  await context.nri.relay?.stopContainer(container);
 }
 
 /** The monitor is gone without a word: its record may still tell; otherwise the container is killed, for nobody would see its end. */
@@ -40,6 +41,7 @@ async function recordLoss(context: CriContext, container: Container, error: unkn
   else applyUnknown(container, "the container's monitor ended before the container did");
   context.containers.save(container);
   emitContainerEvent(context, STOPPED, container);
+  await context.nri.relay?.stopContainer(container);
 }
 
 async function releaseProcess(context: CriContext, container: Container): Promise<void> {

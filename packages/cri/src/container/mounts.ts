@@ -127,14 +127,20 @@ const imageMount = (mount: cri.Mount, source: string): oci.Mount => ({
 async function checkPropagation({ propagation }: cri.Mount, source: string, field: string): Promise<void> {
   const { PROPAGATION_BIDIRECTIONAL, PROPAGATION_HOST_TO_CONTAINER } = cri.MountPropagation;
   if (propagation !== PROPAGATION_BIDIRECTIONAL && propagation !== PROPAGATION_HOST_TO_CONTAINER) return;
+  const wanted = propagation === PROPAGATION_BIDIRECTIONAL ? "rshared" : "rslave";
+  await checkPassesOn(source, wanted, `config.${field}.propagation`);
+}
+
+/** Rejects with InvalidArgument where mounts below `source` do not propagate so. */
+export async function checkPassesOn(source: string, wanted: "rshared" | "rslave", field: string): Promise<void> {
   const mounts = parseMountInfo(await readFile("/proc/self/mountinfo", "utf8"));
   const holds = ({ target }: MountInfo): boolean => target === "/" || `${source}/`.startsWith(`${target}/`);
   // Of several at one place the last covers the others.
   const [over] = mounts.filter(holds).sort((a, b) => b.target.length - a.target.length || b.id - a.id);
-  const kinds = propagation === PROPAGATION_BIDIRECTIONAL ? ["shared:"] : ["shared:", "master:"];
+  const kinds = wanted === "rshared" ? ["shared:"] : ["shared:", "master:"];
   if (over?.propagation.some((one) => kinds.some((kind) => one.startsWith(kind)))) return;
   throw invalid(
-    `config.${field}.propagation: "${source}" is on the mount ${over?.target ?? "/"}, which is not a shared mount; mount --make-rshared ${over?.target ?? "/"}`,
+    `${field}: "${source}" is on the mount ${over?.target ?? "/"}, which is not a shared mount; mount --make-rshared ${over?.target ?? "/"}`,
   );
 }
 

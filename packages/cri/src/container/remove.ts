@@ -24,6 +24,7 @@ export async function deleteContainer(context: CriContext, container: Container,
   await context.locks.with(record.id, signal, async () => {
     if (!context.containers.find(record.id)) return;
     await endContainer(context, container);
+    await context.nri.relay?.removeContainer(container);
     record.phase = "removing";
     context.containers.save(container);
     await releaseImageVolumes(context, record.id, record.config);

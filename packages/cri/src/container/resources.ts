@@ -43,7 +43,7 @@ function pidsLimit(text: string): number {
 }
 
 /** The kubelet sends limits for every size that the machine has, also where its kernel cannot keep them. */
-function limitsHugePages({ config, host }: CriContext): boolean {
+export function limitsHugePages({ config, host }: CriContext): boolean {
   if (config.disableHugetlb) return false;
   const { v1, unified } = host.cgroups;
   const there =

@@ -1,7 +1,7 @@
 /** A container that must be running for what a call asks of it, with its OCI config (read back after a restart). */
 import { readFile } from "node:fs/promises";
 import type { MonitorLink } from "@berth/kernel";
-import type { oci } from "@berth/spec";
+import { oci } from "@berth/spec/oci";
 import { containerDir, type CriContext } from "../context.ts";
 import { precondition } from "../errors.ts";
 import type { Container } from "../store/records.ts";
@@ -21,8 +21,6 @@ export async function runningContainer(context: CriContext, id: string): Promise
 }
 
 export async function specOf(context: CriContext, container: Container): Promise<oci.Spec> {
-  container.spec ??= JSON.parse(
-    await readFile(`${containerDir(context, container.record.id)}/config.json`, "utf8"),
-  ) as oci.Spec;
+  container.spec ??= oci.parseSpec(await readFile(`${containerDir(context, container.record.id)}/config.json`, "utf8"));
   return container.spec;
 }

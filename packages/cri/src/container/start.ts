@@ -23,6 +23,7 @@ export async function startContainer(
   const { log, onStep, telemetry } = context;
   const timed = { telemetry, pod: container.record.sandboxId, container: container.record.id };
   const options = { operation: "StartContainer", signal, log, onStep, timed };
+  using _ = await context.nri.gate.enter();
   await context.locks.with(container.record.id, signal, () =>
     withProgress(options, async (progress) => {
       checkStartable(context, container);
@@ -51,6 +52,7 @@ async function release(context: CriContext, container: Container, signal: AbortS
   signal.throwIfAborted();
   try {
     const kind = kindOf(context, record);
+    await context.nri.relay?.startContainer(container);
     const state = await kind.told(context, record, link.start());
     record.startedAt = state.startedAt;
     // A runtime that restores tells which process it is only now.
@@ -63,6 +65,7 @@ async function release(context: CriContext, container: Container, signal: AbortS
     throw error;
   }
   await runHooks(context, container, "poststart", "running");
+  await context.nri.relay?.postStartContainer(container);
 }
 
 /** The container is Exited, with what went wrong as its message; the caller decides whether to remove it. */

@@ -1,6 +1,7 @@
 /** ContainerStatus and ListContainers. */
 import { create, toJson } from "@bufbuild/protobuf";
 import { cri } from "@berth/spec";
+import { oci } from "@berth/spec/oci";
 import { containerDir, type CriContext } from "../context.ts";
 import { matchesLabels } from "../labels.ts";
 import { ItemEncoder } from "../server/encoded.ts";
@@ -80,7 +81,7 @@ function verboseInfo(context: CriContext, { record, spec }: Container): object {
     cgroupPath: record.cgroupPath,
     stateDir: containerDir(context, record.id),
     config: toJson(cri.ContainerConfigSchema, record.config),
-    runtimeSpec: spec ?? null,
+    runtimeSpec: spec === undefined ? null : JSON.parse(oci.compactSpec(spec)),
   };
 }
 

@@ -17,6 +17,18 @@ export async function updateContainerResources(
   const { linux } = request;
   if (request.windows) throw invalid("windows: this node runs Linux; use linux");
   if (!linux) throw invalid("linux: missing from the request");
+  const asked = (await context.nri.relay?.updateContainer(container, linux)) ?? linux;
+  await changeResources(context, container, asked, signal);
+  await context.nri.relay?.postUpdateContainer(container);
+  return create(cri.UpdateContainerResourcesResponseSchema, {});
+}
+
+export async function changeResources(
+  context: CriContext,
+  container: Container,
+  linux: cri.LinuxContainerResources,
+  signal: AbortSignal,
+): Promise<void> {
   const { record } = container;
   await context.locks.with(record.id, signal, async () => {
     if (record.phase !== "created" && record.phase !== "running")
@@ -27,7 +39,6 @@ export async function updateContainerResources(
     record.resources = merged;
     context.containers.save(container);
   });
-  return create(cri.UpdateContainerResourcesResponseSchema, {});
 }
 
 /** Of every process that runs in the container; what they start inherits it (proc(5), /proc/PID/oom_score_adj). */
@@ -48,7 +59,8 @@ async function adjustOomScore(context: CriContext, { record }: Container, wanted
   }
 }
 
-function mergeResources(
+/** `before` with what `update` sets. */
+export function mergeResources(
   before: cri.LinuxContainerResources | undefined,
   update: cri.LinuxContainerResources,
 ): cri.LinuxContainerResources {

@@ -2,7 +2,7 @@
 import { writeFile } from "node:fs/promises";
 import { compileSeccomp, type Plan } from "@berth/kernel";
 import { planContainer, planExec } from "@berth/runtime";
-import type { oci } from "@berth/spec";
+import { oci } from "@berth/spec/oci";
 import { joinScope } from "../cgroups.ts";
 import { rootfsOf } from "../container/rootfs.ts";
 import { containerDir, type CriContext } from "../context.ts";
@@ -66,7 +66,7 @@ async function made(context: CriContext, progress: Progress, { container, spec, 
   if (checkpoint) {
     const { withTimeNamespace } = await import("@berth/runtime/criu");
     container.spec = withTimeNamespace(spec, record.pid);
-    await writeFile(`${containerDir(context, record.id)}/config.json`, JSON.stringify(container.spec));
+    await writeFile(`${containerDir(context, record.id)}/config.json`, oci.compactSpec(container.spec));
   }
   if (!record.unit) return;
   progress.step("make its cgroup a scope of systemd's");

@@ -12,7 +12,7 @@ import {
   runtimeCommand,
   type RuntimeBinary,
 } from "@berth/runtime";
-import type { oci } from "@berth/spec";
+import { oci } from "@berth/spec/oci";
 import { type CriContext, sandboxDir } from "../context.ts";
 import { precondition } from "../errors.ts";
 import type { RuntimeHandler } from "../handlers.ts";
@@ -97,7 +97,7 @@ export async function planByBinary(
   const bundle = bundleOf(context, record);
   await mkdir(`${bundle}/rootfs`, { recursive: true, mode: 0o711 });
   await mkdir(binary.root, { recursive: true, mode: 0o711 });
-  await writeFile(`${bundle}/config.json`, JSON.stringify(spec));
+  await writeFile(`${bundle}/config.json`, oci.compactSpec(spec));
   const call = {
     ...callOf(record, binary, `${bundle}/log.json`),
     bundle,

@@ -23,6 +23,7 @@ export async function deleteSandbox(context: CriContext, sandbox: Sandbox): Prom
   sandbox.record.phase = "removing";
   context.sandboxes.save(sandbox);
   await Promise.all(containersOf(context, sandbox.record.id).map((container) => deleteContainer(context, container)));
+  await context.nri.relay?.removePodSandbox(sandbox);
   context.sandboxes.delete(sandbox);
   emitEvent(context, DELETED, sandbox.record.id, sandbox);
 }

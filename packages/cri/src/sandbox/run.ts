@@ -63,6 +63,8 @@ export async function runPodSandbox(
         ns.hostNetwork ? Promise.resolve() : attach(context, sandbox, signal),
       ]);
       await kind.startPod(context, progress, sandbox);
+      using _ = await context.nri.gate.enter();
+      await context.nri.relay?.runPodSandbox(progress, sandbox);
       progress.step("record the pod as ready");
       record.phase = "ready";
       context.sandboxes.save(sandbox);

@@ -21,6 +21,7 @@ export async function stopPodSandbox(
 export async function stopSandbox(context: CriContext, sandbox: Sandbox, signal?: AbortSignal): Promise<void> {
   if (sandbox.record.phase === "notready") return;
   await Promise.all(containersOf(context, sandbox.record.id).map((container) => endContainer(context, container)));
+  await context.nri.relay?.stopPodSandbox(sandbox);
   await releaseSandbox(context, sandbox, signal);
   const wasReady = sandbox.record.phase === "ready";
   if (sandbox.record.phase !== "removing") sandbox.record.phase = "notready";

@@ -14,6 +14,7 @@ export async function updatePodSandboxResources(
 ): Promise<cri.UpdatePodSandboxResourcesResponse> {
   const sandbox = context.sandboxes.get(request.podSandboxId);
   const { record } = sandbox;
+  await context.nri.relay?.updatePodSandbox(sandbox, request.overhead, request.resources);
   await context.locks.with(record.id, signal, () => {
     if (record.phase !== "ready")
       throw precondition(`pod sandbox "${record.id}" is ${record.phase}; only a ready one can be updated`);
@@ -23,5 +24,6 @@ export async function updatePodSandboxResources(
     context.sandboxes.saveConfig(sandbox);
     return Promise.resolve();
   });
+  await context.nri.relay?.postUpdatePodSandbox(sandbox);
   return create(cri.UpdatePodSandboxResourcesResponseSchema, {});
 }

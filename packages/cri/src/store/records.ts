@@ -31,6 +31,8 @@ export interface SandboxRecord {
 
 export interface Sandbox {
   readonly record: SandboxRecord;
+  /** The last that NRI plugins were told of its end. */
+  toldPlugins?: "stopped" | "removed" | undefined;
   /** Of the pod's reaping PID 1, where the pod shares its PID namespace. */
   init?: { readonly pid: number; readonly link?: MonitorLink | undefined } | undefined;
 }
@@ -55,10 +57,10 @@ export interface ContainerRecord {
   readonly imageRef: string;
   /** Absolute, or "" when the pod has no log directory. */
   readonly logPath: string;
-  /** As in oci.Linux.cgroupsPath of the cgroupfs driver. */
-  readonly cgroupPath: string;
+  /** As in oci.Linux.cgroupsPath of the cgroupfs driver. Until it is made an NRI plugin may choose another. */
+  cgroupPath: string;
   /** Under systemd: whose cgroup that is. */
-  readonly unit?: SystemdPlace | undefined;
+  unit?: SystemdPlace | undefined;
   /** The runtime kind that made it; absent: "oci" with a binary, "in-process" without. */
   readonly runtime?: string | undefined;
   /** Of the OCI runtime that made it. */
@@ -84,6 +86,8 @@ export interface Container {
   ended?: Promise<void> | undefined;
   spec?: oci.Spec | undefined;
   rootfs?: Rootfs | undefined;
+  /** The last that NRI plugins were told of its end. */
+  toldPlugins?: "stopped" | "removed" | undefined;
   /** The events about it that were given out. */
   told?: Set<cri.ContainerEventType> | undefined;
 }

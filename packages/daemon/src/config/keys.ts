@@ -47,6 +47,7 @@ export const EROFS = "io.containerd.snapshotter.v1.erofs";
 export const EROFS_DIFFER = "io.containerd.differ.v1.erofs";
 export const STREAMING = "io.containerd.grpc.v1.cri";
 export const OTLP = "io.containerd.tracing.processor.v1.otlp";
+export const NRI = "io.containerd.nri.v1.nri";
 export const TRACING = "io.containerd.internal.v1.tracing";
 /** Berth's own table, which containerd passes over as that of a plugin it does not have. */
 export const OWN_IMAGES = "io.berth.images.v1";
@@ -291,6 +292,22 @@ const EROFS_DIFFER_KEYS: readonly Row[] = [
   ["enable_dmverity", "bool", works()],
 ];
 
+const NRI_KEYS: readonly Row[] = [
+  ["disable", "bool", works(false)],
+  ["socket_path", "string", works("/var/run/nri/nri.sock")],
+  ["plugin_path", "string", works("/opt/nri/plugins")],
+  ["plugin_config_path", "string", works("/etc/nri/conf.d")],
+  ["plugin_registration_timeout", "duration", works("5s")],
+  ["plugin_request_timeout", "duration", works("2s")],
+  ["disable_connections", "bool", works(false)],
+  ["default_validator.enable", "bool", works(false)],
+  ...["oci_hook", "runtime_default_seccomp", "unconfined_seccomp", "custom_seccomp", "namespace", "sysctl"].map(
+    (what): Row => [`default_validator.reject_${what}_adjustment`, "bool", works(false)],
+  ),
+  ["default_validator.required_plugins", "strings", works([])],
+  ["default_validator.tolerate_missing_plugins_annotation", "string", works("")],
+];
+
 const NO_TCP = "berthd serves no TCP; the socket is root's alone";
 const OTHER_PLUGINS: readonly (readonly [string, readonly Row[]])[] = [
   [
@@ -340,6 +357,7 @@ const OTHER_PLUGINS: readonly (readonly [string, readonly Row[]])[] = [
       ["verify_on_run", "bool", refusedUnless([false], "images are verified when they are pulled")],
     ],
   ],
+  [NRI, NRI_KEYS],
   [EROFS, EROFS_KEYS],
   [EROFS_DIFFER, EROFS_DIFFER_KEYS],
   ["io.containerd.server.v1.metrics", [["address", "string", works("")]]],
@@ -395,7 +413,6 @@ export const QUIET_PLUGINS: ReadonlySet<string> = new Set([
   "io.containerd.monitor.v1.cgroups",
   "io.containerd.mount-handler.v1.erofs",
   "io.containerd.mount-manager.v1.bolt",
-  "io.containerd.nri.v1.nri",
   "io.containerd.podsandbox.controller.v1.podsandbox",
   "io.containerd.runtime.v1.linux",
   "io.containerd.runtime.v2.shim",

@@ -1,5 +1,5 @@
 /** berthd's settings: the command line's, else the configuration file's, else berth's own defaults. */
-import type { CollectorPolicy, CriSettings } from "@berth/cri";
+import type { CollectorPolicy, CriSettings, NriSettings } from "@berth/cri";
 import type { RegistrySettings, SnapshotterName, VerificationOptions } from "@berth/image";
 import type { Flags } from "../options.ts";
 import { checkDocument, describe, type Problem } from "./check.ts";
@@ -8,6 +8,7 @@ import { at, handlersOf, type HandlerSettings } from "./handlers.ts";
 import { collectionOf, fileOf, proxyOf, snapshotterOf } from "./images.ts";
 import { IMAGES, RUNTIME, STREAMING } from "./keys.ts";
 import { layersOf, type LayerSettings } from "./layers.ts";
+import { nriOf } from "./nri.ts";
 import { Reader } from "./reader.ts";
 import { registryOf } from "./registry.ts";
 import { tracingOf, type TracingSettings } from "./tracing.ts";
@@ -42,6 +43,7 @@ export interface Settings extends LayerSettings {
   readonly bosun: string;
   readonly handlers: HandlerSettings;
   readonly cri: CriSettings;
+  readonly nri: NriSettings;
 }
 
 export interface CniSettings {
@@ -101,6 +103,7 @@ export function settingsOf(
     tracing: tracingOf(file, environment),
     bosun: flags.bosun ?? bosun,
     handlers: handlersOf(file),
+    nri: nriOf(file, state),
     cri: criOf(runtime, file.below("plugins", STREAMING), images, flags),
   };
   return { settings, problems };

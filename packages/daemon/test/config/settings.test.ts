@@ -306,3 +306,56 @@ test("proxies of the file count over the environment's, one by one; files are na
     /config\.toml:3: auth_file: "auth\.json" is not an absolute path/,
   );
 });
+
+test("NRI is on, at the node's socket, unless the file says otherwise", async (t) => {
+  const { nri } = await settingsFrom(t, "version = 3\n");
+  assert.deepEqual(nri, {
+    disable: false,
+    socketPath: "/var/run/nri/nri.sock",
+    pluginPath: "/opt/nri/plugins",
+    pluginConfigPath: "/etc/nri/conf.d",
+    pluginRegistrationTimeoutMs: 5_000,
+    pluginRequestTimeoutMs: 2_000,
+    disableConnections: false,
+    defaultValidator: undefined,
+  });
+  const table = "[plugins.'io.containerd.nri.v1.nri']\n";
+  const said = await settingsFrom(
+    t,
+    `version = 3\n${table}disable = true\nsocket_path = "/run/other.sock"\nplugin_path = "/p"\nplugin_config_path = "/c"
+plugin_registration_timeout = "10s"\nplugin_request_timeout = "500ms"\ndisable_connections = true
+default_validator = { enable = true, reject_sysctl_adjustment = true, required_plugins = ["a"], tolerate_missing_plugins_annotation = "t" }\n`,
+  );
+  assert.deepEqual(said.nri, {
+    disable: true,
+    socketPath: "/run/other.sock",
+    pluginPath: "/p",
+    pluginConfigPath: "/c",
+    pluginRegistrationTimeoutMs: 10_000,
+    pluginRequestTimeoutMs: 500,
+    disableConnections: true,
+    defaultValidator: {
+      rejectOciHookAdjustment: false,
+      rejectRuntimeDefaultSeccompAdjustment: false,
+      rejectUnconfinedSeccompAdjustment: false,
+      rejectCustomSeccompAdjustment: false,
+      rejectNamespaceAdjustment: false,
+      rejectSysctlAdjustment: true,
+      requiredPlugins: ["a"],
+      tolerateMissingPluginsAnnotation: "t",
+    },
+  });
+});
+
+test("a second daemon's plugins have a socket of its own, whatever a file that was containerd's says", async (t) => {
+  const { nri } = await settingsFrom(
+    t,
+    "version = 3\n[plugins.'io.containerd.nri.v1.nri']\nsocket_path = '/var/run/nri/nri.sock'\n",
+    { state: "/run/second" },
+  );
+  assert.equal(nri.socketPath, "/run/second/nri.sock");
+  assert.equal(
+    (await settingsFrom(t, "version = 3\ndisabled_plugins = ['io.containerd.nri.v1.nri']\n")).nri.disable,
+    true,
+  );
+});

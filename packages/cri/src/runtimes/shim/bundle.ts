@@ -1,7 +1,7 @@
 /** A container as a shim sees it: a directory with its configuration, its log, its FIFOs and where its shim is. */
 import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import type { Bootstrap, ShimCall } from "@berth/shim";
-import type { oci } from "@berth/spec";
+import { oci } from "@berth/spec/oci";
 import { type CriContext, sandboxDir } from "../../context.ts";
 import { runtimeEnvironment } from "../oci-command.ts";
 
@@ -26,7 +26,7 @@ export const addressOf = ({ paths }: Pick<CriContext, "paths">): string => `${pa
 export async function writeBundle(bundle: string, spec: oci.Spec): Promise<void> {
   await mkdir(`${bundle}/rootfs`, { recursive: true, mode: 0o711 });
   await mkdir(`${bundle}/io`, { recursive: true, mode: 0o700 });
-  await writeFile(`${bundle}/config.json`, JSON.stringify(spec));
+  await writeFile(`${bundle}/config.json`, oci.compactSpec(spec));
   await writeFile(`${bundle}/log`, "");
 }
 

@@ -14,7 +14,7 @@ import {
 } from "@berth/kernel";
 import type { Order } from "@berth/kernel";
 import { planContainer, planExec } from "@berth/runtime";
-import type { oci } from "@berth/spec";
+import { oci } from "@berth/spec/oci";
 import { VmError } from "../../errors.ts";
 import type { Guest } from "../../sandbox/guest.ts";
 import { guestContainer, GUEST_SHARE, GUEST_SHM, relaySocket } from "../../sandbox/host.ts";
@@ -57,7 +57,7 @@ export function bosunRuntime(machine: string, guest: Guest): GuestRuntime {
 async function create(machine: string, guest: Guest, container: GuestContainer): Promise<Order> {
   const { id, directory, terminal, stdin } = container;
   const spec = ownSpec(container.spec, id);
-  await writeFile(specFile(directory), JSON.stringify(spec));
+  await writeFile(specFile(directory), oci.compactSpec(spec));
   const { plan, warnings } = planContainer(spec, {
     id,
     rootfs: { kind: "path", path: spec.root?.path ?? "" },
@@ -97,7 +97,7 @@ function ownSpec(spec: oci.Spec, id: string): oci.Spec {
 
 async function exec(machine: string, guest: Guest, asked: GuestProcess): Promise<GuestExec> {
   const { id, process, directory, drainMs } = asked;
-  const spec = JSON.parse(await readFile(specFile(directory), "utf8")) as oci.Spec;
+  const spec = oci.parseSpec(await readFile(specFile(directory), "utf8"));
   let pid = 0;
   await atMonitor(guest, id, async (link) => {
     pid = (await link.state(WITHIN)).pid;
