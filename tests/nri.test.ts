@@ -64,7 +64,8 @@ describe("NRI plugins of berthd", { skip: process.getuid?.() === 0 ? false : "ne
     assert.deepEqual(
       plugin.told.map(({ call }) => call),
       [
-        ...["configure", "synchronize", "runPodSandbox", "createContainer", "postCreateContainer", "startContainer"],
+        ...["configure", "synchronize", "runPodSandbox", "createContainer", "validateContainerAdjustment"],
+        ...["postCreateContainer", "startContainer"],
         ...["postStartContainer", "updateContainer", "postUpdateContainer", "stopContainer", "removeContainer"],
         ...["updatePodSandbox", "postUpdatePodSandbox", "stopPodSandbox", "removePodSandbox"],
       ],
@@ -229,9 +230,10 @@ describe("NRI plugins of berthd", { skip: process.getuid?.() === 0 ? false : "ne
     const { promise: released, resolve: release } = Promise.withResolvers<object>();
     const pod = await runPod(daemon);
     const before = await startContainer(daemon, pod, "sleep 1000");
-    const late = connect({ handlers: { synchronize: () => released } });
-    // It is synchronized when the runtime's own log says so; until then whatever is made waits for it.
-    const during = [createContainer(daemon, pod, "true"), createContainer(daemon, pod, "true")];
+    const { promise: reached, resolve: reach } = Promise.withResolvers<void>();
+    const late = connect({ handlers: { synchronize: () => (reach(), released) } });
+    await reached;
+    const during = Array.from({ length: 4 }, () => createContainer(daemon, pod, "true"));
     release({});
     await using plugin = await late;
     const ids = [before, ...(await Promise.all(during)), await createContainer(daemon, pod, "true")];

@@ -280,7 +280,7 @@ export class Nri implements AsyncDisposable {
   async #validate(request: ValidateContainerAdjustmentRequest): Promise<void> {
     const { validator } = this.#options;
     const event = Event.VALIDATE_CONTAINER_ADJUSTMENT;
-    const plugins = this.#plugins.filter((plugin) => plugin.wants(event));
+    const plugins = this.#plugins.filter((plugin) => plugin.wants(event) && !plugin.isClosed);
     const answers = plugins.map(async (plugin) => {
       const answer = await plugin.tell(event, method.validateContainerAdjustment, request);
       // Nobody can say that it is allowed.
