@@ -129,8 +129,18 @@ export class Plugin {
   async ask<I extends DescMessage, O extends DescMessage>(
     method: DescMethodUnary<I, O>,
     request: MessageInitShape<I>,
+    timeoutMs = this.#options.settings.requestTimeoutMs,
   ): Promise<MessageShape<O>> {
-    return await this.#client.call(method, request, { timeoutMs: this.#options.settings.requestTimeoutMs });
+    return await this.#client.call(method, request, { timeoutMs });
+  }
+
+  /** As ask(), with the time of a registration, where that is longer: this is the rest of one, and may be about a whole node. */
+  async askAtLeisure<I extends DescMessage, O extends DescMessage>(
+    method: DescMethodUnary<I, O>,
+    request: MessageInitShape<I>,
+  ): Promise<MessageShape<O>> {
+    const { registrationTimeoutMs, requestTimeoutMs } = this.#options.settings;
+    return await this.ask(method, request, Math.max(registrationTimeoutMs, requestTimeoutMs));
   }
 
   /**

@@ -25,7 +25,7 @@ export async function synchronize(plugin: Plugin, known: Known, maxBytes = MAX_B
   for (const [index, portion] of messages.entries()) {
     const more = index < messages.length - 1;
     const request = create(SynchronizeRequestSchema, { ...portion, more });
-    const answer = await plugin.ask(PluginService.method.synchronize, request);
+    const answer = await plugin.askAtLeisure(PluginService.method.synchronize, request);
     if (!more) return answer.update;
     if (!answer.more || answer.update.length > 0) throw new Error("the plugin does not handle split sync requests");
   }
