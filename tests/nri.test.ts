@@ -137,17 +137,19 @@ describe("NRI plugins of berthd", { skip: process.getuid?.() === 0 ? false : "ne
 
   test("choose a cgroup, which is the container's until it is removed", async () => {
     const empty = await inventory(daemon);
-    const cgroupsPath = `/berth-nri-${process.pid}/chosen`;
-    const adjust = { linux: { cgroupsPath } };
-    await using plugin = await connect({ handlers: { createContainer: () => Promise.resolve({ adjust }) } });
+    const chosen = (path = ""): string => `${path}-chosen`;
+    await using plugin = await connect({
+      handlers: {
+        createContainer: ({ container }) =>
+          Promise.resolve({ adjust: { linux: { cgroupsPath: chosen(container?.linux?.cgroupsPath) } } }),
+      },
+    });
     const pod = await runPod(daemon);
     const id = await startContainer(daemon, pod, "sleep 1000");
     const { container } = await plugin.request("startContainer");
-    assert.equal(container?.linux?.cgroupsPath, cgroupsPath);
-    assert.match(
-      readFileSync(`/proc/${(await plugin.request("postStartContainer")).container?.pid}/cgroup`, "utf8"),
-      new RegExp(cgroupsPath),
-    );
+    assert.match(container?.linux?.cgroupsPath ?? "", new RegExp(`/${id}-chosen$`));
+    const { pid } = (await plugin.request("postStartContainer")).container ?? {};
+    assert.ok(readFileSync(`/proc/${pid}/cgroup`, "utf8").includes(`${container?.linux?.cgroupsPath}\n`));
     const { stats } = await daemon.client.runtime.containerStats({ containerId: id });
     assert.ok((stats?.memory?.workingSetBytes?.value ?? 0n) > 0n);
     await daemon.client.runtime.removePodSandbox({ podSandboxId: pod.id });
