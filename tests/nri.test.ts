@@ -11,6 +11,9 @@ import { assertNothingLeft, inventory } from "./support/leaks.ts";
 import { createContainer, exited, runPod, sh, startContainer, status } from "./support/pods.ts";
 
 const RUNC = "/usr/sbin/runc";
+const SHIM = "/usr/bin/containerd-shim-runc-v2";
+/** By runtime handler: what makes its containers. */
+const PROGRAMS = { "": process.execPath, binary: RUNC, shim: SHIM };
 const variable = (key: string, value: string) => ({ key, value: Buffer.from(value) });
 const refuse = (words: string) => () => Promise.reject(new TtrpcError(CODE.unknown, words));
 
@@ -35,10 +38,12 @@ describe("NRI plugins of berthd", { skip: process.getuid?.() === 0 ? false : "ne
     TestPlugin.connect(`${daemon.state}/nri.sock`, options);
   before(async () => {
     const nri = `plugin_path = "${plugins}"\nplugin_request_timeout = "60s"\nplugin_registration_timeout = "60s"\n`;
-    const runc = `[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.binary.options]\nBinaryName = "${RUNC}"\n`;
-    const type = `[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.binary]\nruntime_type = "io.containerd.runc.v2"\n`;
+    const runtimes = "plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes";
+    const type = 'runtime_type = "io.containerd.runc.v2"';
+    const binary = `[${runtimes}.binary]\n${type}\n[${runtimes}.binary.options]\nBinaryName = "${RUNC}"\n`;
+    const shim = `[${runtimes}.shim]\n${type}\nruntime_path = "${SHIM}"\n`;
     daemon = await TestDaemon.start({
-      config: `version = 3\n[plugins.'io.containerd.nri.v1.nri']\n${nri}${type}${runc}`,
+      config: `version = 3\n[plugins.'io.containerd.nri.v1.nri']\n${nri}${binary}${shim}`,
     });
   });
   after(async () => {
@@ -100,10 +105,10 @@ describe("NRI plugins of berthd", { skip: process.getuid?.() === 0 ? false : "ne
     assert.equal(plugin.told.filter(({ call }) => call === "stopContainer").length, 1);
   });
 
-  for (const handler of ["", "binary"])
+  for (const [handler, program] of Object.entries(PROGRAMS))
     test(
-      `adjust a container${handler === "" ? "" : " that runc makes"}`,
-      { skip: handler !== "" && !existsSync(RUNC) && `needs ${RUNC}` },
+      `adjust a container, with the runtime handler "${handler}"`,
+      { skip: !existsSync(program) && `needs ${program}` },
       async () => {
         const adjust = {
           annotations: { "nri.test/by": "plugin" },
