@@ -65,10 +65,6 @@ export class Container extends TaskProcess {
       throw new TtrpcError(CODE.failedPrecondition, `container ${this.id} is not created, it is started already`);
     this.pid = (await this.link.start()).pid;
     this.session = 0;
-    this.link.oomKilled().then(
-      (happened) => happened && this.#killedForMemory.resolve(),
-      () => undefined, // the monitor has gone, and the container with it
-    );
     await this.#making.started(this.pid);
   }
 
@@ -158,6 +154,10 @@ export class Container extends TaskProcess {
       (state) => this.#concluded(state),
       // It says so on the disk before it says so to anybody; a word to it that crossed its end has cost its last one.
       async () => await this.#concluded(await readRecord(this.#dir)),
+    );
+    link.oomKilled().then(
+      (happened) => happened && this.#killedForMemory.resolve(),
+      () => undefined, // the monitor has gone, and the container with it
     );
     await this.#making.parked(pid);
     await this.streams.connect(link, 0, request, this.terminal);
