@@ -63,7 +63,8 @@ describe("containerd with berth's shim", { skip: why ?? false }, () => {
     assert.equal(missing.status, 1);
     assert.match(missing.stderr, /no such file or directory/);
     const args = ["run", "--rm", "-t", "--snapshotter", "native", "--runtime", RUNTIME, IMAGE, "tty"];
-    const tty = peer.ctrTty(...args, "sh", "-c", "tty; exit 3");
+    // One that ends while ctr still sets its own terminal up: packages/shim/test/last-word.
+    const tty = peer.ctrTty(...args, "sh", "-c", "tty; sleep 0.5; exit 3");
     assert.match(tty.stdout, /\/dev\/pts\/0/);
     assert.equal(tty.status, 3);
     await nothingLeft();
