@@ -20,6 +20,7 @@ export {
   standInOom,
   standInPlan,
 } from "./guest/runtime.ts";
+export { toldByAgent } from "./agent/words.ts";
 export { shareContainer, type SharedContainer, unshareContainer } from "./guest/share.ts";
 export { guestFilesOf } from "./sandbox/files.ts";
 export { hypervisorOf, hypervisorProgram, virtiofsdOf } from "./hypervisor/drivers.ts";

@@ -3,6 +3,7 @@ import type { DescMessage, DescMethodUnary, MessageInitShape, MessageShape } fro
 import { health } from "@berth/spec/kata";
 import { CODE, TtrpcClient, TtrpcClosed, TtrpcError } from "@berth/ttrpc";
 import { VmError } from "../errors.ts";
+import { wordsOf } from "./words.ts";
 import { type AgentAddress, dialAgent, type DialOptions, nameOf } from "./connect.ts";
 
 /** Kata's defaultRequestTimeout and checkRequestTimeout. */
@@ -25,7 +26,11 @@ export class AgentError extends VmError {
   readonly status: number;
 
   constructor(request: string, { code, message }: TtrpcError, options: ErrorOptions) {
-    super(code === CODE.unimplemented ? "Unsupported" : "Guest", `the guest's agent: ${request}: ${message}`, options);
+    super(
+      code === CODE.unimplemented ? "Unsupported" : "Guest",
+      `the guest's agent: ${request}: ${wordsOf(message)}`,
+      options,
+    );
     this.status = code;
   }
 }

@@ -2,7 +2,6 @@
 import { randomBytes } from "node:crypto";
 import { mkdir, rm, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { OrderError } from "@berth/kernel";
 import type { Order } from "@berth/kernel";
 import type { oci } from "@berth/spec";
 import { agent } from "@berth/spec/kata";
@@ -22,6 +21,7 @@ import { oomLinks } from "./oom.ts";
 import { agentProcessOrder } from "./process.ts";
 import { agentProcess, agentResources, agentSpec, wantsSandboxPids } from "./spec.ts";
 import { statsOfAgent } from "./stats.ts";
+import { toldByAgent } from "./words.ts";
 import { AGENT_PLACES, watchVolumes } from "./storage.ts";
 
 const { method } = agent.AgentService;
@@ -29,7 +29,6 @@ const SIGKILL = 9;
 /** A guest that hangs must not keep its pod from ending. */
 const WITHIN = { timeoutMs: 10_000 };
 const REMOVAL_S = 8;
-const ECHILD = 10;
 
 export interface AgentGuest {
   readonly client: AgentClient;
@@ -107,25 +106,13 @@ async function exec({ client }: AgentGuest, { id, process }: GuestProcess): Prom
   const terminal = process.terminal === true;
   return await Promise.resolve({
     last: agentProcessOrder(client.address, { containerId: id, execId, start, terminal, stdin: true }),
-    told: async (work) => {
-      try {
-        return await work;
-      } catch (error) {
-        throw inAgentsWords(error);
-      }
-    },
+    told: toldByAgent,
     [Symbol.asyncDispose]: async () => {
       // Nobody is interested in it any more; the agent forgets it once its end is asked for.
       if (await kill(client, id, execId, SIGKILL))
         await ifThere(client.call(method.waitProcess, { containerId: id, execId }, WITHIN));
     },
   });
-}
-
-/** What the agent refuses is bosun's order with the agent's words. */
-function inAgentsWords(error: unknown): unknown {
-  if (!(error instanceof OrderError) || error.orderName !== "agent_process" || error.errno !== ECHILD) return error;
-  return new VmError("Guest", `the guest's agent: ${error.detail}`, { cause: error });
 }
 
 /** False: there is no such process. */

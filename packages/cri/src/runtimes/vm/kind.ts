@@ -1,4 +1,5 @@
 /** Handlers of runtime_type io.containerd.berth-vm.v1: each pod a virtual machine. */
+import { toldByAgent } from "@berth/vm";
 import { precondition, unimplemented } from "../../errors.ts";
 import type { HandlerFeatures, RuntimeKind } from "../kind.ts";
 import { vmContainers } from "./containers.ts";
@@ -24,7 +25,7 @@ export function vmKind(options: VmOptions): VmKind {
     adapt: (_context, spec) => spec,
     leavesHooks: false,
     subreaper: false,
-    told: (_context, _record, work) => work,
+    told: (_context, _record, work) => toldByAgent(work),
     made: () => Promise.resolve(),
     dump: () => Promise.reject(unimplemented("a container in a virtual machine cannot be checkpointed")),
     programOf: () => "berth-vm",
