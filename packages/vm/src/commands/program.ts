@@ -51,6 +51,7 @@ function program(io: Io): Command {
     .option("--kernel <file>", "default: the newest of /boot that is made for virtual machines")
     .option("--modules <dir>", "default: /lib/modules of the kernel's version")
     .option("--bosun <file>", "the guest's /init", BOSUN)
+    .option("--agent <file>", "Kata's agent, statically linked, to be PID 1 in bosun's place")
     .option("-o, --output <dir>", "default: --image")
     .addOption(new Option("--compression <kind>", "of the initramfs").choices(["zstd", "gzip", "none"]).default("zstd"))
     .action(async (options: Partial<BuildOptions> & { bosun: string; compression: Compression }) => {
