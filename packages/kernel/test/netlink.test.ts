@@ -9,6 +9,7 @@ import {
   addNeighbour,
   addRedirect,
   addRoute,
+  addTokenBucket,
   addressesRequest,
   linksRequest,
   neighboursRequest,
@@ -117,6 +118,22 @@ describe("in a network namespace", { skip: canTry ? false : "needs root and ip(8
       tell([addIngress(indexOf("two"))]),
       (error) => error instanceof OrderError && error.code === "EEXIST",
     );
+  });
+
+  test("what leaves at an interface has a limit", async () => {
+    const links = parseLinks(await tell([linksRequest()]));
+    const index = links.find((link) => link.name === "two")?.index ?? 0;
+    const shown = (): string =>
+      execFileSync("tc", ["-n", name, "qdisc", "show", "dev", "two", "root"], { encoding: "utf8" });
+    await tell([addTokenBucket(index, 125_000)]);
+    assert.match(shown(), /qdisc tbf .*rate 1Mbit burst 64Kb lat 50ms/);
+    await assert.rejects(
+      tell([addTokenBucket(index, 125_000)]),
+      (error) => error instanceof OrderError && error.code === "EEXIST",
+    );
+    execFileSync("tc", ["-n", name, "qdisc", "del", "dev", "two", "root"]);
+    await tell([addTokenBucket(index, 12_500_000_000)]);
+    assert.match(shown(), /qdisc tbf .*rate 100Gbit /);
   });
 
   test("what is refused is told with the message's number", async () => {

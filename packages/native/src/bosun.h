@@ -86,6 +86,9 @@ void report_encode(const struct report *r, uint32_t id, struct buffer *out); /* 
  * a SOCK_SEQPACKET pair whose other end the monitor (or session) holds, and plan_run() does not come back from `clone` in
  * the stage (it reports SYNC_CHILD and _exits) nor from `exec`/`reap` in the child; failures go out as SYNC_FAILED.
  */
+#define INHERITED_FIRST 200
+#define INHERITED 8
+
 struct run {
   const uint8_t *plan;
   size_t size;
@@ -105,6 +108,7 @@ struct run {
   uint64_t criu_deadline;  /* monotonic ms; 0: none */
   const char *criu_status;
   uint32_t listener_index; /* of the seccomp_listener that waits for its filter, or NO_ORDER */
+  uint32_t inherited;      /* of the descriptors from INHERITED_FIRST on, those that exec leaves open */
   uint64_t descriptors[2]; /* RLIMIT_NOFILE as it was, to be given back by exec; 0, 0 = the plan has set its own */
   char home[HOME_MAX];     /* for exec's environment; "" = not looked up */
   struct report report;

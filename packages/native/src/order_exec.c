@@ -45,6 +45,21 @@ static int keep_fds(struct run *run, unsigned count)
   return 0;
 }
 
+int order_inherit(struct run *run, const struct order_inherit *o)
+{
+  int fd = slot_get(run, o->slot);
+  if (fd < 0)
+    return -1;
+  if (o->number >= INHERITED)
+    return fail(&run->report, EINVAL, "there is room for %d inherited descriptors, not %u", INHERITED, o->number + 1);
+  if (fcntl(INHERITED_FIRST + (int)o->number, F_GETFD) >= 0)
+    return fail(&run->report, EBUSY, "descriptor %u is in use", INHERITED_FIRST + o->number);
+  if (dup3(fd, INHERITED_FIRST + (int)o->number, 0) < 0)
+    return failed(&run->report, "dup3 slot %u", o->slot);
+  run->inherited |= 1u << o->number;
+  return 0;
+}
+
 /*
  * Really closed, not marked: an executable named /proc/self/fd/N must not be found (CVE-2024-21626). Only the way to tell
  * the monitor stays, and to the process set aside where a filter's listener goes to it; they are sockets, and close-on-exec.
@@ -61,14 +76,26 @@ static int close_range_of(unsigned first, unsigned last)
   return 0;
 }
 
+/* Ascending; -1 is none. */
+static void keep_in_order(int *kept, int *count, int fd)
+{
+  if (fd < 0)
+    return;
+  int at = (*count)++;
+  for (; at > 0 && kept[at - 1] > fd; at--)
+    kept[at] = kept[at - 1];
+  kept[at] = fd;
+}
+
 static int close_others(struct run *run, unsigned first)
 {
-  int kept[] = {run->sync_fd, run->listener_index == NO_ORDER ? -1 : run->aside_fd};
-  if (kept[1] >= 0 && kept[1] < kept[0])
-    kept[0] = kept[1], kept[1] = run->sync_fd;
-  for (int i = 0; i < 2; i++) {
-    if (kept[i] < 0)
-      continue;
+  int kept[2 + INHERITED], count = 0;
+  keep_in_order(kept, &count, run->sync_fd);
+  keep_in_order(kept, &count, run->listener_index == NO_ORDER ? -1 : run->aside_fd);
+  for (int i = 0; i < INHERITED; i++)
+    if (run->inherited & 1u << i)
+      keep_in_order(kept, &count, INHERITED_FIRST + i);
+  for (int i = 0; i < count; i++) {
     unsigned fd = (unsigned)kept[i];
     if (fd < first)
       return fail(&run->report, EBADF, "%u descriptors cannot be preserved", first - FIRST_FD);

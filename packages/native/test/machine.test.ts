@@ -1,9 +1,9 @@
 /** Orders about a whole machine, as far as this one may be told: the rest is in tests/guest/bosun.test.ts. */
 import assert from "node:assert/strict";
-import { mkdirSync, readdirSync, readFileSync, statfsSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, statfsSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
-import { carryOut, order, refuse, scratch, succeed, text } from "./bosun.ts";
+import { carryOut, NEW, order, refuse, scratch, shell, succeed, text } from "./bosun.ts";
 
 test("files by their path, with a limit, and none", async (t) => {
   const dir = scratch(t);
@@ -67,6 +67,33 @@ test("a file system's size", async () => {
   await refuse([order("file_system", { path: "/no/such" })], "ENOENT", /^statvfs \/no\/such/);
 });
 
+test("how fast the time stamp counter runs", { skip: process.arch !== "x64" }, async () => {
+  const outcome = await succeed([order("tsc_rate", {}), order("tsc_rate", {})]);
+  const [first = 0, second = 0] = [0, 1].map((index) =>
+    Number(Buffer.from(outcome.outputs.get(index) ?? []).readBigUInt64LE()),
+  );
+  assert.ok(first > 100_000 && first < 10_000_000, `${first} kHz`);
+  assert.ok(Math.abs(first - second) < first / 1000, `${first} and ${second} kHz`);
+});
+
+test(
+  "a tap is there as long as its file is open",
+  { skip: existsSync("/dev/net/tun") ? false : "no /dev/net/tun" },
+  async () => {
+    const own = order("unshare", { flags: NEW.net });
+    const { said } = await carryOut([
+      own,
+      order("tap", { slot: 0, name: "tap7" }),
+      order("inherit", { slot: 0, number: 0 }),
+      shell("cat /proc/net/dev"),
+    ]);
+    assert.match(said, /^ *tap7:/m);
+    const gone = await carryOut([own, order("tap", { slot: 0, name: "tap7" }), shell("cat /proc/net/dev")]);
+    assert.doesNotMatch(gone.said, /tap7/);
+    await refuse([own, order("tap", { slot: 0, name: "a-name-that-is-too-long" })], "ENAMETOOLONG", /^tap a-name/);
+  },
+);
+
 test("what only a machine of its own may be told is refused here by name", async (t) => {
   const file = join(scratch(t), "module.ko");
   writeFileSync(file, "no module");
@@ -84,4 +111,31 @@ test("what only a machine of its own may be told is refused here by name", async
 
 test("the random number generator is given entropy", async () => {
   await succeed([order("reseed_rng", { data: Buffer.alloc(32, 7) })]);
+});
+
+test("what is handed on is open in the program, and nothing else is", async (t) => {
+  const file = join(scratch(t), "file");
+  writeFileSync(file, "handed on");
+  const open = order("open", { slot: 0, path: file, flags: 0n });
+  const { said } = await carryOut([
+    open,
+    order("inherit", { slot: 0, number: 3 }),
+    shell("cat /proc/self/fd/203; for fd in /proc/$$/fd/*; do echo; echo -n ${fd##*/}; done"),
+  ]);
+  assert.match(said, /^handed on\n/);
+  // 3: what the shell reads the directory by; 10 and 255: where shells keep what they had.
+  assert.deepEqual(
+    said
+      .split("\n")
+      .slice(1)
+      .map(Number)
+      .filter((fd) => fd > 3 && ![10, 203, 255].includes(fd)),
+    [],
+  );
+  await refuse([open, order("inherit", { slot: 0, number: 8 })], "EINVAL", /room for 8 inherited descriptors, not 9/);
+  await refuse(
+    [open, order("inherit", { slot: 0, number: 3 }), order("inherit", { slot: 0, number: 3 })],
+    "EBUSY",
+    /^descriptor 203 is in use/,
+  );
 });

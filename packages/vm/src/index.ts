@@ -22,5 +22,8 @@ export {
 } from "./guest/runtime.ts";
 export { toldByAgent } from "./agent/words.ts";
 export { shareContainer, type SharedContainer, unshareContainer } from "./guest/share.ts";
+export { cpusOf, type Limits, sizeMachine } from "./sandbox/size.ts";
+export { plugDevices, unplugDevices } from "./sandbox/devices.ts";
+export { refreshNetwork } from "./network/refresh.ts";
 export { guestFilesOf } from "./sandbox/files.ts";
 export { hypervisorOf, hypervisorProgram, virtiofsdOf } from "./hypervisor/drivers.ts";

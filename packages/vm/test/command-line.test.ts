@@ -44,6 +44,7 @@ function machineOf(settings: VmSettings): Machine {
         ? [{ tag: "share", socket: "/run/vm/pod/fs.sock", queueSize, cacheSize }]
         : [],
     nics: [{ id: "net0", tap: "tap0", mac: "02:00:00:00:00:01", queues, vhost: false, ...nicRates(settings) }],
+    devices: [],
     disks: [{ id: "data", path: "/images/data", readonly: true }],
   };
 }
@@ -101,6 +102,12 @@ const BESIDE: Readonly<Record<string, () => Record<string, unknown>>> = {
 
 /** Not on these command lines: what of them is tested where. */
 const ELSEWHERE: Readonly<Record<string, string>> = {
+  rootless: "tests/vm-machine.test.ts",
+  hot_plug_vfio: "vfio.test.ts",
+  cold_plug_vfio: "vfio.test.ts",
+  hotplug_vfio_on_root_bus: "vfio.test.ts",
+  rx_rate_limiter_max_rate: "tests/vm-machine.test.ts",
+  tx_rate_limiter_max_rate: "tests/vm-machine.test.ts",
   enable_annotations: "configuration.test.ts",
   valid_hypervisor_paths: "configuration.test.ts",
   valid_virtio_fs_daemon_paths: "configuration.test.ts",
@@ -154,6 +161,18 @@ test("an image is an NVDIMM on q35, and a block device where that is not wanted 
     flagsOf({ image: file("image"), machine_type: "microvm" }),
     / root=\/dev\/vda ro .*virtio-blk-device,drive=image/,
   );
+});
+
+test("devices of the host's are in the last ports", () => {
+  const settings = settingsWith({ cold_plug_vfio: "root-port" });
+  const devices = ["0000:01:00.0", "0000:01:00.1"].map((address, index) => ({
+    id: `vfio1-${index}`,
+    address,
+    path: "",
+  }));
+  const machine = { ...machineOf(settings), devices };
+  const line = hypervisorOf(settings, "tcg").program(machine).argv.join(" ");
+  assert.match(line, /vfio-pci,host=0000:01:00\.0,id=vfio1-0-dev,bus=rp7 .*host=0000:01:00\.1,id=vfio1-1-dev,bus=rp6/);
 });
 
 test("a comma in a path stays in it", () => {

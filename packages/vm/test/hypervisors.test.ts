@@ -59,6 +59,7 @@ class Bench {
       shares:
         shared === "virtio-fs" ? [{ tag: "share", socket: join(this.dir, "fs.sock"), queueSize, cacheSize: 0 }] : [],
       nics: [this.nic],
+      devices: [],
       disks: [this.disk("data")],
     };
   }
@@ -221,6 +222,22 @@ test("a guest is reached by hybrid vsock", async () => {
   socket.resume();
   assert.equal(await promise, "hello");
   socket.destroy();
+  bench.close();
+});
+
+test("a device of the host's is Cloud Hypervisor's to have and to give back", async () => {
+  const bench = new Bench("clh");
+  const device = { id: "vfio1-0", address: "0000:01:00.0", path: bench.dir };
+  const machine = { ...bench.machine, devices: [{ ...device, id: "vfio0-0" }] };
+  await using double = await startClh(bench.hypervisor.program(machine), machine);
+  const vm = await bench.hypervisor.connect(machine);
+  await vm.boot();
+  assert.equal(double.state, "running");
+  await vm.addDevice(device);
+  await assert.rejects(vm.addDevice(device), /not unique/);
+  await vm.removeDevice(device.id);
+  await vm.removeDevice("vfio0-0");
+  vm.close();
   bench.close();
 });
 

@@ -62,6 +62,7 @@ function commandLine(agent: GuestAgent | undefined, more: Record<string, unknown
     shares: [],
     nics: [],
     disks: [],
+    devices: [],
   };
   const hypervisor = hypervisorOf(settings, "tcg");
   return [...hypervisor.program(machine).argv, JSON.stringify(hypervisor.channel(machine))].join(" ");

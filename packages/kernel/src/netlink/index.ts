@@ -11,6 +11,7 @@ export {
   parseLinks,
   parsePermanentNeighbours,
   parseRoutes,
+  removeAddress,
   routesRequest,
   setLink,
   type Address,
@@ -19,4 +20,4 @@ export {
   type Neighbour,
   type Route,
 } from "./route.ts";
-export { addIngress, addRedirect } from "./traffic.ts";
+export { addIngress, addRedirect, addTokenBucket } from "./traffic.ts";

@@ -217,6 +217,16 @@ export function addAddress({ index, address, prefix, scope, broadcast }: Address
   ]);
 }
 
+export function removeAddress({ index, address, prefix }: Pick<Address, "index" | "address" | "prefix">): Buffer {
+  const fixed = Buffer.alloc(IFADDR);
+  fixed.writeUInt8(familyOf(address), 0);
+  fixed.writeUInt8(prefix, 1);
+  fixed.writeUInt32LE(index, 4);
+  return netlinkMessage(RTM_DELADDR, 0, fixed, [attribute(IFA.LOCAL, addressBytes(address))]);
+}
+
+const RTM_DELADDR = 21;
+
 export function addRoute(route: Route): Buffer {
   const { index, destination, gateway, source, scope, family, priority, mtu } = route;
   const fixed = Buffer.alloc(RTMSG);

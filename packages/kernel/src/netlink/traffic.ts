@@ -1,10 +1,11 @@
-/** Traffic control (tc(8)): all that arrives at one interface leaves at another. */
+/** Traffic control (tc(8)): all that arrives at one interface leaves at another, and no faster than it may. */
 import { attribute, nested, netlinkMessage, textAttribute, u32 } from "./message.ts";
 import { NLM } from "./route.ts";
 
 const [RTM_NEWQDISC, RTM_NEWTFILTER] = [36, 44] as const;
 const TCA = { KIND: 1, OPTIONS: 2 } as const;
 const TC_H_INGRESS = 0xfffffff1;
+const TC_H_ROOT = 0xffffffff;
 const INGRESS_HANDLE = 0xffff0000;
 const ETH_P_ALL = 0x0003;
 const PRIORITY = 1;
@@ -31,6 +32,33 @@ export function addRedirect(index: number, target: number): Buffer {
   return netlinkMessage(RTM_NEWTFILTER, NLM.CREATE | NLM.EXCL, tcMessage(index, 0, INGRESS_HANDLE, info), [
     textAttribute(TCA.KIND, "u32"),
     nested(TCA.OPTIONS, [attribute(U32_SEL, matchAll()), nested(U32_ACT, [nested(FIRST_ACTION, redirectTo(target))])]),
+  ]);
+}
+
+/** Milliseconds that what is too much waits before it is dropped. */
+const TBF_LATENCY = 50;
+/** Bytes: the largest packet that a card with offloads hands over. */
+const LARGEST_PACKET = 1 << 16;
+const [TBF_PARMS, TBF_RATE64, TBF_BURST] = [1, 4, 6] as const;
+const TC_LINKLAYER_ETHERNET = 1;
+
+/** `tc qdisc add dev INDEX root tbf rate …` (tc-tbf(8)): no more than so many bytes a second leave there. EEXIST: there is one. */
+export function addTokenBucket(index: number, bytesPerSecond: number): Buffer {
+  const burst = Math.max(LARGEST_PACKET, Math.ceil(bytesPerSecond / 100));
+  // struct tc_tbf_qopt: rate and peak rate (tc_ratespec), limit, buffer, mtu.
+  const parameters = Buffer.alloc(36);
+  parameters.writeUInt8(TC_LINKLAYER_ETHERNET, 1);
+  parameters.writeUInt32LE(Math.min(bytesPerSecond, 0xffffffff), 8);
+  parameters.writeUInt32LE(Math.min(burst + Math.ceil((bytesPerSecond * TBF_LATENCY) / 1000), 0xffffffff), 24);
+  const rate64 = Buffer.alloc(8);
+  rate64.writeBigUInt64LE(BigInt(bytesPerSecond));
+  return netlinkMessage(RTM_NEWQDISC, NLM.CREATE | NLM.EXCL, tcMessage(index, 0, TC_H_ROOT, 0), [
+    textAttribute(TCA.KIND, "tbf"),
+    nested(TCA.OPTIONS, [
+      attribute(TBF_PARMS, parameters),
+      attribute(TBF_BURST, u32(burst)),
+      ...(bytesPerSecond > 0xffffffff ? [attribute(TBF_RATE64, rate64)] : []),
+    ]),
   ]);
 }
 

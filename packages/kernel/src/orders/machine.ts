@@ -53,6 +53,15 @@ export const MACHINE_ORDERS = {
     words: "stand for the process of the guest's agent at {socket}",
   },
 
+  /** Makes a tap (IFF_TAP, IFF_NO_PI, IFF_VNET_HDR) in this network namespace, which is there as long as the slot's file is open. */
+  tap: { code: 173, fields: { slot: "u32", name: "str" }, words: "make tap {name} as fd {slot}" },
+  /** A slot's file is open in what `exec` becomes, as descriptor 200 + `number` (of 8). EBUSY where that is open already. */
+  inherit: {
+    code: 172,
+    fields: { slot: "u32", number: "u32" },
+    words: "hand fd {slot} on as inherited descriptor {number}",
+  },
+
   // --- a whole machine: what its host tells a virtual one ------------------------------------------------------------------
   /** finit_module(2) of an uncompressed module; one that is loaded already is success. */
   load_module: {
@@ -82,6 +91,8 @@ export const MACHINE_ORDERS = {
     fields: { cpus: "u32", memory: "u32", movable: "u32" },
     words: "bring up to {cpus} CPUs and {memory} blocks of memory online",
   },
+  /** How fast the processor's time stamp counter runs, in kHz, as u64: measured in 20 ms. ENOTSUP where there is no such counter. */
+  tsc_rate: { code: 171, fields: {}, words: "measure the time stamp counter" },
   /** statvfs(3): fragment size, blocks, free, available, inodes, free inodes; six u64 as this order's output. */
   file_system: { code: 167, fields: { path: "str" }, words: "measure the file system of {path}" },
   /**

@@ -69,6 +69,8 @@ const DRIVERS: Readonly<Record<Exclude<HypervisorName, "qemu">, Driver>> = {
       "network_queues",
       "enable_iommu",
       "entropy_source",
+      "hot_plug_vfio",
+      "cold_plug_vfio",
       "use_legacy_serial",
     ],
     differs: {
@@ -76,7 +78,7 @@ const DRIVERS: Readonly<Record<Exclude<HypervisorName, "qemu">, Driver>> = {
       default_bridges: NO_BRIDGES,
       memory_offset: NO_OFFSET,
       memory_slots: SLOTS,
-      enable_virtio_mem: honoured("boolean", false, "hotplug_method VirtioMem in place of Acpi"),
+      enable_virtio_mem: honoured("boolean", false, "hotplug_method VirtioMem; false: Acpi"),
       disable_seccomp: honoured("boolean", false, "--seccomp false"),
       hypervisor_loglevel: honoured("integer", 1, "with enable_debug: -v, -vv, -vvv"),
       net_rate_limiter_bw_max_rate: rate("of a network device", "bits a second"),
@@ -121,6 +123,8 @@ const DRIVERS: Readonly<Record<Exclude<HypervisorName, "qemu">, Driver>> = {
       "entropy_source",
     ],
     differs: {
+      rx_rate_limiter_max_rate: rate("what a network device of the guest's receives", "bits a second"),
+      tx_rate_limiter_max_rate: rate("what a network device of the guest's sends", "bits a second"),
       machine_type: refused("string", "microvm", "only StratoVirt's light machine, microvm, is started"),
       vm_rootfs_driver: refused("string", "virtio-blk-mmio", "StratoVirt's image is a virtio-mmio block device"),
       disable_image_nvdimm: moot("boolean", false, "it has no NVDIMM devices"),

@@ -4,7 +4,6 @@ import { honoured, moot, refused, type Values } from "./key.ts";
 const CONFIDENTIAL = "confidential guests need hardware that this has not been tried on";
 const LIMITS =
   "rates of a guest's devices are not limited here; limit the pod's by the CNI plugin bandwidth and the cgroup's io.max";
-const VFIO = "VFIO devices are not handed to guests yet";
 const VHOST_USER_STORE = "vhost-user (SPDK) devices are not handed to guests";
 const SWAP = "guests have no swap";
 const SIZING = "a machine's limits are its pod's cgroup's, which the hypervisor is in";
@@ -42,7 +41,7 @@ export const HYPERVISOR_KEYS = {
   memory_offset: honoured("integer", 0, "MiB of address space beside the memory, for NVDIMM devices"),
   overhead_memory: moot("integer", 0, SIZING),
   overhead_vcpus: moot("number", 0, SIZING),
-  enable_virtio_mem: refused("boolean", false, "memory grows by DIMMs"),
+  enable_virtio_mem: honoured("boolean", false, "a virtio-mem device: memory comes and goes in 2 MiB; false: DIMMs"),
   enable_mem_prealloc: honoured("boolean", false, "prealloc=on of the memory backend"),
   enable_hugepages: honoured("boolean", false, "memory-backend-memfd with hugetlb=on"),
   enable_swap: honoured("boolean", true, "false: -overcommit mem-lock=on with prealloc"),
@@ -87,15 +86,23 @@ export const HYPERVISOR_KEYS = {
 
   enable_iommu: honoured("boolean", false, "an intel-iommu device, with intel_iommu=on iommu=pt"),
   enable_iommu_platform: honoured("boolean", false, "iommu_platform=on of the virtio devices"),
-  hotplug_vfio_on_root_bus: refused("boolean", false, VFIO),
-  hot_plug_vfio: refused("string", "no-port", VFIO),
-  cold_plug_vfio: refused("string", "no-port", VFIO),
+  hotplug_vfio_on_root_bus: honoured("boolean", false, "as hot_plug_vfio = root-port"),
+  hot_plug_vfio: honoured(
+    "string",
+    "no-port",
+    "root-port (q35) or bridge-port (pc): where /dev/vfio/N of a container is plugged",
+  ),
+  cold_plug_vfio: honoured(
+    "string",
+    "no-port",
+    "the same for those of the pod's CDI annotations, at the machine's start",
+  ),
   pcie_root_port: honoured("integer", 0, "further pcie-root-port devices (q35)"),
-  pcie_switch_port: refused("integer", 0, VFIO),
+  pcie_switch_port: refused("integer", 0, "there are no PCIe switches; devices are plugged into root ports"),
   disable_vhost_net: moot("boolean", false, "the hypervisor serves its network devices itself"),
   network_queues: honoured("integer", 1, "queues of a network device"),
-  rx_rate_limiter_max_rate: refused("integer", 0, LIMITS),
-  tx_rate_limiter_max_rate: refused("integer", 0, LIMITS),
+  rx_rate_limiter_max_rate: honoured("integer", 0, "bits a second that a guest receives at each interface: tc-tbf(8)"),
+  tx_rate_limiter_max_rate: honoured("integer", 0, "bits a second that it sends"),
   net_rate_limiter_bw_max_rate: refused("integer", 0, LIMITS),
   net_rate_limiter_bw_one_time_burst: refused("integer", 0, LIMITS),
   net_rate_limiter_ops_max_rate: refused("integer", 0, LIMITS),
@@ -128,7 +135,11 @@ export const HYPERVISOR_KEYS = {
   guest_swap_path: moot("string", "", SWAP),
   guest_swap_size_percent: moot("integer", 0, SWAP),
   guest_swap_create_threshold_secs: moot("integer", 0, SWAP),
-  rootless: refused("boolean", false, "the hypervisor opens the pod's network as root"),
+  rootless: honoured(
+    "boolean",
+    false,
+    "the hypervisor runs as a user of its own; disks and images must be readable for it",
+  ),
   jailer_path: refused("string", "", "the hypervisor is confined by berth's own cgroup and namespaces"),
   disable_selinux: moot("boolean", false, "the hypervisor gets no label; a pod that asks for one is refused"),
   disable_guest_selinux: moot("boolean", true, "the guest's kernel has no policy loaded"),

@@ -134,6 +134,8 @@ const CHOICES: readonly (readonly [key: keyof HypervisorValues, values: readonly
   ["virtio_fs_cache", ["auto", "always", "never", "none", "metadata"]],
   ["vm_rootfs_driver", ["", "virtio-pmem", "virtio-blk-pci", "virtio-blk-mmio"]],
   ["extra_monitor_socket", ["", "hmp", "qmp", "qmp-pretty"]],
+  ["hot_plug_vfio", ["no-port", "root-port", "bridge-port"]],
+  ["cold_plug_vfio", ["no-port", "root-port", "bridge-port"]],
   ["rootfs_type", ["", "erofs", "ext4", "xfs"]],
 ];
 
@@ -147,13 +149,34 @@ function checkValues({ hypervisor, runtime, name }: VmSettings, where: string): 
     const value = hypervisor[key] as string;
     if (!values.includes(value)) fail(`${at} ${key}: "${value}" is none of ${values.filter(Boolean).join(", ")}`);
   }
-  if (!["tcfilter", "none"].includes(runtime.internetworking_model)) {
-    const why = ["bridged", "l3forwarding", "macvtap"].includes(runtime.internetworking_model)
+  for (const key of ["hot_plug_vfio", "cold_plug_vfio"] as const) {
+    const wrong = hypervisor.machine_type === "pc" ? "root-port" : "bridge-port";
+    if (name === "qemu" && hypervisor[key] === wrong)
+      fail(`${at} ${key}: machine_type ${hypervisor.machine_type} has no ${wrong.replace("-", " ")}s`);
+  }
+  if (hypervisor.rootless && hypervisor.network_queues > 1) fail(`${at} network_queues: must be 1 with rootless`);
+  const { internetworking_model: model } = runtime;
+  if (model === "macvtap") checkMacvtap({ hypervisor, name }, where, fail);
+  else if (!["tcfilter", "none"].includes(model)) {
+    const why = ["bridged", "l3forwarding"].includes(model)
       ? "is not done here; use tcfilter"
-      : "is neither tcfilter nor none";
+      : "is none of tcfilter, macvtap, none";
     fail(`${where}: [runtime] internetworking_model: "${runtime.internetworking_model}" ${why}`);
   }
   const [experiment] = runtime.experimental;
   if (experiment !== undefined) fail(`${where}: [runtime] experimental: "${experiment}" is not known here`);
   if (hypervisor.image !== "" && hypervisor.initrd !== "") fail(`${at} image and initrd: give one of them`);
+}
+
+/** A macvtap device is one file, opened by whoever starts the hypervisor; what it hands over is not for a qdisc to see. */
+function checkMacvtap(
+  { hypervisor, name }: Pick<VmSettings, "hypervisor" | "name">,
+  where: string,
+  fail: (message: string) => never,
+): void {
+  const at = `${where}: [runtime] internetworking_model: with "macvtap"`;
+  if (name !== "qemu" && name !== "stratovirt")
+    fail(`${at} the hypervisor must take an open tap, and ${name} does not`);
+  if (hypervisor.network_queues > 1) fail(`${at} network_queues must be 1`);
+  if (hypervisor.rx_rate_limiter_max_rate > 0) fail(`${at} rx_rate_limiter_max_rate cannot be kept`);
 }

@@ -18,14 +18,23 @@ export interface GuestFiles {
   readonly agent?: GuestAgent | undefined;
 }
 
-export type MachineShape = Omit<Machine, "id" | "directory" | "shares" | "nics" | "disks">;
+export type MachineShape = Omit<Machine, "id" | "directory" | "shares" | "nics" | "disks" | "devices">;
+
+/** Memory and processors beside those that the configuration gives every machine. */
+interface More {
+  readonly memoryBytes: number;
+  readonly cpus: number;
+}
+
+const NO_MORE: More = { memoryBytes: 0, cpus: 0 };
 
 /** All of a machine that its configuration says. Throws VmError. */
-export function machineShape(settings: VmSettings, files: GuestFiles): MachineShape {
+export function machineShape(settings: VmSettings, files: GuestFiles, more: More = NO_MORE): MachineShape {
   const { hypervisor } = settings;
   const image = files.image === undefined ? undefined : rootImage(settings, files.image);
   const maxVcpus = maxVcpusOf(settings);
-  const vcpus = Math.min(cpuCount(hypervisor.default_vcpus, 1), maxVcpus);
+  const own = hypervisor.default_vcpus;
+  const vcpus = Math.min(cpuCount(own < 0 || more.cpus === 0 ? own : Math.max(1, own) + more.cpus, 1), maxVcpus);
   return {
     program: hypervisorProgram(settings),
     kernel: files.kernel,
@@ -35,7 +44,7 @@ export function machineShape(settings: VmSettings, files: GuestFiles): MachineSh
     agent: files.agent,
     vcpus,
     maxVcpus,
-    memory: memoryOf(settings),
+    memory: memoryOf(settings, more),
     diskOptions: diskOptionsOf(settings),
     entropy: hypervisor.entropy_source,
     reportsFreePages: hypervisor.reclaim_guest_freed_memory,
@@ -56,11 +65,12 @@ function cpuCount(asked: number, none: number): number {
 const LEAST_MEMORY = 64;
 const MEMORY_STEP = 2;
 
-function memoryOf({ hypervisor }: VmSettings): Memory {
+function memoryOf({ hypervisor }: VmSettings, more: More): Memory {
   const all = Math.floor(totalmem() / (1 << 20));
-  const mib = hypervisor.default_memory <= 0 ? 2048 : hypervisor.default_memory;
-  if (mib < LEAST_MEMORY)
-    throw new VmError("InvalidConfiguration", `default_memory: ${mib} MiB; a guest needs ${LEAST_MEMORY}`);
+  const own = hypervisor.default_memory <= 0 ? 2048 : hypervisor.default_memory;
+  if (own < LEAST_MEMORY)
+    throw new VmError("InvalidConfiguration", `default_memory: ${own} MiB; a guest needs ${LEAST_MEMORY}`);
+  const mib = own + Math.ceil(more.memoryBytes / (1 << 20));
   const most = hypervisor.default_maxmemory <= 0 ? all : Math.min(all, hypervisor.default_maxmemory);
   return {
     mib: Math.ceil(mib / MEMORY_STEP) * MEMORY_STEP,

@@ -1,5 +1,7 @@
 /** A virtual machine as every hypervisor is told of it, and what a hypervisor can do with one. */
 
+import type { VfioDevice } from "./vfio.ts";
+
 /** A token bucket a second; 0: no limit. `burst`: what may go at once when nothing has for a while. */
 export interface Rate {
   readonly perSecond: number;
@@ -32,6 +34,8 @@ export interface Nic {
   readonly mac: string;
   readonly queues: number;
   readonly vhost: boolean;
+  /** The tap is open as this descriptor of the hypervisor's. */
+  readonly fd?: number | undefined;
   /** What the guest receives, and what it sends. */
   readonly rx: Rates;
   readonly tx: Rates;
@@ -108,6 +112,8 @@ export interface Machine {
   readonly shares: readonly Share[];
   readonly nics: readonly Nic[];
   readonly disks: readonly Disk[];
+  /** Devices of the host's that it has from its start. */
+  readonly devices: readonly VfioDevice[];
   readonly diskOptions: DiskOptions;
   readonly entropy: string;
   readonly reportsFreePages: boolean;
@@ -147,6 +153,10 @@ export interface Capabilities {
   /** More than it was started with; less than it has can be asked of every guest, by its balloon. */
   readonly growMemory: boolean;
   readonly templates: boolean;
+  /** It keeps the rates of network devices; the host's traffic control does where it does not. */
+  readonly limitsNics: boolean;
+  /** Devices of the host's can be handed to it. */
+  readonly vfio: boolean;
   readonly pmemImage: boolean;
 }
 
@@ -164,6 +174,8 @@ export interface Vm {
   removeDisk(id: string): Promise<void>;
   addNic(nic: Nic): Promise<void>;
   removeNic(id: string): Promise<void>;
+  addDevice(device: VfioDevice): Promise<void>;
+  removeDevice(id: string): Promise<void>;
   vcpus(): Promise<number>;
   /** Answers how many there are then; the guest has to take them into use. */
   setVcpus(count: number): Promise<number>;

@@ -4,6 +4,7 @@ import {
   addAddress,
   addNeighbour,
   addRoute,
+  type Link,
   linksRequest,
   parseLinks,
   type Route,
@@ -26,15 +27,19 @@ export async function configureGuestNetwork(guest: Hand, interfaces: readonly Po
         "Guest",
         `the guest has no interface of address ${own.link.mac} for the pod's ${own.link.name}`,
       );
-    return interfaceMessages(own, found.index);
+    return interfaceMessages(own, found);
   });
   await guest.run({ orders: [{ order: "netlink", args: { messages, tolerate: [] } }] });
 }
 
-export function interfaceMessages({ link, addresses, routes, neighbours }: PodInterface, index: number): Buffer[] {
+/** `now`: the guest's, as it is. */
+export function interfaceMessages(
+  { link, addresses, routes, neighbours }: PodInterface,
+  { index, name }: Pick<Link, "index" | "name">,
+): Buffer[] {
   return [
-    // A name can be changed only while it is down.
-    setLink(index, { name: link.name, mtu: link.mtu }),
+    // A name can be said only while it is down, even the one that it has.
+    setLink(index, { ...(name !== link.name && { name: link.name }), mtu: link.mtu }),
     setLink(index, { up: true }),
     ...addresses.map((address) => addAddress({ ...address, index })),
     ...inOrder(routes).map((route) => addRoute({ ...route, index })),

@@ -5,6 +5,7 @@ import {
   addIngress,
   addRedirect,
   addressesRequest,
+  addTokenBucket,
   type Link,
   linksRequest,
   type Neighbour,
@@ -18,6 +19,7 @@ import {
   setLink,
 } from "@berth/kernel/netlink";
 import { VmError } from "../errors.ts";
+import type { Rates } from "../hypervisor/machine.ts";
 
 const SLOT = 0;
 const ARPHRD_ETHER = 1;
@@ -33,7 +35,7 @@ export interface PodInterface {
   readonly tap: string;
 }
 
-const inNamespace = (netns: string): Order[] => [
+export const inNamespace = (netns: string): Order[] => [
   { order: "open", args: { slot: SLOT, path: netns, flags: BigInt(O.RDONLY) } },
   { order: "setns", args: { slot: SLOT, type: CLONE.NEWNET } },
 ];
@@ -47,6 +49,11 @@ export async function askNetwork(
   const orders = messages.map((message): Order => ({ order: "netlink", args: { messages: [message], tolerate: [] } }));
   const outputs = await hand.run({ orders: [...enter, ...orders] });
   return messages.map((_, index) => outputs.get(enter.length + index) ?? new Uint8Array());
+}
+
+export async function linksOf(hand: Hand, netns: string): Promise<Link[]> {
+  const [answer] = await askNetwork(hand, inNamespace(netns), linksRequest());
+  return parseLinks(answer ?? new Uint8Array());
 }
 
 /** Every Ethernet interface that CNI has put there; those of the machine itself are taps, and left out. */
@@ -75,8 +82,16 @@ export async function podInterfaces(hand: Hand, netns: string): Promise<PodInter
   }));
 }
 
-/** Where the hypervisor has made its taps: brings them up, with the same packet size, and joins each with its interface both ways. */
-export async function redirect(hand: Hand, netns: string, interfaces: readonly PodInterface[]): Promise<void> {
+/**
+ * Where the hypervisor has made its taps: brings them up, with the same packet size, and joins each with its interface both ways.
+ * `limits`: in bytes, where the hypervisor does not keep them itself.
+ */
+export async function redirect(
+  hand: Hand,
+  netns: string,
+  interfaces: readonly PodInterface[],
+  limits?: { readonly rx: Rates; readonly tx: Rates },
+): Promise<void> {
   if (interfaces.length === 0) return;
   const enter = inNamespace(netns);
   const [answer] = await askNetwork(hand, enter, linksRequest());
@@ -90,7 +105,13 @@ export async function redirect(hand: Hand, netns: string, interfaces: readonly P
       addRedirect(link.index, made.index),
       addIngress(made.index),
       addRedirect(made.index, link.index),
+      // What the guest receives leaves at the tap, and what it sends at the interface.
+      ...limit(made.index, limits?.rx),
+      ...limit(link.index, limits?.tx),
     ];
   });
   await hand.run({ orders: [...enter, { order: "netlink", args: { messages, tolerate: [EEXIST] } }] });
 }
+
+const limit = (index: number, rates: Rates | undefined): Buffer[] =>
+  rates !== undefined && rates.bytes.perSecond > 0 ? [addTokenBucket(index, rates.bytes.perSecond)] : [];

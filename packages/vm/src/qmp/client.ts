@@ -191,7 +191,9 @@ export class Qmp {
   }
 
   #answer(message: Record<string, unknown>): void {
-    const pending = this.#pending.get(Number(message["id"]));
+    // StratoVirt, which answers in order, leaves the id out of some.
+    const [first] = this.#pending.keys();
+    const pending = this.#pending.get(Number(message["id"] ?? first));
     if (!pending) return;
     const failure = message["error"] as { class?: string; desc?: string } | undefined;
     if (failure === undefined) pending.resolve(message["return"]);

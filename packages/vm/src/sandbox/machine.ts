@@ -1,5 +1,5 @@
 /** A pod's machine: started, found again after a restart, and taken away. */
-import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
+import { chown, mkdir, readFile, rename, writeFile } from "node:fs/promises";
 import { killCgroup, MonitorLost, type MonitorLink, type Order } from "@berth/kernel";
 import { cgroupRemoval } from "@berth/runtime";
 import type { VmSettings } from "../configuration/settings.ts";
@@ -12,6 +12,8 @@ import { findAgentSandbox } from "../agent/sandbox.ts";
 import { AGENT_SHARE_TAG } from "../agent/storage.ts";
 import type { GuestRuntime } from "../guest/runtime.ts";
 import { configureGuestNetwork } from "../network/guest.ts";
+import { openTaps } from "../network/open-taps.ts";
+import { makeMacvtaps } from "../network/macvtap.ts";
 import { podInterfaces, redirect, type PodInterface } from "../network/host.ts";
 import { guestFilesOf, findAcceleratorOf } from "./files.ts";
 import { connectGuest, type Guest } from "./guest.ts";
@@ -38,6 +40,10 @@ import {
   type ProgramPlace,
 } from "./programs.ts";
 import { shareOrders, shareRemoval } from "./share.ts";
+import { isSizedAtStart, type Limits } from "./size.ts";
+import { clockParameters } from "./clock.ts";
+import { coldPlugged } from "./devices.ts";
+import { admit, becomeOrders, vmUser } from "./unprivileged.ts";
 import { startVirtiofsd } from "./virtiofsd.ts";
 
 export interface MachineRequest {
@@ -48,6 +54,10 @@ export interface MachineRequest {
   readonly netns: string | undefined;
   /** Of the hypervisor and its helpers, in the host's hierarchies. */
   readonly cgroup: string;
+  /** Of all its containers together, where they are known: what a machine that is sized at its start is sized by. */
+  readonly limits?: Limits | undefined;
+  /** Nodes of the host's devices that its containers will ask for, where they are known. */
+  readonly devices?: readonly string[] | undefined;
   readonly hostname: string;
   /** Bytes of /dev/shm. */
   readonly shmSize: number;
@@ -104,10 +114,18 @@ export async function startMachine(vm: VmHost, request: MachineRequest): Promise
   const interfaces =
     netns === undefined || settings.runtime.internetworking_model === "none" ? [] : await podInterfaces(vm.hand, netns);
   if (hasShare) await startVirtiofsd(vm, directory, settings, place, signal);
+  const user = settings.hypervisor.rootless ? await vmUser(id) : undefined;
+  if (user) await admit(directory, user);
+  if (user && hasShare) await chown(virtiofsSocket(directory), user.uid, user.uid);
 
   onStep?.("start the hypervisor");
+  const isMacvtap = settings.runtime.internetworking_model === "macvtap";
+  const taps = isMacvtap ? await makeMacvtaps(vm.hand, netns ?? "", id, interfaces) : user ? openTaps(interfaces) : [];
+  const limits = isSizedAtStart(settings, hypervisor.capabilities) ? request.limits : undefined;
+  const shape = machineShape(settings, files, limits);
   const machine: Machine = {
-    ...machineShape(settings, files),
+    ...shape,
+    commandLine: [...shape.commandLine, ...(await clockParameters(vm.hand, settings, accelerator))],
     id,
     directory,
     shares: hasShare
@@ -120,19 +138,25 @@ export async function startMachine(vm: VmHost, request: MachineRequest): Promise
           },
         ]
       : [],
-    nics: interfaces.map((own, index) => nicOf(settings, own, index)),
+    nics: interfaces.map((own, index) => ({ ...nicOf(settings, own, index), fd: taps[index]?.fd })),
     disks: [],
+    devices: await coldPlugged(settings, request.devices ?? []),
   };
   const program = hypervisor.program(machine);
   await writeState(directory, { ...state, machine });
-  const link = await startProgram(vm, directory, "hypervisor", execOrder(program), { ...place, netns }, signal);
+  const own = [...taps.flatMap(({ orders }) => orders), ...(user ? becomeOrders(user) : [])];
+  const hypervisorPlace = { ...place, netns, own };
+  const link = await startProgram(vm, directory, "hypervisor", execOrder(program), hypervisorPlace, signal);
   const failed = failsWith(directory, "hypervisor", link);
   failed.catch(() => {});
   const control = await Promise.race([connectControl(hypervisor, machine, signal), failed]);
   const channel = hypervisor.channel(machine);
   if (channel.by === "relay") await startRelay(vm, directory, channel.channel, place, signal);
   await Promise.race([control.boot(), failed]);
-  if (netns !== undefined) await redirect(vm.hand, netns, interfaces);
+  if (netns !== undefined && !isMacvtap) {
+    const limits = hypervisor.capabilities.limitsNics ? undefined : nicRates(settings);
+    await redirect(vm.hand, netns, interfaces, limits);
+  }
 
   onStep?.("wait for the guest");
   const guest = await Promise.race([startGuest(vm, machine, request, interfaces), failed]);

@@ -26,12 +26,14 @@ export interface ProgramPlace {
   readonly cgroup: string;
   /** A pinned network namespace; undefined: the host's. */
   readonly netns?: string | undefined;
+  /** Orders of the process itself, before it waits to be started. */
+  readonly own?: readonly Order[];
 }
 
 export const execOrder = ({ argv, env }: Program): Order => ({ order: "exec", args: { argv, env, keep: 0 } });
 
 /** Orders of a process that is in its place before it is anything; `end`: what it becomes. */
-export function programPlan(end: Order, { cgroup, netns }: ProgramPlace, host: HostFacts): Plan {
+export function programPlan(end: Order, { cgroup, netns, own = [] }: ProgramPlace, host: HostFacts): Plan {
   const { orders, slot } = cgroupCreation(cgroup, host);
   const network: Order[] =
     netns === undefined
@@ -47,6 +49,7 @@ export function programPlan(end: Order, { cgroup, netns }: ProgramPlace, host: H
       ...network,
       { order: "clone", args: { flags: 0n, cgroupSlot: slot ?? NO_SLOT, uidMap: "", gidMap: "", denySetgroups: 0 } },
       { order: "setsid", args: {} },
+      ...own,
       { order: "park", args: {} },
       end,
     ],

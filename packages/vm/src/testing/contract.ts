@@ -92,6 +92,14 @@ export function hypervisorContract({ name, skip, start }: Subject): void {
       await vm.removeNic(nic.id);
     });
 
+    test("takes no device that is not there, or none at all", async () => {
+      const device = { id: "vfio1-0", address: "ffff:ff:1f.7", path: "/sys/bus/pci/devices/ffff:ff:1f.7" };
+      const { vfio } = started.capabilities;
+      const words = vfio ? /./ : /VFIO devices/;
+      await assert.rejects(vm.addDevice(device), refused(vfio ? "Hypervisor" : "Unsupported", words));
+      await assert.rejects(vm.removeDevice(device.id), refused(vfio ? "Hypervisor" : "Unsupported", words));
+    });
+
     test("takes processors up to what it was started for, or says that it does not", async () => {
       const { machine, capabilities } = started;
       assert.equal(await vm.setVcpus(machine.vcpus), machine.vcpus);

@@ -1,5 +1,5 @@
 /** A double of Cloud Hypervisor, by its OpenAPI description (vmm/src/api/openapi, v51): what it takes, when, and what it answers. */
-import { appendFileSync, writeFileSync } from "node:fs";
+import { appendFileSync, existsSync, writeFileSync } from "node:fs";
 import type { Machine, Program } from "../../src/hypervisor/machine.ts";
 import { type Double, optionsOf, partsOf, type Reply, Sockets, type State, type Told } from "./double.ts";
 import { boolean, from, integer, list, object, oneOf, problemOf, type Shape, text } from "./shapes.ts";
@@ -44,6 +44,7 @@ const net = object(
     offload_csum: boolean,
   },
 );
+const device = object({}, { ...onPci, path: text, x_nv_gpudirect_clique: integer });
 const fs = object(
   { num_queues: integer, queue_size: integer, socket: text, tag: text },
   { id: text, pci_segment: integer },
@@ -85,6 +86,7 @@ const vmConfig = object(
     console,
     vsock: object({ cid: from(3), socket: text }, onPci),
     iommu: boolean,
+    devices: list(device),
     watchdog: boolean,
     pvpanic: boolean,
   },
@@ -96,6 +98,7 @@ interface Config {
   memory: { size: number; hotplug_size?: number; hotplugged_size?: number; hotplug_method?: string };
   disks?: { id?: string; path?: string }[];
   net?: { id?: string; tap?: string; mac?: string }[];
+  devices?: { id?: string }[];
   fs?: { tag: string }[];
   vsock?: { socket: string };
   balloon?: { size: number };
@@ -106,6 +109,7 @@ const BODIES: Readonly<Record<string, Shape>> = {
   "vm.add-disk": disk,
   "vm.add-net": net,
   "vm.add-fs": fs,
+  "vm.add-device": device,
   "vm.remove-device": object({}, { id: text }),
   "vm.resize": object({}, { desired_vcpus: from(1), desired_ram: integer, desired_balloon: integer }),
 };
@@ -219,6 +223,9 @@ class Clh implements Double {
         return this.#from("paused", "running");
       case "vm.add-disk":
         return this.#add((config.disks ??= []), body as { id?: string });
+      case "vm.add-device":
+        if (!existsSync((body as { path: string }).path)) return failed("Failed to open the VFIO device");
+        return this.#add((config.devices ??= []), body as { id?: string });
       case "vm.add-net":
         return this.#add((config.net ??= []), body as { id?: string });
       case "vm.remove-device":
@@ -245,7 +252,7 @@ class Clh implements Double {
 
   /** The guest lets go of it a moment later. */
   #remove(config: Config, wanted: string): Reply {
-    for (const devices of [config.disks, config.net])
+    for (const devices of [config.disks, config.net, config.devices])
       for (const [index, { id }] of (devices ?? []).entries())
         if (id === wanted) {
           devices?.splice(index, 1);

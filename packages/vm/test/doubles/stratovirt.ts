@@ -166,7 +166,8 @@ class StratoVirt implements Double {
         this.#refusal = undefined;
         throw new Refusal(words);
       }
-      say({ return: this.#do(String(execute), args as Record<string, unknown>, say) ?? {}, id });
+      const answer = this.#do(String(execute), args as Record<string, unknown>, say) ?? {};
+      say({ return: answer, ...(execute !== "qmp_capabilities" && { id }) });
     } catch (error) {
       if (!(error instanceof Refusal)) throw error;
       say({ error: { class: error.class, desc: error.message }, id });

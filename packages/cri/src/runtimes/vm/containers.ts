@@ -2,7 +2,7 @@
 import { killCgroup, MonitorLost, type Plan } from "@berth/kernel";
 import { cgroupCreation } from "@berth/runtime";
 import type { oci } from "@berth/spec";
-import { type PodMachine, shareContainer, standInOom, standInPlan, unshareContainer } from "@berth/vm";
+import { type PodMachine, refreshNetwork, shareContainer, standInOom, standInPlan, unshareContainer } from "@berth/vm";
 import { removeCgroup } from "../../cgroups.ts";
 import { resourcesOf } from "../../container/resources.ts";
 import { containerDir, type CriContext } from "../../context.ts";
@@ -11,7 +11,8 @@ import type { Container, ContainerRecord } from "../../store/records.ts";
 import type { Creation, ExecCall, RuntimeKind } from "../kind.ts";
 import { inVmsWords } from "./errors.ts";
 import type { Machines } from "./machines.ts";
-import { growMachine } from "./size.ts";
+import { releaseDevices, takeDevices } from "./devices.ts";
+import { fitMachine } from "./size.ts";
 
 const SIGKILL = 9;
 /** Until a stand-in has heard of what its guest said it has killed. */
@@ -34,7 +35,7 @@ export function vmContainers(machines: Machines): ContainerVerbs {
     exec: (context, { record }, _spec, process) => inVmsWords(() => exec(context, of(record), record, process)),
     update: async (context, { record }, linux, merged, signal) => {
       const machine = of(record);
-      await growMachine(context, machine, record.sandboxId, { id: record.id, resources: merged });
+      await fitMachine(context, machine, record.sandboxId, { id: record.id, resources: merged });
       await machine.runtime.update(record.id, resourcesOf(context, linux), { signal });
     },
     stats: async (context, record) =>
@@ -52,9 +53,12 @@ async function planInGuest(context: CriContext, machine: PodMachine, creation: C
   const { record } = container;
   const { id } = record;
   const { tty: terminal, stdin } = record.config;
-  await growMachine(context, machine, record.sandboxId);
+  await fitMachine(context, machine, record.sandboxId);
+  // CNI may have given the pod an interface since its machine was started.
+  if (sandbox.record.netns !== undefined) await refreshNetwork(context.hand, machine, sandbox.record.netns);
+  const own = await takeDevices(context, machine, id, creation.spec);
   const shm = shmPath(context, sandbox.record.id, podNamespaces(sandbox.record.config));
-  const spec = await shareContainer(context, machine, { id, spec: creation.spec, rootfs, shm });
+  const spec = await shareContainer(context, machine, { id, spec: own, rootfs, shm });
   const last = await machine.runtime.create({
     id,
     spec,
@@ -104,8 +108,11 @@ async function ignoreLost(work: () => Promise<void>): Promise<void> {
 /** Everything of a container's in its guest, where that still answers, and of its share. Idempotent. */
 async function release(context: CriContext, machines: Machines, record: ContainerRecord): Promise<void> {
   const machine = machines.find(record.sandboxId);
+  const answering = machines.findAnswering(record.sandboxId);
   try {
-    await machines.findAnswering(record.sandboxId)?.runtime.release(record.id);
+    await answering?.runtime.release(record.id);
+    if (answering) await releaseDevices(context, answering, record.id);
+    if (answering) await fitMachine(context, answering, record.sandboxId, { id: record.id, resources: undefined });
   } catch (error) {
     // What cannot be given back there goes with the machine.
     context.log.debug({ container: record.id, err: error }, "a container's remains stay in its guest");

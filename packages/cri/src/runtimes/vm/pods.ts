@@ -10,6 +10,8 @@ import type { Sandbox, SandboxRecord } from "../../store/records.ts";
 import type { PodKind } from "../kind.ts";
 import { inVmsWords } from "./errors.ts";
 import { Machines } from "./machines.ts";
+import { podDevices } from "./devices.ts";
+import { podLimits } from "./size.ts";
 
 export function vmPods(machines: Machines): PodKind {
   return {
@@ -51,15 +53,20 @@ async function startPod(context: CriContext, machines: Machines, progress: Progr
       "linux.security_context.namespace_options.userns_options: a pod in a virtual machine has no user namespace; its root is the machine's",
     );
   const handler = handlerOf(context, record.handler);
+  const settings = await inVmsWords(() =>
+    loadSettings({
+      named: handler.options.configPath,
+      environment: process.env["KATA_CONF_FILE"],
+      annotations: config.annotations,
+    }),
+  );
   const machine = await inVmsWords(async () =>
     startMachine(machines.hostOf(context), {
       id: Machines.idOf(record.id),
-      settings: await loadSettings({
-        named: handler.options.configPath,
-        environment: process.env["KATA_CONF_FILE"],
-        annotations: config.annotations,
-      }),
+      settings,
+      devices: settings.hypervisor.cold_plug_vfio === "no-port" ? [] : await podDevices(context, config.annotations),
       netns: record.netns,
+      limits: podLimits(record),
       cgroup: machineCgroup(context, record),
       hostname: hostnameOf(config),
       shmSize: SHM_SIZE,

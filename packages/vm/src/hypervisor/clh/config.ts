@@ -1,4 +1,5 @@
 /** A machine as Cloud Hypervisor's API is told of it (VmConfig of its OpenAPI description, v51). Pure. */
+import type { VfioDevice } from "../vfio.ts";
 import type { Disk, DiskOptions, Machine, Nic, Rate, Rates, Share } from "../machine.ts";
 import { consoleLog, guestSocket } from "../machine.ts";
 
@@ -62,6 +63,7 @@ export function vmConfig(machine: Machine, options: ClhOptions): Record<string, 
     ...(image?.driver === "pmem" && { pmem: [{ file: image.path, size: image.size, discard_writes: true }] }),
     ...(disks.length > 0 && { disks }),
     ...(machine.shares.length > 0 && { fs: machine.shares.map(fsConfig) }),
+    ...(machine.devices.length > 0 && { devices: machine.devices.map((device) => deviceConfig(device, options)) }),
     ...(machine.nics.length > 0 && { net: machine.nics.map((nic) => netConfig(nic, options)) }),
   };
 }
@@ -93,6 +95,12 @@ export function netConfig({ id, tap, mac, queues, tx }: Nic, { iommu }: ClhOptio
     ...(iommu && { iommu: true }),
   };
 }
+
+export const deviceConfig = ({ id, path }: VfioDevice, { iommu }: ClhOptions): Record<string, unknown> => ({
+  id,
+  path,
+  ...(iommu && { iommu: true }),
+});
 
 const fsConfig = ({ tag, socket, queueSize }: Share): Record<string, unknown> => ({
   id: `share-${tag}`,

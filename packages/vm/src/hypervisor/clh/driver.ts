@@ -13,7 +13,8 @@ import {
   type Program,
   type Vm,
 } from "../machine.ts";
-import { type ClhOptions, diskConfig, grownMib, hotplugMib, netConfig, vmConfig } from "./config.ts";
+import type { VfioDevice } from "../vfio.ts";
+import { type ClhOptions, deviceConfig, diskConfig, grownMib, hotplugMib, netConfig, vmConfig } from "./config.ts";
 import { eventsFile, removed } from "./events.ts";
 
 const MIB = 1 << 20;
@@ -27,6 +28,8 @@ export function cloudHypervisor(options: ClhOptions): Hypervisor {
       hotplugNics: true,
       resizeVcpus: true,
       growMemory: true,
+      vfio: true,
+      limitsNics: true,
       templates: false,
       pmemImage: true,
     },
@@ -131,6 +134,14 @@ class ClhVm implements Vm {
   }
 
   async removeNic(id: string): Promise<void> {
+    await this.#remove(id);
+  }
+
+  async addDevice(device: VfioDevice): Promise<void> {
+    await this.#call("PUT", "vm.add-device", deviceConfig(device, this.#options));
+  }
+
+  async removeDevice(id: string): Promise<void> {
     await this.#remove(id);
   }
 

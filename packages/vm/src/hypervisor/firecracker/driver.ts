@@ -31,6 +31,8 @@ export function firecracker(options: FirecrackerOptions): Hypervisor {
       hotplugNics: false,
       resizeVcpus: false,
       growMemory: false,
+      vfio: false,
+      limitsNics: true,
       templates: false,
       pmemImage: false,
     },
@@ -134,6 +136,14 @@ class FirecrackerVm implements Vm {
 
   removeNic(): Promise<void> {
     return unsupported("network devices: Firecracker gives none back while it runs");
+  }
+
+  addDevice(): Promise<void> {
+    return unsupported("VFIO devices: Firecracker takes none");
+  }
+
+  removeDevice(): Promise<void> {
+    return this.addDevice();
   }
 
   async vcpus(): Promise<number> {

@@ -65,11 +65,12 @@ export function bootRequests(machine: Machine): ApiRequest[] {
 /** It takes letters, digits and "_". */
 export const driveId = (id: string): string => id.replaceAll(/[^A-Za-z0-9_]/g, "_");
 
-function refuse({ vcpus, memory, shares, nics, image, diskOptions }: Machine): void {
+function refuse({ vcpus, memory, shares, nics, image, devices, diskOptions }: Machine): void {
   const no = (message: string): never => {
     throw new VmError("Unsupported", message);
   };
   if (shares.length > 0) no('shared_fs: Firecracker has no virtio-fs; set shared_fs = "none"');
+  if (devices.length > 0) no("VFIO devices: Firecracker takes none");
   if (vcpus > MOST_VCPUS) no(`default_vcpus: Firecracker's machines have ${MOST_VCPUS} processors at most`);
   if (image?.driver === "pmem") no("vm_rootfs_driver: Firecracker has no NVDIMM; use virtio-blk-mmio");
   if (nics.some(({ queues }) => queues > 1)) no("network_queues: a network device of Firecracker's has one queue pair");

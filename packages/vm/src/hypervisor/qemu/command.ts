@@ -11,7 +11,7 @@ import {
   type Share,
 } from "../machine.ts";
 import { contextId } from "../vsock.ts";
-import { blockNode, diskDevice } from "./devices.ts";
+import { blockNode, deviceId, diskDevice } from "./devices.ts";
 
 export type MachineType = "q35" | "pc" | "microvm";
 
@@ -79,9 +79,7 @@ function machineFlag(machine: Machine, options: QemuOptions): string {
   const parts = [machineType, `accel=${accelerator}`, "memory-backend=mem"];
   // Its devices are told of by ACPI: Debian's kernel takes none from its command line (CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES).
   if (machineType === "microvm") {
-    // Without KVM's clock the kernel has to measure by the old timer, whose interrupts come by the old controller.
-    const old = accelerator === "kvm" ? "off" : "on";
-    parts.push("acpi=on", "auto-kernel-cmdline=off", `pit=${old}`, `pic=${old}`, "rtc=on", "isa-serial=on");
+    parts.push("acpi=on", "auto-kernel-cmdline=off", "pit=off", "pic=off", "rtc=on", "isa-serial=on");
   } else {
     if (accelerator === "kvm") parts.push("kernel_irqchip=split");
     if (machine.image?.driver === "pmem") parts.push("nvdimm=on");
@@ -93,6 +91,30 @@ function machineFlag(machine: Machine, options: QemuOptions): string {
 /** Without protection keys: V8 takes them for its code, and TCG's are found broken now and then. */
 function cpuFlag({ accelerator, cpuFeatures }: QemuOptions): string {
   return [accelerator === "kvm" ? "host" : "max,-pku", ...(cpuFeatures === "" ? [] : [cpuFeatures])].join(",");
+}
+
+/** MiB that virtio-mem can bring. */
+const virtioMemMib = ({ memory }: Machine): number =>
+  memory.virtioMem ? Math.max(0, Math.floor((memory.maxMib - memory.mib) / VIRTIO_MEM_STEP) * VIRTIO_MEM_STEP) : 0;
+
+export const VIRTIO_MEM = "vmem0";
+/** MiB: what Linux takes memory into use by on x86. */
+const VIRTIO_MEM_STEP = 128;
+
+function virtioMem(machine: Machine, options: QemuOptions): Flag[] {
+  const mib = virtioMemMib(machine);
+  if (mib === 0) return [];
+  if (options.machineType === "microvm")
+    throw new VmError(
+      "Unsupported",
+      "enable_virtio_mem: machine_type microvm has no room for memory devices; use q35 or pc",
+    );
+  const huge = machine.memory.hugepages ? ",hugetlb=on" : "";
+  return [
+    // Of the host's memory it takes what the guest has been given.
+    ["object", `memory-backend-memfd,id=${VIRTIO_MEM}-mem,size=${mib}M,share=on,reserve=off${huge}`],
+    device(options, "virtio-mem", `id=${VIRTIO_MEM},memdev=${VIRTIO_MEM}-mem,requested-size=0,block-size=2M`),
+  ];
 }
 
 function memoryFlag({ memory, image }: Machine, { machineType }: QemuOptions): string {
@@ -169,19 +191,39 @@ function devices(machine: Machine, options: QemuOptions): Flag[] {
     ...(machine.agent === "kata" ? [device(options, "vhost-vsock", `id=vsock0,guest-cid=${contextId(machine)}`)] : []),
     ["object", `rng-random,id=rng0,filename=${escape(machine.entropy)}`],
     device(options, "virtio-rng", "rng=rng0"),
-    device(options, "virtio-balloon", `id=balloon0,free-page-reporting=${machine.reportsFreePages ? "on" : "off"}`),
+    device(
+      options,
+      "virtio-balloon",
+      `id=balloon0,deflate-on-oom=on,free-page-reporting=${machine.reportsFreePages ? "on" : "off"}`,
+    ),
     ...(iothread ? [["object", "iothread,id=iothread0"] as const] : []),
     ...(machine.diskOptions.driver === "virtio-scsi"
       ? [device(options, "virtio-scsi", `id=scsi0${iothread ? ",iothread=iothread0" : ""}`)]
       : []),
     ...imageDevices(machine, options),
+    ...virtioMem(machine, options),
     ...machine.shares.flatMap((share) => shareFlags(share, options)),
     ...machine.nics.flatMap((nic) => nicFlags(nic, options)),
+    ...vfioFlags(machine, options),
     ...machine.disks.flatMap((disk): Flag[] => [
       ["blockdev", JSON.stringify(blockNode(disk, machine.diskOptions))],
       ["device", JSON.stringify({ ...diskDevice(disk, machine.diskOptions, options.machineType), bus: undefined })],
     ]),
   ];
+}
+
+/** In the last ports, so that what is plugged later finds the first ones free. */
+function vfioFlags({ devices }: Machine, options: QemuOptions): Flag[] {
+  if (devices.length === 0) return [];
+  if (options.machineType === "microvm")
+    throw new VmError("Unsupported", "VFIO devices: machine_type microvm has no PCI; use q35 or pc");
+  const ports = hotplugPorts(options);
+  if (options.machineType === "q35" && devices.length > ports)
+    throw new VmError("Unsupported", `${devices.length} VFIO devices: there are ${ports} ports; raise pcie_root_port`);
+  return devices.map(({ id, address }, index): Flag => {
+    const bus = options.machineType === "pc" ? "bridge0" : rootPort(ports - 1 - index);
+    return ["device", `vfio-pci,host=${address},id=${deviceId(id)},bus=${bus}`];
+  });
 }
 
 function imageDevices({ image }: Machine, options: QemuOptions): Flag[] {
@@ -212,9 +254,10 @@ function shareFlags({ tag, socket, queueSize, cacheSize }: Share, options: QemuO
   ];
 }
 
-function nicFlags({ id, tap, mac, queues, vhost }: Nic, options: QemuOptions): Flag[] {
+function nicFlags({ id, tap, mac, queues, vhost, fd }: Nic, options: QemuOptions): Flag[] {
   const many = queues > 1;
-  const backend = `tap,id=${id},ifname=${tap},script=no,downscript=no,vhost=${vhost ? "on" : "off"}${many ? `,queues=${queues}` : ""}`;
+  const which = fd === undefined ? `ifname=${tap},script=no,downscript=no` : `fd=${fd}`;
+  const backend = `tap,id=${id},${which},vhost=${vhost ? "on" : "off"}${many ? `,queues=${queues}` : ""}`;
   const vectors = many && options.machineType !== "microvm" ? `,mq=on,vectors=${2 * queues + 2}` : "";
   return [
     ["netdev", backend],

@@ -16,8 +16,9 @@ import {
 import { connectWhenThere } from "../connect.ts";
 import { vsockChannel } from "../vsock.ts";
 import { hotplugPorts, qemuProgram, rootPort, type QemuOptions } from "./command.ts";
+import type { VfioDevice } from "../vfio.ts";
 import { blockNode, deviceId, diskDevice } from "./devices.ts";
-import { cpuSlots, growMemory, memoryOf, shrinkBalloon } from "./resize.ts";
+import { cpuSlots, growMemory, memoryOf, removeCpu, resizeVirtioMem, shrinkBalloon } from "./resize.ts";
 
 export function qemu(options: QemuOptions): Hypervisor {
   const hotplugs = options.machineType !== "microvm";
@@ -29,6 +30,8 @@ export function qemu(options: QemuOptions): Hypervisor {
       hotplugNics: hotplugs,
       resizeVcpus: hotplugs,
       growMemory: hotplugs,
+      vfio: hotplugs,
+      limitsNics: false,
       templates: true,
       pmemImage: hotplugs,
     },
@@ -37,9 +40,10 @@ export function qemu(options: QemuOptions): Hypervisor {
       by: "relay",
       channel: machine.agent === "kata" ? vsockChannel(machine) : channelSocket(machine.directory),
     }),
-    connect: async ({ directory }, signal) => {
-      const qmp = await connectWhenThere(controlSocket(directory), (path) => Qmp.connect(path, { signal }), signal);
-      return new QemuVm(qmp, options);
+    connect: async (machine, signal) => {
+      const socket = controlSocket(machine.directory);
+      const qmp = await connectWhenThere(socket, (path) => Qmp.connect(path, { signal }), signal);
+      return new QemuVm(qmp, machine, options);
     },
   };
 }
@@ -49,12 +53,14 @@ const UNPLUG_MS = 30_000;
 
 class QemuVm implements Vm {
   readonly #qmp: Qmp;
+  readonly #machine: Machine;
   readonly #options: QemuOptions;
   /** Device by port. */
   readonly #ports = new Map<number, string>();
 
-  constructor(qmp: Qmp, options: QemuOptions) {
+  constructor(qmp: Qmp, machine: Machine, options: QemuOptions) {
     this.#qmp = qmp;
+    this.#machine = machine;
     this.#options = options;
   }
 
@@ -146,6 +152,21 @@ class QemuVm implements Vm {
     await this.#qmp.execute("netdev_del", { id });
   }
 
+  async addDevice({ id, address }: VfioDevice): Promise<void> {
+    this.#checkHotplug("VFIO devices");
+    const bus = await this.#takePort(deviceId(id));
+    try {
+      await this.#qmp.execute("device_add", { driver: "vfio-pci", host: address, id: deviceId(id), bus });
+    } catch (error) {
+      this.#freePort(deviceId(id));
+      throw error;
+    }
+  }
+
+  async removeDevice(id: string): Promise<void> {
+    await this.#unplug(deviceId(id));
+  }
+
   async vcpus(): Promise<number> {
     return (await cpuSlots(this.#qmp)).filter(({ device }) => device !== undefined).length;
   }
@@ -168,15 +189,19 @@ class QemuVm implements Vm {
       .filter(({ device }) => device?.startsWith("cpu-") === true)
       .sort((a, b) => cpuNumber(b.device) - cpuNumber(a.device));
     for (const slot of plugged.slice(0, Math.max(0, present - count)))
-      if (slot.device !== undefined) await this.#unplug(slot.device);
+      if (slot.device !== undefined) await removeCpu(this.#qmp, slot.device);
     return await this.vcpus();
   }
 
   async setMemory(mib: number): Promise<number> {
     this.#checkHotplug("memory");
-    const { present } = await memoryOf(this.#qmp);
-    await shrinkBalloon(this.#qmp, Math.min(mib * (1 << 20), present));
-    if (mib * (1 << 20) > present) await growMemory(this.#qmp, mib * (1 << 20) - present);
+    const wanted = mib * (1 << 20);
+    const { base, present } = await memoryOf(this.#qmp);
+    // The balloon counts DIMMs, and not what virtio-mem has.
+    const { virtioMem } = this.#machine.memory;
+    await shrinkBalloon(this.#qmp, Math.min(wanted, virtioMem ? base : present));
+    if (virtioMem) await resizeVirtioMem(this.#qmp, wanted - base);
+    else if (wanted > present) await growMemory(this.#qmp, wanted - present);
     return Math.round((await memoryOf(this.#qmp)).present / (1 << 20));
   }
 

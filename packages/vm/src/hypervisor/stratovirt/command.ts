@@ -71,11 +71,12 @@ export const slotsAtStart = ({ image, disks }: Pick<Machine, "image" | "disks">)
   (image === undefined ? 0 : 1) + disks.length;
 
 function refuse(machine: Machine): void {
-  const { memory, image, nics, diskOptions, shares } = machine;
+  const { memory, image, nics, devices, diskOptions, shares } = machine;
   const no = (message: string): never => {
     throw new VmError("Unsupported", message);
   };
   if (memory.mib < LEAST_MEMORY) no(`default_memory: ${memory.mib} MiB; StratoVirt's least is ${LEAST_MEMORY}`);
+  if (devices.length > 0) no("VFIO devices: StratoVirt's microvm takes none");
   if (image?.driver === "pmem") no("vm_rootfs_driver: StratoVirt has no NVDIMM; use virtio-blk-mmio");
   if (slotsAtStart(machine) > BLOCK_SLOTS)
     no(`${slotsAtStart(machine)} block devices: StratoVirt's microvm has ${BLOCK_SLOTS} slots`);
@@ -106,8 +107,8 @@ function diskFlags({ id, path, readonly }: Disk, { cache, iothread, rates }: Dis
   ];
 }
 
-const nicFlags = ({ id, tap, mac, vhost }: Nic): Flag[] => [
-  ["netdev", `tap,id=${id},ifname=${tap}${vhost ? ",vhost=on" : ""}`],
+const nicFlags = ({ id, tap, mac, vhost, fd }: Nic): Flag[] => [
+  ["netdev", `tap,id=${id},${fd === undefined ? `ifname=${tap}` : `fd=${fd}`}${vhost ? ",vhost=on" : ""}`],
   ["device", `virtio-net-device,netdev=${id},id=${id}-dev,mac=${mac}`],
 ];
 

@@ -24,6 +24,8 @@ export function stratovirt(options: StratoVirtOptions): Hypervisor {
       hotplugNics: false,
       resizeVcpus: false,
       growMemory: false,
+      vfio: false,
+      limitsNics: false,
       templates: false,
       pmemImage: false,
     },
@@ -107,6 +109,14 @@ class StratoVirtVm implements Vm {
 
   removeNic(): Promise<void> {
     return unsupported("network devices: StratoVirt's microvm keeps what it starts with");
+  }
+
+  addDevice(): Promise<void> {
+    return unsupported("VFIO devices: StratoVirt's microvm takes none");
+  }
+
+  removeDevice(): Promise<void> {
+    return this.addDevice();
   }
 
   async vcpus(): Promise<number> {
