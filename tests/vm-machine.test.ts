@@ -16,6 +16,7 @@ import {
   settingsOf,
   sizeMachine,
   startMachine,
+  UNLIMITED,
   type VmHost,
 } from "@berth/vm";
 import {
@@ -176,7 +177,9 @@ describe("machines", { skip: vmProblem() ?? false, timeout: 900_000 }, () => {
       start: async () => {
         const id = `contract-${machineType}`;
         const own = { machine_type: machineType, default_vcpus: 1, default_maxvcpus: 2 };
-        const machine = await start(id, own);
+        const name = `berth-${id}-${process.pid}`;
+        execFileSync("ip", ["netns", "add", name]);
+        const machine = await start(id, own, {}, { netns: `/run/netns/${name}` });
         const { capabilities, machine: started } = machine;
         const { settings } = machine;
         return {
@@ -189,11 +192,20 @@ describe("machines", { skip: vmProblem() ?? false, timeout: 900_000 }, () => {
             writeFileSync(path, Buffer.alloc(1 << 20, name));
             return { id: name, path, readonly: false };
           },
-          nic: undefined,
+          nic: {
+            id: "net9",
+            tap: "tap9",
+            mac: "02:00:00:00:00:09",
+            queues: 1,
+            vhost: false,
+            rx: UNLIMITED,
+            tx: UNLIMITED,
+          },
           kill: async () => await removeMachine(vm, id),
           close: async () => {
             await machine.close();
             await removeMachine(vm, id);
+            execFileSync("ip", ["netns", "delete", name]);
           },
         };
       },
@@ -277,7 +289,8 @@ describe("machines", { skip: vmProblem() ?? false, timeout: 900_000 }, () => {
     assert.match(now, /^later 10\.78\.0\.2\/24$/m);
     assert.match(now, /^10\.99\.0\.0 by 10\.77\.0\.1$/m);
     assert.match(tc("tap1"), /tbf .*rate 8Mbit/);
-    await machine.vm.removeNic("net1");
+    ip("link", "delete", "later");
+    await refreshNetwork(vm.hand, machine, netns);
     await eventually("the interface is gone", async () => !/^later /m.test(await network()));
   });
 

@@ -24,6 +24,7 @@ export { toldByAgent } from "./agent/words.ts";
 export { shareContainer, type SharedContainer, unshareContainer } from "./guest/share.ts";
 export { cpusOf, type Limits, sizeMachine } from "./sandbox/size.ts";
 export { plugDevices, unplugDevices } from "./sandbox/devices.ts";
+export { UNLIMITED } from "./hypervisor/machine.ts";
 export { refreshNetwork } from "./network/refresh.ts";
 export { guestFilesOf } from "./sandbox/files.ts";
 export { hypervisorOf, hypervisorProgram, virtiofsdOf } from "./hypervisor/drivers.ts";

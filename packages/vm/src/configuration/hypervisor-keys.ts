@@ -3,7 +3,7 @@ import { honoured, moot, refused, type Values } from "./key.ts";
 
 const CONFIDENTIAL = "confidential guests need hardware that this has not been tried on";
 const LIMITS =
-  "rates of a guest's devices are not limited here; limit the pod's by the CNI plugin bandwidth and the cgroup's io.max";
+  "QEMU's devices are limited by rx_rate_limiter_max_rate and tx_rate_limiter_max_rate, and by the pod's io.max";
 const VHOST_USER_STORE = "vhost-user (SPDK) devices are not handed to guests";
 const SWAP = "guests have no swap";
 const SIZING = "a machine's limits are its pod's cgroup's, which the hypervisor is in";

@@ -30,7 +30,7 @@ export const RUNTIME_KEYS = {
   ),
   sandbox_bind_mounts: refused("strings", [], "the guest sees what its containers do"),
   enable_vcpus_pinning: refused("boolean", false, "processors are given by the pod's cpuset"),
-  vfio_mode: moot("string", "guest-kernel", "VFIO devices are not handed to guests yet"),
+  vfio_mode: refused("string", "guest-kernel", "the devices that a guest is handed are its kernel's own"),
   disable_guest_empty_dir: moot("boolean", true, "an emptyDir is the kubelet's directory, shared like any other"),
   emptydir_mode: refused("string", "shared-fs", "an emptyDir is the kubelet's directory, shared like any other"),
   create_container_timeout: honoured("integer", 60, "seconds that Kata's agent has to make a container"),
@@ -43,7 +43,7 @@ export const RUNTIME_KEYS = {
   jaeger_password: moot("string", "", TRACES),
   dan_conf: refused("string", "", "networks are attached by CNI alone"),
   kubelet_root_dir: moot("string", "/var/lib/kubelet", "volumes are what the CRI names"),
-  pod_resource_api_sock: refused("string", "", "VFIO devices are not handed to guests yet"),
+  pod_resource_api_sock: refused("string", "", "devices are known by the pod's CDI annotations (cold_plug_vfio)"),
   keep_abnormal: refused("boolean", false, "a VM that ended is cleaned; its logs stay with the pod's directory"),
   experimental_force_guest_pull: refused("boolean", false, "images are berthd's"),
 } as const;

@@ -13,6 +13,9 @@ const APPEAR_MS = 30_000;
 /** What the pod's network was when it was looked at last; of one machine one after the other. */
 const running = new WeakMap<PodMachine, Promise<string | undefined>>();
 
+/** Ids of devices by the addresses of what they were plugged for, by this daemon. */
+const plugged = new WeakMap<PodMachine, Map<string, string>>();
+
 /** Rejects with VmError Unsupported where an interface has come and the hypervisor plugs none. */
 export async function refreshNetwork(hand: Hand, machine: PodMachine, netns: string): Promise<void> {
   // With macvtap the pod's own interface has nothing left that a guest could have.
@@ -34,6 +37,7 @@ async function refresh(hand: Hand, machine: PodMachine, netns: string, last: str
   const inGuest = await guestLinks(machine);
   const missing = interfaces.filter(({ link }) => !inGuest.some(({ mac }) => mac === link.mac));
   for (const own of missing) await plug(hand, machine, netns, own);
+  await unplugGone(machine, interfaces);
   if (missing.length > 0 || last !== undefined) await configureGuestNetwork(machine.guest.hand, interfaces);
   return now;
 }
@@ -59,8 +63,18 @@ async function plug(hand: Hand, machine: PodMachine, netns: string, own: PodInte
   const queues = Math.max(1, settings.hypervisor.network_queues);
   await vm.addNic({ id: `net${number}`, tap, mac: own.link.mac, queues, vhost: false, ...rates });
   await redirect(hand, netns, [{ ...own, tap }], capabilities.limitsNics ? undefined : rates);
+  const known = plugged.get(machine) ?? new Map<string, string>();
+  plugged.set(machine, known.set(own.link.mac, `net${number}`));
   const found = { pattern: `/sys/class/net/${appears}`, timeoutMs: APPEAR_MS };
   await guest.hand.run({ orders: [{ order: "find", args: found }] });
+}
+
+async function unplugGone(machine: PodMachine, interfaces: readonly PodInterface[]): Promise<void> {
+  for (const [mac, id] of plugged.get(machine) ?? []) {
+    if (interfaces.some(({ link }) => link.mac === mac)) continue;
+    await machine.vm.removeNic(id);
+    plugged.get(machine)?.delete(mac);
+  }
 }
 
 function firstFree(isTaken: (index: number) => boolean): number {
