@@ -5,6 +5,7 @@ import { createServer, type Server, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, test } from "node:test";
+import { removeCpu } from "../src/hypervisor/qemu/resize.ts";
 import { Qmp, QmpError } from "../src/qmp/client.ts";
 
 const GREETING = { QMP: { version: { qemu: { major: 7, minor: 2, micro: 22 } }, capabilities: [] } };
@@ -106,6 +107,30 @@ test("whoever waits is told when the hypervisor ends, or talks nonsense", async 
     assert.equal(qmp.isOpen, false);
     await assert.rejects(qmp.execute("query-status"), /is gone/);
   }
+});
+
+test("a processor has gone when its guest says that it has, and no sooner", async () => {
+  let there = true;
+  let status = 0;
+  answer = ({ execute, id }, socket) => {
+    const slots = [{ type: "cpu", props: {}, ...(there && { "qom-path": "/machine/peripheral/cpu-1" }) }];
+    if (execute === "query-hotpluggable-cpus") return slots;
+    const tell = (source: number, code: number): void => {
+      const info = { device: "cpu-1", slot: "1", "slot-type": "CPU", source, status: code };
+      socket.write(`${JSON.stringify({ event: "ACPI_DEVICE_OST", data: { info } })}\n`);
+    };
+    socket.write(`${JSON.stringify({ return: {}, id })}\n`);
+    tell(1, 0);
+    tell(3, 0x84);
+    there = status !== 0;
+    tell(3, status);
+    return undefined;
+  };
+  const qmp = await Qmp.connect(join(dir, "qmp"));
+  await removeCpu(qmp, "cpu-1");
+  [there, status] = [true, 1];
+  await assert.rejects(removeCpu(qmp, "cpu-1"), { code: "Guest", message: /the guest does not let go/ });
+  qmp.close();
 });
 
 test("an abort ends the wait with its reason", async () => {

@@ -177,7 +177,7 @@ export interface Vm {
   addDevice(device: VfioDevice): Promise<void>;
   removeDevice(id: string): Promise<void>;
   vcpus(): Promise<number>;
-  /** Answers how many there are then; the guest has to take them into use. */
+  /** Answers how many there are then, which may be more; the guest has to take them into use. */
   setVcpus(count: number): Promise<number>;
   /** MiB in all; answers what it is then, in the hypervisor's steps. Less than before is a request to the guest. */
   setMemory(mib: number): Promise<number>;

@@ -188,7 +188,9 @@ class QemuVm implements Vm {
     const plugged = slots
       .filter(({ device }) => device?.startsWith("cpu-") === true)
       .sort((a, b) => cpuNumber(b.device) - cpuNumber(a.device));
-    for (const slot of plugged.slice(0, Math.max(0, present - count)))
+    // Without KVM, QEMU 7.2 ends when memory changes after a processor has gone.
+    const surplus = this.#options.accelerator === "kvm" ? Math.max(0, present - count) : 0;
+    for (const slot of plugged.slice(0, surplus))
       if (slot.device !== undefined) await removeCpu(this.#qmp, slot.device);
     return await this.vcpus();
   }
