@@ -5,7 +5,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSy
 import { after, before, describe, test } from "node:test";
 import { status as codes } from "@grpc/grpc-js";
 import { file, imageArchive } from "../scripts/busybox-image.ts";
-import { IMAGE, TestDaemon } from "./support/daemon.ts";
+import { checkout, IMAGE, run, TestDaemon } from "./support/daemon.ts";
 import { createContainer, runPod, sh, startContainer, status } from "./support/pods.ts";
 
 const CHECKPOINT_IMAGE = "localhost/berth-test/checkpoint:latest";
@@ -107,7 +107,8 @@ describe("checkpoint and restore", { skip }, () => {
     const id = await startContainer(daemon, pod, COUNTER);
     await counts(id, 3);
     const location = `${daemon.dir}/for-image.tar`;
-    await checkpoint(id, location);
+    const endpoint = ["--runtime-endpoint", `unix://${daemon.socket}`, "--timeout", "120s"];
+    await run([`${checkout}/bin/crictl`, ...endpoint, "checkpoint", "--export", location, id]);
     const at = await count(id);
     await daemon.load(checkpointImage(daemon.dir, location));
     const again = await createContainer(daemon, await runPod(daemon), "", restored(CHECKPOINT_IMAGE));

@@ -29,7 +29,7 @@ for (const cgroups of ["v2", "v1"] as const)
 test("each flag of checkpoint and restore", { timeout: TIMEOUT_MS }, async (t) => {
   const problem = guestProblem();
   if (problem !== undefined) return t.skip(problem);
-  await passes("packages/runtime/test/checkpoint-flags.test.ts", { cgroups: "v2" }, 12);
+  await passes("packages/runtime/test/checkpoint-flags.test.ts", { cgroups: "v2" }, 13);
 });
 
 test("CheckpointContainer, and containers made of checkpoints", { timeout: TIMEOUT_MS }, async (t) => {

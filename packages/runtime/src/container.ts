@@ -26,7 +26,7 @@ import { PlanError, type ContainerContext, type Planned, type Rootfs, type WaitA
 import { makeDevices, prepareDevices } from "./devices.ts";
 import { addHooks, has, type StateSource } from "./hooks.ts";
 import { addFilter, checkListener, listens } from "./listener.ts";
-import { attachMounts, hasOwnDev, prepareMounts } from "./mounts.ts";
+import { attachMounts, hasOwnDev, labelOption, prepareMounts } from "./mounts.ts";
 import {
   cloneFlags,
   joinNamespaces,
@@ -132,7 +132,7 @@ export function planContainer(spec: oci.Spec, context: ContainerContext): Planne
   if (cleanPath(process.cwd) !== "/")
     plan.add("mkdir_in", { root, path: cleanPath(process.cwd), mode: 0o755, uid: 0, gid: 0 }, "process.cwd");
   for (const { slot, because } of readOnlyLater) readOnly(plan, slot, because);
-  hidePaths(plan, spec, root);
+  hidePaths(plan, spec, context.host, root);
   if (spec.root?.readonly) readOnly(plan, root, "root.readonly");
   lookUpHome(plan, process, root);
   if (late !== undefined && lateSlot !== undefined) {
@@ -359,7 +359,7 @@ function openConsole(plan: PlanBuilder, process: oci.Process, context: Container
  * Masked and read-only paths. The null device is the container's own, opened once and checked (CVE-2025-31133): what is
  * bound is that descriptor, not whatever the path leads to by then.
  */
-function hidePaths(plan: PlanBuilder, spec: oci.Spec, root: number): void {
+function hidePaths(plan: PlanBuilder, spec: oci.Spec, host: HostFacts, root: number): void {
   const { maskedPaths = [], readonlyPaths = [] } = spec.linux ?? {};
   for (const path of new Set(readonlyPaths.map(cleanPath))) plan.add("readonly", { root, path }, "linux.readonlyPaths");
   if (maskedPaths.length === 0) return;
@@ -373,7 +373,7 @@ function hidePaths(plan: PlanBuilder, spec: oci.Spec, root: number): void {
       slot: dirSlot,
       fstype: "tmpfs",
       source: "tmpfs",
-      options: ["nr_blocks=1", "nr_inodes=2"],
+      options: ["nr_blocks=1", "nr_inodes=2", ...labelOption("tmpfs", spec, host)],
       attrs: PROC_ATTRS | MOUNT_ATTR.RDONLY,
       fdKeys: [],
       fdSlots: [],

@@ -76,7 +76,7 @@ function prepareMount(
       slot: prepareBind(plan, { ...mount, source: "/sys" }, { ...options, bind: "rbind", data: [] }, because, context),
     };
   }
-  const data = [...options.data, ...labelOption(mount, spec, context.host)];
+  const data = [...options.data, ...labelOption(mount.type, spec, context.host)];
   if (isOfTheHost(mount.type) && !context.namespaces.all.has("user"))
     return { ...common, kind: "bind", slot: mountOnHost(plan, mount, mount.type, data, options, because) };
   return { ...common, kind: "new", fstype: mount.type, data };
@@ -134,13 +134,13 @@ function checkDestination(mount: oci.Mount, target: string, isBind: boolean, bec
     throw new PlanError(field, "only a procfs may be mounted at /proc");
 }
 
-const LABELLED = new Set(["tmpfs", "mqueue", "devpts", "ramfs"]);
+/** Of which the kernel has one for all, or for a namespace, labelled already: a mount of it with another label is EINVAL. */
+const UNLABELLED = new Set(["proc", "sysfs", "cgroup", "cgroup2", "mqueue"]);
 
-function labelOption(mount: oci.Mount, spec: oci.Spec, host: HostFacts): string[] {
-  const label = spec.linux?.mountLabel;
-  return label !== undefined && label !== "" && host.selinux && LABELLED.has(mount.type ?? "")
-    ? [`context=${label}`]
-    : [];
+/** `linux.mountLabel` for a new file system of a type. */
+export function labelOption(type: string, spec: oci.Spec, host: HostFacts): string[] {
+  const label = spec.linux?.mountLabel ?? "";
+  return label !== "" && host.selinux && !UNLABELLED.has(type) ? [`context=${label}`] : [];
 }
 
 /** Attaches all, in order. Returns what is to become read-only when nothing is left to be made inside it. */

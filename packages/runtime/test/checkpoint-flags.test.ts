@@ -311,6 +311,25 @@ describe("flags of checkpoint and restore", skip === undefined ? {} : { skip }, 
       end();
     });
 
+  test("--manage-cgroups-mode ignore: restored into another cgroup", async () => {
+    const [one, two] = [`${id}-one`, `${id}-two`];
+    const inCgroup = (name: string): string =>
+      shop.bundle(COUNTER, (spec) => ({ ...writable(spec), linux: { ...spec.linux, cgroupsPath: `/${name}` } }));
+    const found = (name: string): string[] =>
+      spawnSync("find", ["/sys/fs/cgroup", "-name", name], { encoding: "utf8" }).stdout.split("\n").filter(Boolean);
+    start(inCgroup(one));
+    await until(() => shop.count() > 2);
+    assert.ok(found(one).length > 0);
+    checkpoint("--manage-cgroups-mode", "ignore");
+    assert.deepEqual(found(one), []);
+    restore(inCgroup(two), "--manage-cgroups-mode", "ignore");
+    const { pid } = JSON.parse(shop.must("state", id).stdout) as { pid: number };
+    assert.match(readFileSync(`/proc/${pid}/cgroup`, "utf8"), new RegExp(`/${two}$`, "m"));
+    await countsOn();
+    end();
+    assert.deepEqual([...found(one), ...found(two)], []);
+  });
+
   test("--manage-cgroups-mode strict: the cgroup that a restore is given is there already, which is what it refuses", async () => {
     const bundle = shop.bundle(COUNTER, writable);
     start(bundle);

@@ -28,7 +28,7 @@ describe("checkpoint where criu cannot work", { skip: whyNoRuntime() ?? (lacking
     using shop = new Workshop({ path: BERTH_RUNC });
     const id = shop.id();
     const images = join(shop.directory, "images");
-    assert.equal(shop.quiet("run", "-d", "-b", shop.bundle("exec sleep 60"), id), 0);
+    assert.equal(shop.quiet("run", "-d", "-b", shop.bundle("exec sleep 100000"), id), 0);
     for (const args of [
       ["checkpoint", "--image-path", images, id],
       ["restore", "-b", shop.bundle("true"), "--image-path", images, shop.id()],
@@ -167,7 +167,7 @@ describe("checkpoint and restore", skip === undefined ? {} : { skip }, () => {
       "run",
       "-d",
       "-b",
-      shop.bundle("exec sleep 60"),
+      shop.bundle("exec sleep 100000"),
       id,
     ]);
     assert.equal(status, 0);
