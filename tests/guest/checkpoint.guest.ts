@@ -39,12 +39,8 @@ test("CheckpointContainer, and containers made of checkpoints", { timeout: TIMEO
 });
 
 for (const cgroups of ["v2", "v1"] as const)
-  test(
-    `Checkpoint, and Create from one, by containerd's shim, cgroup ${cgroups}`,
-    { timeout: TIMEOUT_MS },
-    async (t) => {
-      const problem = guestProblem();
-      if (problem !== undefined) return t.skip(problem);
-      await passes("packages/shim/test/checkpoint.test.ts", { cgroups }, 1);
-    },
-  );
+  test(`Checkpoint by containerd's shim, cgroup ${cgroups}`, { timeout: TIMEOUT_MS }, async (t) => {
+    const problem = guestProblem();
+    if (problem !== undefined) return t.skip(problem);
+    await passes("packages/shim/test/checkpoint.test.ts", { cgroups }, 1);
+  });

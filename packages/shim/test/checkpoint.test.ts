@@ -1,7 +1,7 @@
-/** Checkpoint, and Create from one, by the Task API; where CRIU cannot work (as in tests/guest it can), that it is refused with its reason. */
+/** Checkpoint by the Task API; where CRIU cannot work (as in tests/guest it can), that it is refused with its reason. */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { CODE, TtrpcError } from "@berth/ttrpc";
@@ -14,9 +14,7 @@ const CGROUP = `/berth-test-shim-${process.pid}`;
 const SCRIPT = "i=0; while :; do i=$((i+1)); echo $i >/new; busybox mv /new /count; sleep 0.05; done";
 const criuWorks = spawnSync("criu", ["check"]).status === 0;
 
-const countIn = (bundle: string): number => Number(readFileSync(join(bundle, "rootfs/count"), "utf8"));
-
-test("a container goes on where it was checkpointed", { skip: whyNoShim }, async (t) => {
+test("a container is checkpointed, and ends", { skip: whyNoShim }, async (t) => {
   const { directory, bundle, service } = await startShim(t, { id: ID, script: SCRIPT, cgroupsPath: CGROUP });
   await service.call("create", { id: ID, bundle });
   await service.call("start", { id: ID });
@@ -36,18 +34,6 @@ test("a container goes on where it was checkpointed", { skip: whyNoShim }, async
   await service.call("wait", { id: ID });
   await service.call("delete", { id: ID });
   const again = service.call("create", { id: ID, bundle, checkpoint: images });
-  if (!criuWorks) return await assert.rejects(again, /checkpoints need criu, /);
-  const before = countIn(bundle);
-  await again;
-  assert.equal(countIn(bundle), before, "it runs from its start on");
-  await service.call("start", { id: ID });
-  await until("it counts on", () => countIn(bundle) > before);
-  assert.ok(countIn(bundle) < before + 1_000);
-  await service.call("kill", { id: ID, signal: 9 });
-  assert.equal((await service.call("wait", { id: ID })).exitStatus, 137);
-  await service.call("delete", { id: ID });
-  assert.deepEqual(
-    readdirSync(join(directory, "run/berth")).filter((name) => !/^(hand-|seccomp)/.test(name)),
-    [],
-  );
+  await assert.rejects(again, /berth's shim does not restore checkpoints/);
+  assert.equal(existsSync(join(images, "inventory.img")), criuWorks);
 });

@@ -25,7 +25,7 @@ export interface MakingRequest {
   readonly stdin: boolean;
   /** Of its own, there already. */
   readonly dir: string;
-  /** Of the images of CRIU that it is restored from; "": it is new. */
+  /** Of the images of CRIU that it is to be restored from; "": it is new. */
   readonly checkpoint: string;
   /** As containerd has encoded them; undefined: the shim's own count. */
   readonly options: Any | undefined;

@@ -14,6 +14,7 @@ import {
 import { planContainer, planExec } from "@berth/runtime";
 import type { oci } from "@berth/spec";
 import { runcOptions } from "@berth/spec/shim";
+import { CODE, TtrpcError } from "@berth/ttrpc";
 import { unpackMessage } from "../any.ts";
 import { runHooks } from "./hooks.ts";
 import type { Machine, Maker, Making, MakingRequest, Prepared, PreparedExec } from "./making.ts";
@@ -52,12 +53,9 @@ class OwnMaking implements Making {
   async prepare(): Promise<Prepared> {
     const { hand, host, log } = this.#machine;
     const { id, bundle, spec, rootfsPath, rootfs: mounts, terminal, checkpoint } = this.#request;
+    if (checkpoint !== "")
+      throw new TtrpcError(CODE.unimplemented, "berth's shim does not restore checkpoints; berthd and berth-runc do");
     const rootfs = await rootfsOf(hand, bundle, rootfsPath, mounts);
-    const oom = oomCounter(this.#cgroup, host);
-    if (checkpoint !== "") {
-      const { planRestored } = await import("./restore.ts");
-      return { plan: await planRestored(this.#machine, this.#request, rootfs, this.#cgroup), oom };
-    }
     const { plan, warnings } = planContainer(spec, {
       id,
       rootfs,
@@ -72,7 +70,7 @@ class OwnMaking implements Making {
       checksProgram: true,
     });
     for (const warning of warnings) log(`container ${id}: ${warning}`);
-    return { plan, oom };
+    return { plan, oom: oomCounter(this.#cgroup, host) };
   }
 
   async parked(pid: number): Promise<void> {
