@@ -30,7 +30,12 @@ pod_annotations = ["io.katacontainers.*"]
     });
     const image = join(peer.directory, "image");
     await makeGuestImage(image);
-    const keys = { kernel: `"${image}/vmlinuz"`, initrd: `"${image}/initrd"`, default_memory: 256 };
+    const keys = {
+      kernel: `"${image}/vmlinuz"`,
+      initrd: `"${image}/initrd"`,
+      default_memory: 256,
+      default_maxmemory: 1024,
+    };
     const lines = Object.entries(keys).map(([key, value]) => `${key} = ${value}\n`);
     writeFileSync(join(peer.directory, "kata.toml"), `[hypervisor.qemu]\n${lines.join("")}`);
     mkdirSync(join(peer.directory, "cni"));
@@ -107,8 +112,17 @@ pod_annotations = ["io.katacontainers.*"]
   async function api(address: string): Promise<void> {
     const service = await TaskService.connect({ address, version: 3 }, peer.namespace);
     const refused = (code: number) => (error: unknown) => error instanceof TtrpcError && error.code === code;
-    await service.call("update", { id: "vm", resources: packJson("LinuxResources", { memory: { limit: 48 << 20 } }) });
-    assert.match(peer.does("ctr", "task", "metrics", "vm"), new RegExp(`\\b${48 << 20}\\b`));
+    const memory = (): number =>
+      Number(
+        /^MemTotal: +(\d+)/m.exec(
+          peer.does("ctr", "task", "exec", "--exec-id", "m", "vm", "cat", "/proc/meminfo"),
+        )?.[1],
+      );
+    const before = memory();
+    const limit = 384 << 20;
+    await service.call("update", { id: "vm", resources: packJson("LinuxResources", { memory: { limit } }) });
+    assert.match(peer.does("ctr", "task", "metrics", "vm"), new RegExp(`\\b${limit}\\b`));
+    await until("the machine has grown", () => memory() >= before + (limit >> 10));
     await assert.rejects(service.call("checkpoint", { id: "vm", path: "/nowhere" }), refused(CODE.unimplemented));
     service.close();
   }

@@ -13,6 +13,7 @@ import type { Any } from "@bufbuild/protobuf/wkt";
 import { unpackMessage } from "../any.ts";
 import type { Machine } from "../server/making.ts";
 import { machinesDirectory } from "../server/place.ts";
+import { podLimits } from "./limits.ts";
 import { CODE, TtrpcError } from "@berth/ttrpc";
 
 /** As the CRI's, for those who do not say. */
@@ -63,6 +64,7 @@ export async function bootMachine(vm: VmHost, { id, spec, cgroup, options }: Mac
     hostname,
     shmSize: SHM_BYTES,
     sysctls: linux?.sysctl ?? {},
+    limits: podLimits(spec),
   });
 }
 

@@ -3,13 +3,22 @@ import { cgroupRemoval, CLONE, killCgroup, type Order, type Plan } from "@berth/
 import { cgroupCreation } from "@berth/runtime";
 import type { oci } from "@berth/spec";
 import { CODE, TtrpcError } from "@berth/ttrpc";
-import { type PodMachine, shareContainer, standInOom, standInPlan, unshareContainer, type VmHost } from "@berth/vm";
+import {
+  type PodMachine,
+  shareContainer,
+  sizeMachine,
+  standInOom,
+  standInPlan,
+  unshareContainer,
+  type VmHost,
+} from "@berth/vm";
 import type { Any } from "@bufbuild/protobuf/wkt";
 import type { Machine, Maker, Making, MakingRequest, Prepared, PreparedExec } from "../server/making.ts";
 import { rootfsOf, unmountRootfs } from "../server/rootfs.ts";
 import { packStats } from "../server/stats.ts";
 import { roleOf } from "./annotations.ts";
 import { inVmsWords } from "./errors.ts";
+import { limitsOf, merged } from "./limits.ts";
 import { bootMachine, dropMachine, vmHostOf } from "./machine.ts";
 
 /** How long after its exit output of a further process is awaited that a grandchild may still hold open. */
@@ -24,6 +33,7 @@ export class VmMaker implements Maker {
   readonly #id: string;
   readonly #options: Any | undefined;
   #booted: Promise<PodMachine> | undefined;
+  readonly #resources = new Map<string, oci.LinuxResources | undefined>();
   #owner: string | undefined;
 
   /** `id`: of its machine. `options`: of the shim's start. */
@@ -58,8 +68,15 @@ export class VmMaker implements Maker {
     return await this.#booted?.catch(() => undefined);
   }
 
+  /** It has what its containers may use; `change` is about to hold for one. */
+  async fit(machine: PodMachine, id: string, change: oci.LinuxResources): Promise<void> {
+    this.#resources.set(id, merged(this.#resources.get(id), change));
+    await inVmsWords(() => sizeMachine(machine, [...this.#resources.values()].map(limitsOf)));
+  }
+
   /** The machine goes with the container that it was booted for. */
   async released(id: string): Promise<void> {
+    this.#resources.delete(id);
     if (this.#owner !== id) return;
     const machine = await this.found();
     this.#booted = undefined;
@@ -91,6 +108,7 @@ class VmMaking implements Making {
       throw new TtrpcError(CODE.unimplemented, "a container in a virtual machine cannot be restored from a checkpoint");
     const { hand, host, cache, log } = this.#maker.machine;
     const machine = await this.#maker.machineFor(this.#request);
+    await this.#maker.fit(machine, id, spec.linux?.resources ?? {});
     const rootfs = await rootfsOf(hand, bundle, rootfsPath, mounts);
     const guests = await inVmsWords(async () => {
       const shared = { id, spec: await withGuestsPids(machine, withinMachine(spec)), rootfs, shm: shmOf(spec) };
@@ -139,7 +157,9 @@ class VmMaking implements Making {
   }
 
   async update(resources: oci.LinuxResources): Promise<void> {
-    await (await this.#machine()).runtime.update(this.#request.id, resources);
+    const machine = await this.#machine();
+    await this.#maker.fit(machine, this.#request.id, resources);
+    await machine.runtime.update(this.#request.id, resources);
   }
 
   async stats(): Promise<Any> {
