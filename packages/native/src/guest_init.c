@@ -171,6 +171,7 @@ void guest_furnish(void)
   struct rlimit descriptors = {.rlim_cur = 1024, .rlim_max = DESCRIPTORS};
   if (setrlimit(RLIMIT_NOFILE, &descriptors) < 0)
     guest_fail("setrlimit RLIMIT_NOFILE: %s", strerror(errno));
-  guest_load_modules(false);
+  /* The kernel has its own copy, and an initramfs is memory. */
+  guest_load_modules(is_initramfs());
   bring_loopback_up();
 }

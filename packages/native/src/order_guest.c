@@ -19,12 +19,16 @@
 
 /* --- reaching it -------------------------------------------------------------------------------------------------------- */
 
-static int reach(struct run *run, const char *relay, const char *path)
+/* `fd`: dialled already, or -1. */
+static int reach(struct run *run, const char *relay, const char *path, int fd)
 {
   for (int tries = 0;; tries++) {
-    int fd = relay_reach(relay, GUEST_PORT, path);
-    if (fd >= 0)
+    if (fd < 0)
+      fd = relay_dial(relay, GUEST_PORT, path);
+    if (fd >= 0 && relay_granted(fd, GUEST_PORT, path))
       return fd;
+    drop(fd);
+    fd = -1;
     if (errno != EAGAIN || tries == QUEUE_TRIES)
       return failed(&run->report, "connect %s through %s", path, relay);
     poll(NULL, 0, QUEUE_PAUSE_MS);
@@ -51,34 +55,18 @@ static int lost(struct run *run, const char *what)
   return fail(&run->report, ECONNRESET, "%s: the channel to the guest has ended", what);
 }
 
-static int attach(struct run *run, const struct proxy *p, const char *relay, const char *path, uint32_t stream)
+/* The streams' own connections, in this order. */
+static const uint32_t streams[] = {STREAM_STDOUT, STREAM_STDERR, STREAM_STDIN};
+#define STREAMS 3
+
+static bool wants(const struct proxy *p, int stream, bool input)
 {
-  struct frame_header header;
-  const uint8_t *body;
-  int fd = reach(run, relay, path);
-  if (fd < 0)
-    return -1;
-  struct proxy side = {.control.fd = fd};
-  struct message_attach message = {.session = p->session, .stream = stream};
-  message_attach_encode(&side.control.out, 1, &message);
-  int result = !proxy_send(&side) || !proxy_answer(&side, 1, &header, &body) ? lost(run, "attach") : take_report(run, &header, body, "attach");
-  /* What came behind the answer are the stream's first bytes, and they are the process's output. */
-  if (result == 0) {
-    proxy_done(&side, &header);
-    result = write_all((int)(stream == STREAM_STDERR ? 2 : 1), side.control.in.data, side.control.in.size) ? fd : -1;
-  }
-  if (result < 0)
-    drop(fd);
-  buffer_free(&side.control.in);
-  return result;
+  return streams[stream] == STREAM_STDIN ? input : streams[stream] == STREAM_STDOUT || !p->terminal;
 }
 
 /* A process that has closed its input already, or ended, is no failure: whoever writes to it here is to see that. */
-static int attach_input(struct run *run, struct proxy *p, const char *relay, const char *path)
+static int without_input(struct run *run, const struct proxy *p)
 {
-  p->in = attach(run, p, relay, path, STREAM_STDIN);
-  if (p->in >= 0)
-    return 0;
   if (run->report.err != EPIPE)
     return -1;
   run->report.err = 0;
@@ -87,30 +75,65 @@ static int attach_input(struct run *run, struct proxy *p, const char *relay, con
   return 0;
 }
 
-static int attach_all(struct run *run, struct proxy *p, const char *relay, const char *path, bool input)
+static int attached(struct run *run, struct proxy *p, struct proxy *side, uint32_t stream)
 {
-  p->out[0] = attach(run, p, relay, path, STREAM_STDOUT);
-  if (p->out[0] >= 0 && !p->terminal)
-    p->out[1] = attach(run, p, relay, path, STREAM_STDERR);
-  if (p->out[0] < 0 || (!p->terminal && p->out[1] < 0))
-    return -1;
-  return input ? attach_input(run, p, relay, path) : 0;
+  struct frame_header header;
+  const uint8_t *body;
+  int fd = side->control.fd;
+  int result = proxy_answer(side, 1, &header, &body) ? take_report(run, &header, body, "attach") : lost(run, "attach");
+  /* What came behind the answer are the stream's first bytes, and they are the process's output. */
+  if (result == 0) {
+    proxy_done(side, &header);
+    if (!write_all(stream == STREAM_STDERR ? 2 : 1, side->control.in.data, side->control.in.size))
+      result = failed(&run->report, "write the first output");
+  }
+  buffer_free(&side->control.in);
+  if (result < 0) {
+    drop(fd);
+    return stream == STREAM_STDIN ? without_input(run, p) : -1;
+  }
+  *(stream == STREAM_STDIN ? &p->in : stream == STREAM_STDOUT ? &p->out[0] : &p->out[1]) = fd;
+  return 0;
 }
 
-static int begin(struct run *run, struct proxy *p, const char *relay, const char *path)
+/* All are asked for before any is waited for: each answer is a way to the guest and back. */
+static int attach_all(struct run *run, struct proxy *p, const char *relay, const char *path, const int dialled[STREAMS], bool input)
+{
+  struct proxy sides[STREAMS] = {0};
+  for (int i = 0; i < STREAMS; i++) {
+    struct message_attach message = {.session = p->session, .stream = streams[i]};
+    if (!wants(p, i, input))
+      continue;
+    if ((sides[i].control.fd = reach(run, relay, path, dialled[i])) < 0)
+      return -1;
+    message_attach_encode(&sides[i].control.out, 1, &message);
+    if (!proxy_send(&sides[i]))
+      return lost(run, "attach");
+  }
+  for (int i = 0; i < STREAMS; i++)
+    if (wants(p, i, input) && attached(run, p, &sides[i], streams[i]) < 0)
+      return -1;
+  return 0;
+}
+
+static int begin(struct run *run, struct proxy *p, const char *relay, const char *path, int dialled[STREAMS], bool input)
 {
   if (settle(run) < 0 || (p->terminal && stand_in_raw(run) < 0))
     return -1;
   prctl(PR_SET_NAME, "bosun-proxy");
   signal(SIGPIPE, SIG_IGN); /* a channel that ends while it is written to is told in words */
-  p->control.fd = reach(run, relay, path);
+  int control = relay_dial(relay, GUEST_PORT, path);
+  for (int i = 0; i < STREAMS; i++)
+    dialled[i] = wants(p, i, input) ? relay_dial(relay, GUEST_PORT, path) : -1;
+  p->control.fd = reach(run, relay, path, control);
   return p->control.fd < 0 ? -1 : 0;
 }
 
-/* Sends the request that was encoded and takes its answer, which is of `type` or tells of a failure. */
-static int transact(struct run *run, struct proxy *p, uint16_t type, const char *what, struct frame_header *header, const uint8_t **body)
+/* Takes the answer to a request that was sent; it is of `type`, or tells of a failure. */
+static int answer(struct run *run, struct proxy *p, uint32_t request, uint16_t type, const char *what, struct frame_header *header,
+                  const uint8_t **body)
 {
-  if (!proxy_send(p) || !proxy_answer(p, p->request, header, body))
+  if (!proxy_answer(p, request, header, body))
     return lost(run, what);
   if (header->type == type)
     return 0;
@@ -129,21 +152,25 @@ int order_guest_process(struct run *run, const struct order_guest_process *o)
   struct proxy p = {.in = -1, .out = {-1, -1}, .oom_fd = -1, .terminal = o->terminal};
   struct frame_header header;
   const uint8_t *body;
-  if (begin(run, &p, o->relay, o->monitor) < 0)
+  int dialled[STREAMS];
+  if (begin(run, &p, o->relay, o->monitor, dialled, o->stdin_) < 0)
     return -1;
   if (*o->oom_file && (p.oom_fd = open(o->oom_file, O_WRONLY | O_CLOEXEC)) < 0)
     return failed(&run->report, "open %s", o->oom_file);
-  if (attach_all(run, &p, o->relay, o->monitor, o->stdin_) < 0)
+  if (attach_all(run, &p, o->relay, o->monitor, dialled, o->stdin_) < 0)
     return -1;
   proxy_resize(&p);
   struct message_watch watch;
-  message_watch_encode(&p.control.out, ++p.request, &watch);
-  if (transact(run, &p, MESSAGE_STATE, "watch", &header, &body) < 0)
+  struct message_start start;
+  uint32_t watches = ++p.request, starts = ++p.request;
+  message_watch_encode(&p.control.out, watches, &watch);
+  message_start_encode(&p.control.out, starts, &start);
+  if (!proxy_send(&p))
+    return lost(run, "start");
+  if (answer(run, &p, watches, MESSAGE_STATE, "watch", &header, &body) < 0)
     return -1;
   proxy_done(&p, &header);
-  struct message_start start;
-  message_start_encode(&p.control.out, ++p.request, &start);
-  if (transact(run, &p, MESSAGE_STATE, "start", &header, &body) < 0)
+  if (answer(run, &p, starts, MESSAGE_STATE, "start", &header, &body) < 0)
     return -1;
   proxy_done(&p, &header);
   go_on(run, &p);
@@ -156,7 +183,8 @@ int order_guest_exec(struct run *run, const struct order_guest_exec *o)
   struct frame_header header;
   const uint8_t *body;
   struct message_session session;
-  if (begin(run, &p, o->relay, o->monitor) < 0)
+  int dialled[STREAMS];
+  if (begin(run, &p, o->relay, o->monitor, dialled, o->stdin_) < 0)
     return -1;
   struct message_exec message = {
     .sync = EXEC_TIED,
@@ -166,13 +194,15 @@ int order_guest_exec(struct run *run, const struct order_guest_exec *o)
     .plan = o->plan,
   };
   message_exec_encode(&p.control.out, ++p.request, &message);
-  if (transact(run, &p, MESSAGE_SESSION, "exec", &header, &body) < 0)
+  if (!proxy_send(&p))
+    return lost(run, "exec");
+  if (answer(run, &p, p.request, MESSAGE_SESSION, "exec", &header, &body) < 0)
     return -1;
   if (!message_session_decode(body, header.size, &session))
     return fail(&run->report, EPROTO, "exec: an answer that does not decode");
   p.session = session.session;
   proxy_done(&p, &header);
-  if (attach_all(run, &p, o->relay, o->monitor, o->stdin_) < 0)
+  if (attach_all(run, &p, o->relay, o->monitor, dialled, o->stdin_) < 0)
     return -1;
   proxy_resize(&p);
   struct message_wait wait = {.session = p.session};

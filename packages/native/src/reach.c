@@ -29,27 +29,40 @@ static bool read_line(int fd, char *line, size_t size)
   return false;
 }
 
-static bool ask(int fd, const char *question, char *answer, size_t size)
+/* Both questions at once: neither answer changes what is asked next. */
+int relay_dial(const char *relay, unsigned port, const char *path)
 {
-  return write_all(fd, question, strlen(question)) && read_line(fd, answer, size);
+  char connect[32] = "", question[LINE_MAX_SIZE] = "", text[sizeof connect + sizeof question];
+  if (port)
+    snprintf(connect, sizeof connect, "CONNECT %u\n", port);
+  if (*path && snprintf(question, sizeof question, "PATH %s\n", path) >= (int)sizeof question) {
+    errno = ENAMETOOLONG;
+    return -1;
+  }
+  int fd = unix_connect(relay);
+  if (fd < 0)
+    return -1;
+  snprintf(text, sizeof text, "%s%s", connect, question);
+  /* Who does not listen to the end may have said why. */
+  if (write_all(fd, text, strlen(text)) || errno == EPIPE || errno == ECONNRESET)
+    return fd;
+  drop(fd);
+  return -1;
 }
 
-static bool ask_port(int fd, unsigned port)
+bool relay_granted(int fd, unsigned port, const char *path)
 {
-  char line[LINE_MAX_SIZE], question[32];
-  snprintf(question, sizeof question, "CONNECT %u\n", port);
-  if (!ask(fd, question, line, sizeof line))
-    return false;
-  errno = EPROTO;
-  return strncmp(line, "OK", 2) == 0;
-}
-
-static bool ask_path(int fd, const char *path)
-{
-  char line[LINE_MAX_SIZE], question[LINE_MAX_SIZE];
-  bool fits = snprintf(question, sizeof question, "PATH %s\n", path) < (int)sizeof question;
-  errno = ENAMETOOLONG;
-  if (!fits || !ask(fd, question, line, sizeof line))
+  char line[LINE_MAX_SIZE];
+  if (port) {
+    if (!read_line(fd, line, sizeof line))
+      return false;
+    errno = EPROTO;
+    if (strncmp(line, "OK", 2) != 0)
+      return false;
+  }
+  if (!*path)
+    return true;
+  if (!read_line(fd, line, sizeof line))
     return false;
   errno = strncmp(line, "ERR ", 4) == 0 ? word_errno(line + 4) : EPROTO;
   return strcmp(line, "OK") == 0;
@@ -57,8 +70,8 @@ static bool ask_path(int fd, const char *path)
 
 int relay_reach(const char *relay, unsigned port, const char *path)
 {
-  int fd = unix_connect(relay);
-  if (fd < 0 || ((!port || ask_port(fd, port)) && (!*path || ask_path(fd, path))))
+  int fd = relay_dial(relay, port, path);
+  if (fd < 0 || relay_granted(fd, port, path))
     return fd;
   drop(fd);
   return -1;

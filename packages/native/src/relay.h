@@ -22,6 +22,9 @@ int word_errno(const char *word);  /* the other way round */
 
 /* reach.c: connects through `relay`, to a port ("CONNECT"; 0: none) and there to a socket ("PATH"; "": none). -1 with errno. */
 int relay_reach(const char *relay, unsigned port, const char *path);
+/* The same in two steps, so that several can be under way: connects and asks; hears whether it was granted, and else leaves errno. */
+int relay_dial(const char *relay, unsigned port, const char *path);
+bool relay_granted(int fd, unsigned port, const char *path);
 
 /* address.c: both -1 with errno. */
 int unix_connect(const char *path); /* blocks */

@@ -1,9 +1,18 @@
 /** Orders about a whole machine, as far as this one may be told: the rest is in tests/guest/bosun.test.ts. */
 import assert from "node:assert/strict";
-import { existsSync, mkdirSync, readdirSync, readFileSync, statfsSync, statSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  statfsSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
-import { carryOut, NEW, order, refuse, scratch, shell, succeed, text } from "./bosun.ts";
+import { carryOut, NEW, O, order, refuse, scratch, shell, succeed, text } from "./bosun.ts";
 
 test("files by their path, with a limit, and none", async (t) => {
   const dir = scratch(t);
@@ -138,4 +147,55 @@ test("what is handed on is open in the program, and nothing else is", async (t) 
     "EBUSY",
     /^descriptor 203 is in use/,
   );
+});
+
+test("memory is copied without what is empty in it", async (t) => {
+  const dir = scratch(t);
+  const [from, to] = [join(dir, "from"), join(dir, "to")];
+  const memory = Buffer.alloc(12 << 20);
+  // At the edges of the pieces it is copied in, a run of pages, and one byte at a page's end.
+  for (const at of [0, (4 << 20) - 1, 4 << 20, (8 << 20) + 4095, memory.length - 1]) memory[at] = 1;
+  memory.fill(7, 5 << 20, (5 << 20) + 3 * 4096);
+  writeFileSync(from, memory);
+  truncateSync(from, 16 << 20);
+  await succeed([order("copy_memory", { from, to, slot: 0 })]);
+  assert.deepEqual(readFileSync(to), Buffer.concat([memory, Buffer.alloc(4 << 20)]));
+  const { mode, blocks } = statSync(to);
+  assert.equal(mode & 0o7777, 0o600);
+  assert.equal(blocks * 512, 8 * 4096);
+  await refuse([order("copy_memory", { from, to, slot: 0 })], "EEXIST", /^create \//);
+  await refuse(
+    [order("copy_memory", { from: dir, to: join(dir, "other"), slot: 0 })],
+    "EINVAL",
+    /is no file of whole pages/,
+  );
+  truncateSync(from, 4097);
+  await refuse(
+    [order("copy_memory", { from, to: join(dir, "other"), slot: 0 })],
+    "EINVAL",
+    /is no file of whole pages/,
+  );
+});
+
+test("memory and a file are handed over to a program, whatever had their numbers", async (t) => {
+  const dir = scratch(t);
+  const [memory, file] = [join(dir, "memory"), join(dir, "file")];
+  writeFileSync(memory, Buffer.alloc(8192, "m"));
+  writeFileSync(file, "state");
+  const script = "head -c 3 /proc/self/fd/3 >&2; cat <&4 >&2; echo >&2; ls /proc/self/fd >&2";
+  const opened = [5, 6, 7, 8].map((slot) => order("open", { slot, path: "/", flags: O.PATH }));
+  const run = async (fd: number, keep: number) =>
+    await carryOut([
+      ...opened,
+      order("copy_memory", { from: memory, to: "", slot: 0 }),
+      order("open", { slot: 1, path: file, flags: O.RDONLY }),
+      order("hand_over", { slot: 0, fd: 3 }),
+      order("hand_over", { slot: 1, fd }),
+      order("exec", { argv: ["/bin/busybox", "sh", "-c", script], env: ["PATH=/bin"], keep }),
+    ]);
+  const outcome = await run(4, 2);
+  assert.deepEqual([outcome.code, outcome.said], ["", "mmmstate\n0\n1\n2\n3\n4\n5\n"]);
+  assert.equal((await run(5, 2)).code, "EBADF");
+  await refuse([order("hand_over", { slot: 9, fd: 3 })], "EBADF", /slot 9 is empty/);
+  await refuse([...opened, order("hand_over", { slot: 5, fd: 2 })], "EINVAL", /descriptor 2 is none of 3 to 63/);
 });

@@ -1,4 +1,5 @@
 /** Pods in virtual machines: configuration, guest images, hypervisors, storage and network for guests. */
+export { Factory } from "./factory/factory.ts";
 export { VmError, type VmErrorCode } from "./errors.ts";
 export {
   DEFAULT_PATHS,

@@ -32,7 +32,6 @@ test("the default configuration files, by kata-runtime's option and by its own",
 test("what of kata-runtime is not there is refused by name", async () => {
   for (const [name, ...rest] of [
     ["exec", "pod"],
-    ["factory", "init"],
     ["direct-volume", "add"],
     ["iptables", "get"],
     ["policy", "set"],

@@ -93,6 +93,17 @@ export const MACHINE_ORDERS = {
   },
   /** How fast the processor's time stamp counter runs, in kHz, as u64: measured in 20 ms. ENOTSUP where there is no such counter. */
   tsc_rate: { code: 171, fields: {}, words: "measure the time stamp counter" },
+  /**
+   * Copies a machine's memory, a file of whole pages (else EINVAL), without the pages that are empty: they are holes. `to` is a file that
+   * is not there yet (0600), or "": a memfd, in the slot.
+   */
+  copy_memory: {
+    code: 155,
+    fields: { from: "str", to: "str", slot: "u32" },
+    words: "copy memory {from} to {to}",
+  },
+  /** The slot's descriptor becomes number `fd` (3 or more) of the program that `exec` with `keep` is about to start. EBUSY: something else's. */
+  hand_over: { code: 156, fields: { slot: "u32", fd: "u32" }, words: "hand the file in {slot} over as {fd}" },
   /** statvfs(3): fragment size, blocks, free, available, inodes, free inodes; six u64 as this order's output. */
   file_system: { code: 167, fields: { path: "str" }, words: "measure the file system of {path}" },
   /**

@@ -6,6 +6,7 @@ import { type BuildOptions, buildImage, type Compression, DEFAULT_IMAGE_DIRECTOR
 import { check } from "./check.ts";
 import { Context, type GlobalOptions, type Io } from "./context.ts";
 import { env } from "./env.ts";
+import { addFactory } from "./factory.ts";
 import { metrics } from "./metrics.ts";
 import { BOSUN } from "./node.ts";
 
@@ -80,6 +81,7 @@ function program(io: Io): Command {
     .command("metrics <sandbox>")
     .description("print a pod's machine's metrics")
     .action(async (sandbox: string) => await metrics(context, sandbox));
+  addFactory(command, context);
   for (const [name, why] of REFUSED)
     command
       .command(name, { hidden: true })
@@ -94,7 +96,6 @@ function program(io: Io): Command {
 /** kata-runtime's other commands. */
 const REFUSED: readonly (readonly [name: string, why: string])[] = [
   ["exec", "the guest has no shell; run one in a container of the pod: crictl exec"],
-  ["factory", "machines are not made of templates yet"],
   ["direct-volume", "volumes are the kubelet's directories, which the machine shares"],
   ["iptables", "a pod's rules are set by its containers"],
   ["policy", "the guest takes orders from berthd alone, and has no policy of its own"],

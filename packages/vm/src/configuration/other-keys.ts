@@ -8,8 +8,8 @@ const MEM_AGENT = "the guest's memory is given back by its balloon (reclaim_gues
 const COCO = "confidential containers' services are not in the guest";
 
 export const FACTORY_KEYS = {
-  enable_template: refused("boolean", false, "machines are not made of templates yet"),
-  template_path: moot("string", "/run/vc/vm/template", "there are no templates"),
+  enable_template: honoured("boolean", true, "a pod's machine is copied from one that has booted"),
+  template_path: honoured("string", "", "where templates are kept; else below berthd's root directory"),
   vm_cache_number: refused("integer", 0, "there is no cache of machines"),
   vm_cache_endpoint: moot("string", "", "there is no cache server"),
 } as const;

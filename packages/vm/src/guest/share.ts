@@ -5,7 +5,7 @@ import { type Hand, type HostFacts, type Order, parseMountInfo } from "@berth/ke
 import { planRootfsMount, type Rootfs } from "@berth/runtime";
 import type { oci } from "@berth/spec";
 import { VmError } from "../errors.ts";
-import { shareWritable } from "../sandbox/host.ts";
+import { GUEST_ROOTS, ROOTS_TAG, shareWritable } from "../sandbox/host.ts";
 import type { PodMachine } from "../sandbox/machine.ts";
 import { shareMountOrders, unmountOrder } from "../sandbox/share.ts";
 
@@ -109,7 +109,11 @@ function guestOptions(options: readonly string[]): string[] {
   return options.map((option) => (/^r?(shared|slave)$/.test(option) ? "rprivate" : option));
 }
 
-function guestSpec({ runtime, settings }: PodMachine, spec: oci.Spec, id: string): oci.Spec {
+/** Root file systems have a share of their own, where the guest keeps what it has read of them. */
+const rootsOf = ({ shares }: PodMachine["machine"], { places }: PodMachine["runtime"]): string =>
+  shares.some(({ tag }) => tag === ROOTS_TAG) ? GUEST_ROOTS : places.share;
+
+function guestSpec({ machine, runtime, settings }: PodMachine, spec: oci.Spec, id: string): oci.Spec {
   const { linux, process, ...rest } = spec;
   const { seccomp, namespaces, rootfsPropagation: _, cgroupsPath: __, ...own } = linux ?? {};
   if (spec.hooks) throw unsupported("hooks: a guest has no programs that they could be");
@@ -117,7 +121,7 @@ function guestSpec({ runtime, settings }: PodMachine, spec: oci.Spec, id: string
   return {
     ...rest,
     ...(process && { process: plain as oci.Process }),
-    root: { path: `${runtime.places.share}/${id}/rootfs`, readonly: spec.root?.readonly === true },
+    root: { path: `${rootsOf(machine, runtime)}/${id}/rootfs`, readonly: spec.root?.readonly === true },
     linux: {
       ...own,
       namespaces: (namespaces ?? []).filter(({ type }) => !MACHINES_OWN.has(type)),

@@ -140,6 +140,8 @@ export function kernelCommandLine(settings: VmSettings, image: RootImage | undef
     "cgroup_no_v1=all",
     "memhp_default_state=online",
     "random.trust_cpu=on",
+    // Ten thousand files of tracefs, 8 MB and a tenth of the time that it boots.
+    "initcall_blacklist=tracer_init_tracefs",
     ...hypervisorParameters(settings),
     ...(isDebug(settings) ? ["debug"] : ["quiet"]),
     ...(hypervisor.enable_iommu ? ["intel_iommu=on", "iommu=pt"] : []),

@@ -57,16 +57,12 @@ export type Accelerator = "kvm" | "tcg";
 
 const MACHINE_TYPES: readonly string[] = ["q35", "pc", "microvm"] satisfies readonly MachineType[];
 
-/** `accelerator` and `template` are QEMU's; the others are KVM's alone. Throws VmError. */
-export function hypervisorOf(
-  settings: VmSettings,
-  accelerator: Accelerator,
-  template?: QemuOptions["template"],
-): Hypervisor {
+/** `accelerator` and `copy` are QEMU's; the others are KVM's alone. Throws VmError. */
+export function hypervisorOf(settings: VmSettings, accelerator: Accelerator, copy?: QemuOptions["copy"]): Hypervisor {
   hypervisorProgram(settings);
   switch (settings.name) {
     case "qemu":
-      return qemu(qemuOptions(settings, accelerator, template));
+      return qemu(qemuOptions(settings, accelerator, copy));
     case "clh":
       return cloudHypervisor(clhOptions(settings));
     case "firecracker":
@@ -91,7 +87,7 @@ export function clhOptions(settings: VmSettings): ClhOptions {
   };
 }
 
-function qemuOptions(settings: VmSettings, accelerator: Accelerator, template: QemuOptions["template"]): QemuOptions {
+function qemuOptions(settings: VmSettings, accelerator: Accelerator, copy: QemuOptions["copy"]): QemuOptions {
   const { hypervisor } = settings;
   if (!MACHINE_TYPES.includes(hypervisor.machine_type))
     throw new VmError(
@@ -112,7 +108,7 @@ function qemuOptions(settings: VmSettings, accelerator: Accelerator, template: Q
     iommuPlatform: hypervisor.enable_iommu_platform,
     legacySerial: hypervisor.use_legacy_serial,
     extraMonitor: isDebug(settings) ? hypervisor.extra_monitor_socket : "",
-    ...(template && { template }),
+    ...(copy && { copy }),
   };
 }
 

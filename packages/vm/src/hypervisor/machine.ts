@@ -143,7 +143,13 @@ export type Channel =
 export interface Program {
   readonly argv: readonly string[];
   readonly env: readonly string[];
+  /** Descriptors that it is to have, from 3; none. */
+  readonly keep?: number;
 }
+
+/** A copy of a template is started with two files open: its memory and the state of everything else. */
+export const COPY_MEMORY_FD = 3;
+export const COPY_STATE_FD = 4;
 
 export interface Capabilities {
   readonly sharedFiles: boolean;
@@ -160,12 +166,24 @@ export interface Capabilities {
   readonly pmemImage: boolean;
 }
 
+/** What makes a template of a machine, and a pod's machine of its copy. */
+export interface TemplateControl {
+  /** The guest gives back what it has more than so many bytes; or takes it again. Resolves when it has. */
+  inflate(bytes: number, signal?: AbortSignal): Promise<void>;
+  /** All of a paused machine but its memory, into a file. */
+  save(state: string, signal?: AbortSignal): Promise<void>;
+  /** Into a copy that runs: the guest finds it when it looks at its bus again. */
+  addShare(share: Share): Promise<void>;
+}
+
 /** A running hypervisor, by its control socket. Every call rejects with VmError Hypervisor, or Unsupported where it cannot. */
 export interface Vm {
   /** What the hypervisor says it is, as "7.2.22". */
   readonly version: string;
   /** Resolves, with the reason, when the hypervisor is gone. */
   readonly ended: Promise<string>;
+  /** Undefined: it has no templates. */
+  readonly template?: TemplateControl | undefined;
   /** The machine's taps are there when it returns. */
   boot(): Promise<void>;
   pause(): Promise<void>;

@@ -1,5 +1,6 @@
 /** What machines are made with, and where each is. */
 import type { Hand, HostFacts } from "@berth/kernel";
+import type { Factory } from "../factory/factory.ts";
 
 export { guestSocket as relaySocket } from "../hypervisor/machine.ts";
 
@@ -12,23 +13,31 @@ export interface VmHost {
   readonly image: string;
   /** The program; undefined: Kata's agent has none to hold a pod's PID namespace. */
   readonly bosun?: string | undefined;
+  /** Undefined: every machine boots. */
+  readonly factory?: Factory | undefined;
   readonly log: (level: "debug" | "info" | "warn" | "error", message: string) => void;
 }
 
 /** A program of a machine, each in a directory of its own with its monitor. */
-export type ProgramName = "hypervisor" | "virtiofsd" | "relay";
-export const PROGRAMS: readonly ProgramName[] = ["hypervisor", "relay", "virtiofsd"];
+export type ProgramName = "hypervisor" | "relay" | ShareServer;
+/** virtiofsd for volumes, which the node may change at any time, and for root file systems, which nobody but the guest does. */
+export type ShareServer = "virtiofsd" | "roots";
+export const PROGRAMS: readonly ProgramName[] = ["hypervisor", "relay", "virtiofsd", "roots"];
 
 export const machineDirectory = ({ machines }: Pick<VmHost, "machines">, id: string): string => `${machines}/${id}`;
 export const programDirectory = (machine: string, name: ProgramName): string => `${machine}/${name}`;
 export const programLog = (machine: string, name: ProgramName): string => `${machine}/${name}.log`;
-export const virtiofsSocket = (machine: string): string => `${machine}/virtiofs.sock`;
+export const virtiofsSocket = (machine: string, server: ShareServer = "virtiofsd"): string =>
+  `${machine}/${server === "roots" ? "roots" : "virtiofs"}.sock`;
 export const stateFile = (machine: string): string => `${machine}/machine.json`;
 /** What berthd changes, and its view that virtiofsd serves: nothing can be made at its top from the guest. */
 export const shareWritable = (machine: string): string => `${machine}/rw`;
 export const shareServed = (machine: string): string => `${machine}/ro`;
 
 export const SHARE_TAG = "berthShared";
+/** The same directory, of which the guest keeps what it has read. */
+export const ROOTS_TAG = "berthRoots";
+export const GUEST_ROOTS = "/run/berth/roots";
 /** In the guest. */
 export const GUEST_SHARE = "/run/berth/shared";
 export const GUEST_SERVE = "/run/berth/serve.sock";

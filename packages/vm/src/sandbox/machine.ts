@@ -1,12 +1,23 @@
 /** A pod's machine: started, found again after a restart, and taken away. */
-import { chown, mkdir, readFile, rename, writeFile } from "node:fs/promises";
-import { killCgroup, MonitorLost, type MonitorLink, type Order } from "@berth/kernel";
+import { randomBytes } from "node:crypto";
+import { chown } from "node:fs/promises";
+import { killCgroup, MonitorLost, type MonitorLink, O, type Order } from "@berth/kernel";
 import { cgroupRemoval } from "@berth/runtime";
 import type { VmSettings } from "../configuration/settings.ts";
-import { VmError } from "../errors.ts";
-import { machineShape } from "../hypervisor/choose.ts";
-import { hypervisorOf } from "../hypervisor/drivers.ts";
-import type { Capabilities, Hypervisor, Machine, Nic, Vm } from "../hypervisor/machine.ts";
+import type { Found } from "../factory/factory.ts";
+import type { Template } from "../factory/store.ts";
+import { type GuestFiles, machineShape } from "../hypervisor/choose.ts";
+import { type Accelerator, hypervisorOf } from "../hypervisor/drivers.ts";
+import {
+  type Capabilities,
+  COPY_MEMORY_FD,
+  COPY_STATE_FD,
+  type Hypervisor,
+  type Machine,
+  type Nic,
+  type Share,
+  type Vm,
+} from "../hypervisor/machine.ts";
 import { nicRates } from "../hypervisor/rates.ts";
 import { findAgentSandbox } from "../agent/sandbox.ts";
 import { AGENT_SHARE_TAG } from "../agent/storage.ts";
@@ -20,25 +31,20 @@ import { connectGuest, type Guest } from "./guest.ts";
 import { startKataGuest } from "./kata.ts";
 import { openedAgent, openedBosun, type OpenedGuest } from "./opened.ts";
 import {
+  GUEST_ROOTS,
   GUEST_SHARE,
   GUEST_SHM,
   machineDirectory,
+  programDirectory,
   PROGRAMS,
-  relaySocket,
+  ROOTS_TAG,
   SHARE_TAG,
-  stateFile,
+  type ShareServer,
   virtiofsSocket,
   type VmHost,
 } from "./host.ts";
-import {
-  endProgram,
-  execOrder,
-  failsWith,
-  findProgram,
-  lastWords,
-  startProgram,
-  type ProgramPlace,
-} from "./programs.ts";
+import { connectControl, launch, type Launched, readState, writeState } from "./launch.ts";
+import { endProgram, findProgram, lastWords } from "./programs.ts";
 import { shareOrders, shareRemoval } from "./share.ts";
 import { isSizedAtStart, type Limits } from "./size.ts";
 import { clockParameters } from "./clock.ts";
@@ -88,37 +94,20 @@ export interface PodMachine {
   close(): Promise<void>;
 }
 
-/** What a later berthd must know: machine.json. */
-interface MachineState {
-  readonly settings: VmSettings;
-  readonly accelerator: "kvm" | "tcg";
-  readonly cgroup: string;
-  /** Undefined: it was not started. */
-  readonly machine?: Machine;
-}
-
 /** Rejects with VmError, or the signal's reason; what was made is for removeMachine to take away. */
 export async function startMachine(vm: VmHost, request: MachineRequest): Promise<PodMachine> {
   const { id, settings, netns, cgroup, signal, onStep } = request;
   const directory = machineDirectory(vm, id);
-  const place: ProgramPlace = { cgroup };
   onStep?.("prepare the virtual machine");
   const files = await guestFilesOf(vm, settings);
   const { accelerator } = await findAcceleratorOf(vm, settings, files);
-  const hypervisor = hypervisorOf(settings, accelerator);
-  await mkdir(directory, { recursive: true, mode: 0o700 });
-  const state: MachineState = { settings, accelerator, cgroup };
-  await writeState(directory, state);
+  await writeState(directory, { settings, accelerator, cgroup });
   await vm.hand.run({ orders: shareOrders(directory) }, signal ? { signal } : {});
-  const hasShare = settings.hypervisor.shared_fs === "virtio-fs";
   const interfaces =
     netns === undefined || settings.runtime.internetworking_model === "none" ? [] : await podInterfaces(vm.hand, netns);
-  if (hasShare) await startVirtiofsd(vm, directory, settings, place, signal);
+  const hypervisor = hypervisorOf(settings, accelerator);
   const user = settings.hypervisor.rootless ? await vmUser(id) : undefined;
   if (user) await admit(directory, user);
-  if (user && hasShare) await chown(virtiofsSocket(directory), user.uid, user.uid);
-
-  onStep?.("start the hypervisor");
   const isMacvtap = settings.runtime.internetworking_model === "macvtap";
   const taps = isMacvtap ? await makeMacvtaps(vm.hand, netns ?? "", id, interfaces) : user ? openTaps(interfaces) : [];
   const limits = isSizedAtStart(settings, hypervisor.capabilities) ? request.limits : undefined;
@@ -128,68 +117,166 @@ export async function startMachine(vm: VmHost, request: MachineRequest): Promise
     commandLine: [...shape.commandLine, ...(await clockParameters(vm.hand, settings, accelerator))],
     id,
     directory,
-    shares: hasShare
-      ? [
-          {
-            tag: files.agent === undefined ? SHARE_TAG : AGENT_SHARE_TAG,
-            socket: virtiofsSocket(directory),
-            queueSize: settings.hypervisor.virtio_fs_queue_size,
-            cacheSize: settings.hypervisor.virtio_fs_cache_size,
-          },
-        ]
-      : [],
+    shares: sharesOf(settings, directory, files),
     nics: interfaces.map((own, index) => ({ ...nicOf(settings, own, index), fd: taps[index]?.fd })),
     disks: [],
     devices: await coldPlugged(settings, request.devices ?? []),
   };
-  const program = hypervisor.program(machine);
-  await writeState(directory, { ...state, machine });
   const own = [...taps.flatMap(({ orders }) => orders), ...(user ? becomeOrders(user) : [])];
-  const hypervisorPlace = { ...place, netns, own };
-  const link = await startProgram(vm, directory, "hypervisor", execOrder(program), hypervisorPlace, signal);
-  const failed = failsWith(directory, "hypervisor", link);
-  failed.catch(() => {});
-  const control = await Promise.race([connectControl(hypervisor, machine, signal), failed]);
-  const channel = hypervisor.channel(machine);
-  if (channel.by === "relay") await startRelay(vm, directory, channel.channel, place, signal);
-  await Promise.race([control.boot(), failed]);
-  if (netns !== undefined && !isMacvtap) {
-    const limits = hypervisor.capabilities.limitsNics ? undefined : nicRates(settings);
-    await redirect(vm.hand, netns, interfaces, limits);
-  }
-
-  onStep?.("wait for the guest");
-  const guest = await Promise.race([startGuest(vm, machine, request, interfaces), failed]);
-  return opened({ machine, settings, hypervisor, vm: control, guest, link });
+  const start: Start = { request, directory, accelerator, hypervisor, machine, interfaces, own, owner: user?.uid };
+  await writeState(directory, { settings, accelerator, cgroup, machine });
+  const wanted = { settings, accelerator, machine, hypervisor };
+  // Kata's agent is not told that it is a copy; and devices of the node are one machine's.
+  const isCopyable = files.agent === undefined && (machine.devices ?? []).length === 0;
+  const found = isCopyable ? await vm.factory?.find(vm, wanted) : undefined;
+  const copied = found?.template && (await tryCopy(vm, start, { ...found, template: found.template }));
+  if (copied) return copied;
+  const booted = await bootMachine(vm, start);
+  if (found) vm.factory?.make(vm, wanted, found);
+  return booted;
 }
 
-async function startGuest(
+interface Start {
+  readonly request: MachineRequest;
+  readonly directory: string;
+  readonly accelerator: Accelerator;
+  readonly hypervisor: Hypervisor;
+  readonly machine: Machine;
+  readonly interfaces: readonly PodInterface[];
+  /** Orders of the hypervisor's process, before it is started. */
+  readonly own: readonly Order[];
+  /** The hypervisor's user; undefined: root. */
+  readonly owner: number | undefined;
+}
+
+/** Undefined: it did not come to life, and nothing of it is left; whoever wants a machine has to boot one. */
+async function tryCopy(
   vm: VmHost,
-  machine: Machine,
-  request: MachineRequest,
-  interfaces: readonly PodInterface[],
-): Promise<OpenedGuest> {
+  start: Start,
+  found: Found & { template: Template },
+): Promise<PodMachine | undefined> {
+  try {
+    return await bootMachine(vm, start, found.template);
+  } catch (error) {
+    start.request.signal?.throwIfAborted();
+    const said = await lastWords(start.directory, "hypervisor");
+    await vm.factory?.fail(vm, found, `${(error as Error).message}${said}`);
+    await endPrograms(vm, start.directory);
+    return undefined;
+  }
+}
+
+/** A copy of a template answers within milliseconds, or never. */
+const COPY_MS = 20_000;
+
+async function bootMachine(vm: VmHost, start: Start, template?: Template): Promise<PodMachine> {
+  const { request, hypervisor, machine, interfaces } = start;
+  const { settings, netns, onStep } = request;
+  onStep?.(template ? "copy the template" : "start the hypervisor");
+  const { link, control, failed, startRelay } = await (template
+    ? launchCopy(vm, start, template)
+    : launchWhole(vm, start));
+  try {
+    await Promise.race([control.boot(), failed]);
+    await startRelay();
+    if (template) for (const share of machine.shares) await control.template?.addShare(share);
+    onStep?.("wait for the guest");
+    const guest = await Promise.race([startGuest(vm, start, template !== undefined), failed]);
+    // The last that can fail: a copy that did has left nothing in the pod's network.
+    if (netns !== undefined && settings.runtime.internetworking_model !== "macvtap") {
+      const limits = hypervisor.capabilities.limitsNics ? undefined : nicRates(settings);
+      await redirect(vm.hand, netns, interfaces, limits);
+    }
+    return opened({ machine, settings, hypervisor, vm: control, guest, link });
+  } catch (error) {
+    control.close();
+    link.close();
+    throw error;
+  }
+}
+
+async function startGuest(vm: VmHost, start: Start, isCopy: boolean): Promise<OpenedGuest> {
+  const { request, machine, interfaces } = start;
   if (machine.agent !== undefined) return openedAgent(await startKataGuest(vm, machine, request, interfaces));
   const { settings, signal, onStep } = request;
-  const timeoutMs = settings.agent.dial_timeout * 1000;
+  const timeoutMs = isCopy ? COPY_MS : settings.agent.dial_timeout * 1000;
   const guest = await connectGuest(machine.directory, { timeoutMs, signal });
   onStep?.("set up the guest");
-  await guest.hand.run({ orders: guestOrders(request, machine.shares.length > 0) }, signal ? { signal } : {});
+  await guest.hand.run({ orders: guestOrders(request, machine, isCopy) }, signal ? { signal } : { timeoutMs });
   await configureGuestNetwork(guest.hand, interfaces);
   return openedBosun(machine.directory, guest);
 }
 
-async function connectControl(hypervisor: Hypervisor, machine: Machine, signal?: AbortSignal): Promise<Vm> {
-  const limit = AbortSignal.timeout(CONTROL_MS);
-  try {
-    return await hypervisor.connect(machine, signal ? AbortSignal.any([signal, limit]) : limit);
-  } catch (error) {
-    if (error !== limit.reason) throw error;
-    throw new VmError("Hypervisor", `${hypervisor.name} did not listen for orders within ${CONTROL_MS / 1000} s`);
-  }
+async function launchWhole(vm: VmHost, start: Start): Promise<Launched> {
+  const { request, directory, hypervisor, machine, own } = start;
+  const { netns, cgroup, signal } = request;
+  await startShares(vm, start);
+  return await launch(vm, { directory, hypervisor, machine, place: { cgroup, netns, own }, signal });
 }
 
-const CONTROL_MS = 30_000;
+async function launchCopy(vm: VmHost, start: Start, template: Template): Promise<Launched> {
+  const { request, directory, accelerator, machine } = start;
+  const { settings, netns, cgroup, signal } = request;
+  // virtiofsd reads and writes the guest's memory: it must be the same for both.
+  const kind = machine.shares.length > 0 ? "shared" : "private";
+  const [launched] = await allOrFirst([
+    launch(vm, {
+      directory,
+      hypervisor: hypervisorOf(settings, accelerator, kind),
+      machine: { ...machine, shares: [] },
+      place: { cgroup, netns, own: [...copyOrders(template, kind), ...start.own] },
+      signal,
+    }),
+    startShares(vm, start),
+  ]);
+  return launched;
+}
+
+/** As Promise.all, but with the first failure not before all have ended: what they start is theirs no more. */
+async function allOrFirst<T extends readonly unknown[]>(work: T): Promise<{ -readonly [K in keyof T]: Awaited<T[K]> }> {
+  await Promise.allSettled(work);
+  return await Promise.all(work);
+}
+
+const [MEMORY_SLOT, STATE_SLOT] = [60, 61] as const;
+
+/** The hypervisor's process opens what it copies before anybody can take it away, and what it copies counts as its pod's. */
+function copyOrders({ memory, state }: Template, kind: "shared" | "private"): Order[] {
+  return [
+    kind === "shared"
+      ? { order: "copy_memory", args: { from: memory, to: "", slot: MEMORY_SLOT } }
+      : { order: "open", args: { slot: MEMORY_SLOT, path: memory, flags: BigInt(O.RDWR) } },
+    { order: "open", args: { slot: STATE_SLOT, path: state, flags: BigInt(O.RDONLY) } },
+    { order: "hand_over", args: { slot: MEMORY_SLOT, fd: COPY_MEMORY_FD } },
+    { order: "hand_over", args: { slot: STATE_SLOT, fd: COPY_STATE_FD } },
+  ];
+}
+
+/** Cached by the configuration's words; but root file systems, which by its default the guest would read anew for every program that is started. */
+function sharesOf({ hypervisor }: VmSettings, directory: string, { agent }: GuestFiles): Share[] {
+  if (hypervisor.shared_fs !== "virtio-fs") return [];
+  const own = (tag: string, server: ShareServer): Share => ({
+    tag,
+    socket: virtiofsSocket(directory, server),
+    queueSize: hypervisor.virtio_fs_queue_size,
+    cacheSize: hypervisor.virtio_fs_cache_size,
+  });
+  if (agent !== undefined) return [own(AGENT_SHARE_TAG, "virtiofsd")];
+  const volumes = own(SHARE_TAG, "virtiofsd");
+  return hypervisor.virtio_fs_cache === "auto" ? [volumes, own(ROOTS_TAG, "roots")] : [volumes];
+}
+
+/** Returns when all listen: a hypervisor does not wait for them. */
+async function startShares(vm: VmHost, { request, directory, machine, owner }: Start): Promise<void> {
+  const { settings, cgroup, signal } = request;
+  await Promise.all(
+    machine.shares.map(async ({ tag, socket }) => {
+      const server = tag === ROOTS_TAG ? "roots" : "virtiofsd";
+      await startVirtiofsd(vm, directory, server, settings, { cgroup }, signal);
+      if (owner !== undefined) await chown(socket, owner, owner);
+    }),
+  );
+}
 
 function nicOf(settings: VmSettings, { link, tap }: PodInterface, index: number): Nic {
   const { hypervisor } = settings;
@@ -203,30 +290,34 @@ function nicOf(settings: VmSettings, { link, tap }: PodInterface, index: number)
   };
 }
 
-/** Started means that it listens. */
-async function startRelay(
-  vm: VmHost,
-  directory: string,
-  channel: string,
-  place: ProgramPlace,
-  signal: AbortSignal | undefined,
-): Promise<void> {
-  const end: Order = { order: "relay", args: { channel, listen: relaySocket(directory) } };
-  const link = await startProgram(vm, directory, "relay", end, place, signal);
-  link.close();
-}
-
 const MS_NOSUID_NODEV_NOEXEC = 0xen;
 
-function guestOrders({ hostname, shmSize, sysctls }: MachineRequest, hasShare: boolean): Order[] {
-  const directory = (path: string): Order => ({ order: "mkdir", args: { path, mode: 0o755, existOk: 1, parents: 1 } });
-  const share: Order[] = hasShare
-    ? [
-        directory(GUEST_SHARE),
-        { order: "mount", args: { source: SHARE_TAG, target: GUEST_SHARE, fstype: "virtiofs", flags: 0n, data: "" } },
-      ]
-    : [];
+const NANOSECONDS = 1_000_000n;
+
+/** What a machine must not have in common with another, or with its template. */
+function ownOrders(isCopy: boolean): Order[] {
   return [
+    { order: "reseed_rng", args: { data: randomBytes(SEED_BYTES) } },
+    { order: "set_clock", args: { time: BigInt(Date.now()) * NANOSECONDS } },
+    // Devices that its template had not: they are on the bus, and nobody has told the guest.
+    ...(isCopy ? [{ order: "write_file", args: { path: PCI_RESCAN, data: Buffer.from("1") } } as const] : []),
+  ];
+}
+
+const SEED_BYTES = 64;
+const PCI_RESCAN = "/sys/bus/pci/rescan";
+
+function guestOrders({ hostname, shmSize, sysctls }: MachineRequest, { shares }: Machine, isCopy: boolean): Order[] {
+  const directory = (path: string): Order => ({ order: "mkdir", args: { path, mode: 0o755, existOk: 1, parents: 1 } });
+  const share = shares.flatMap(({ tag }): Order[] => {
+    const target = tag === ROOTS_TAG ? GUEST_ROOTS : GUEST_SHARE;
+    return [
+      directory(target),
+      { order: "mount", args: { source: tag, target, fstype: "virtiofs", flags: 0n, data: "" } },
+    ];
+  });
+  return [
+    ...ownOrders(isCopy),
     ...share,
     directory("/run/berth/c"),
     directory(GUEST_SHM),
@@ -280,20 +371,6 @@ async function hasExited(link: MonitorLink): Promise<boolean> {
   }
 }
 
-async function readState(directory: string): Promise<MachineState | undefined> {
-  try {
-    return JSON.parse(await readFile(stateFile(directory), "utf8")) as MachineState;
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
-    throw error;
-  }
-}
-
-async function writeState(directory: string, state: MachineState): Promise<void> {
-  await writeFile(`${stateFile(directory)}.new`, JSON.stringify(state));
-  await rename(`${stateFile(directory)}.new`, stateFile(directory));
-}
-
 interface Parts {
   readonly machine: Machine;
   readonly settings: VmSettings;
@@ -331,6 +408,17 @@ function opened({ machine, settings, hypervisor, vm, guest, link }: Parts): PodM
       await guest.close();
     },
   };
+}
+
+/** So that others can be started in their place. */
+async function endPrograms(vm: VmHost, directory: string): Promise<void> {
+  for (const name of PROGRAMS) await endProgram(directory, name);
+  const paths = [
+    ...PROGRAMS.map((name) => programDirectory(directory, name)),
+    virtiofsSocket(directory),
+    virtiofsSocket(directory, "roots"),
+  ];
+  await vm.hand.run({ orders: paths.map((path) => ({ order: "remove_tree", args: { path } })) });
 }
 
 /** Everything that startMachine makes, however far it came; idempotent. */

@@ -30,7 +30,8 @@ export interface ProgramPlace {
   readonly own?: readonly Order[];
 }
 
-export const execOrder = ({ argv, env }: Program): Order => ({ order: "exec", args: { argv, env, keep: 0 } });
+/** `keep`: so many descriptors, from 3, are handed over to it. */
+export const execOrder = ({ argv, env, keep = 0 }: Program): Order => ({ order: "exec", args: { argv, env, keep } });
 
 /** Orders of a process that is in its place before it is anything; `end`: what it becomes. */
 export function programPlan(end: Order, { cgroup, netns, own = [] }: ProgramPlace, host: HostFacts): Plan {

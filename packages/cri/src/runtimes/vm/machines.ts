@@ -1,5 +1,13 @@
 /** The virtual machines of this daemon's pods, as long as it knows them: found again by their directories when it does not. */
-import { DEFAULT_IMAGE_DIRECTORY, findMachine, type PodMachine, removeMachine, VmError, type VmHost } from "@berth/vm";
+import {
+  DEFAULT_IMAGE_DIRECTORY,
+  Factory,
+  findMachine,
+  type PodMachine,
+  removeMachine,
+  VmError,
+  type VmHost,
+} from "@berth/vm";
 import type { CriContext } from "../../context.ts";
 import { precondition } from "../../errors.ts";
 import type { Sandbox } from "../../store/records.ts";
@@ -17,6 +25,7 @@ export class Machines {
   readonly #options: VmOptions;
   readonly #known = new Map<string, PodMachine>();
   readonly #hung = new Set<string>();
+  #factory: Factory | undefined;
 
   constructor(options: VmOptions) {
     this.#options = options;
@@ -30,6 +39,7 @@ export class Machines {
       machines: `${context.paths.state}/vm`,
       image: this.#options.image ?? DEFAULT_IMAGE_DIRECTORY,
       bosun: context.paths.bosun,
+      factory: (this.#factory ??= new Factory(`${context.paths.root}/vm/templates`)),
       log: (level, message) => context.log[level]({}, message),
     };
   }
@@ -66,8 +76,10 @@ export class Machines {
 
   /** False: it is gone. */
   async adopt(context: CriContext, sandbox: Sandbox): Promise<boolean> {
+    const host = this.hostOf(context);
+    await host.factory?.sweep(host);
     try {
-      const machine = await findMachine(this.hostOf(context), Machines.idOf(sandbox.record.id));
+      const machine = await findMachine(host, Machines.idOf(sandbox.record.id));
       if (machine) this.add(context, sandbox, machine);
       return machine !== undefined;
     } catch (error) {
@@ -87,6 +99,7 @@ export class Machines {
   }
 
   async close(): Promise<void> {
+    await this.#factory?.close();
     const all = [...this.#known.values()];
     this.#known.clear();
     await Promise.all(all.map((machine) => machine.close()));

@@ -35,13 +35,17 @@ const specFile = (directory: string): string => `${directory}/guest.json`;
 
 /** `machine`: its directory. */
 export function bosunRuntime(machine: string, guest: Guest): GuestRuntime {
+  const pids: Pids = new Map();
   return {
     places: { share: GUEST_SHARE, shm: GUEST_SHM },
-    create: (container) => create(machine, guest, container),
-    exec: (process) => exec(machine, guest, process),
+    create: (container) => create(machine, guest, pids, container),
+    exec: (process) => exec(machine, guest, pids, process),
     signal: (id, signal) => atMonitor(guest, id, async (link) => void (await link.kill(0, signal, WITHIN))),
     kill: (id) => kill(guest, id),
-    release: (id) => release(guest, id),
+    release: async (id) => {
+      pids.delete(id);
+      await release(guest, id);
+    },
     update: async (id, resources, { signal } = {}) =>
       void (await guest.hand.run(updateResources(cgroupOf(id), resources, guest.facts), signal ? { signal } : {})),
     stats: (id, directory): Promise<CgroupStats | undefined> => cgroupStats(guest, directory, cgroupOf(id)),
@@ -54,7 +58,10 @@ export function bosunRuntime(machine: string, guest: Guest): GuestRuntime {
   };
 }
 
-async function create(machine: string, guest: Guest, container: GuestContainer): Promise<Order> {
+/** In the guest, by container. One that has ended may be another's by then: its monitor refuses further processes. */
+type Pids = Map<string, number>;
+
+async function create(machine: string, guest: Guest, pids: Pids, container: GuestContainer): Promise<Order> {
   const { id, directory, terminal, stdin } = container;
   const spec = ownSpec(container.spec, id);
   await writeFile(specFile(directory), oci.compactSpec(spec));
@@ -69,7 +76,7 @@ async function create(machine: string, guest: Guest, container: GuestContainer):
   for (const warning of warnings) container.warn(warning);
   const dir = guestContainer(id);
   await guest.hand.run({ orders: [{ order: "mkdir", args: { path: dir, mode: 0o700, existOk: 1, parents: 1 } }] });
-  await guest.hand.monitor({
+  const { pid } = await guest.hand.monitor({
     dir,
     plan,
     terminal: terminal ? SIZE : undefined,
@@ -77,6 +84,7 @@ async function create(machine: string, guest: Guest, container: GuestContainer):
     stdinOnce: true,
     oom: { file: `${CGROUP2}${cgroupOf(id)}/memory.events`, key: "oom_kill" },
   });
+  pids.set(id, pid);
   const { file: oomFile } = standInOom(directory);
   await writeFile(oomFile, "oom_kill 0\n");
   return {
@@ -95,13 +103,11 @@ function ownSpec(spec: oci.Spec, id: string): oci.Spec {
   return { ...spec, linux: { ...spec.linux, cgroupsPath: cgroupOf(id) } };
 }
 
-async function exec(machine: string, guest: Guest, asked: GuestProcess): Promise<GuestExec> {
+async function exec(machine: string, guest: Guest, pids: Pids, asked: GuestProcess): Promise<GuestExec> {
   const { id, process, directory, drainMs } = asked;
   const spec = oci.parseSpec(await readFile(specFile(directory), "utf8"));
-  let pid = 0;
-  await atMonitor(guest, id, async (link) => {
-    pid = (await link.state(WITHIN)).pid;
-  });
+  const pid = pids.get(id) ?? (await askPid(guest, id));
+  pids.set(id, pid);
   const { apparmorProfile: _, selinuxLabel: __, ...plain } = process;
   const terminal = process.terminal === true;
   const { plan } = planExec({ pid, spec, cgroup: { path: cgroupOf(id) } }, plain, {
@@ -131,6 +137,15 @@ async function exec(machine: string, guest: Guest, asked: GuestProcess): Promise
     // The monitor there ends it with its stand-in's connection.
     [Symbol.asyncDispose]: () => Promise.resolve(),
   };
+}
+
+/** Of a container that an earlier berthd has made. */
+async function askPid(guest: Guest, id: string): Promise<number> {
+  let pid = 0;
+  await atMonitor(guest, id, async (link) => {
+    pid = (await link.state(WITHIN)).pid;
+  });
+  return pid;
 }
 
 /** One that has gone meanwhile has seen the process end. */

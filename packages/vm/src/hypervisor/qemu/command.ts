@@ -5,6 +5,7 @@ import {
   channelSocket,
   consoleLog,
   controlSocket,
+  COPY_MEMORY_FD,
   type Machine,
   type Nic,
   type Program,
@@ -30,8 +31,11 @@ export interface QemuOptions {
   readonly iommuPlatform: boolean;
   readonly legacySerial: boolean;
   readonly extraMonitor: string;
-  /** A template's: where its memory and state are. `save` boots one to be saved, `restore` starts a copy. */
-  readonly template?: { readonly directory: string; readonly mode: "save" | "restore" } | undefined;
+  /**
+   * A copy of a template, whose memory and state are descriptors that it is started with: a memfd of its own, which virtiofsd can share, or
+   * the template's file, of which it has what it writes for itself.
+   */
+  readonly copy?: "shared" | "private" | undefined;
 }
 
 type Flag = readonly [name: string, value?: string];
@@ -49,9 +53,7 @@ export function qemuProgram(machine: Machine, options: QemuOptions): Program {
     ["m", memoryFlag(machine, options)],
     ["object", memoryBackend(machine, options)],
     ...monitors(machine, options),
-    ["kernel", machine.kernel],
-    ...(machine.initrd === undefined ? [] : [["initrd", machine.initrd] as const]),
-    ["append", machine.commandLine.join(" ")],
+    ...kernel(machine, options),
     ...console(machine, options),
     ...(options.firmware === "" ? [] : [["bios", options.firmware] as const]),
     ...options.pflashes.map((file): Flag => ["drive", `if=pflash,format=raw,file=${escape(file)}`]),
@@ -60,7 +62,7 @@ export function qemuProgram(machine: Machine, options: QemuOptions): Program {
     ...bridges(options),
     ...(options.iommu ? [["device", "intel-iommu,intremap=off,caching-mode=on"] as const] : []),
     ...devices(machine, options),
-    ...(options.template?.mode === "restore" ? [["incoming", "defer"] as const] : []),
+    ...(options.copy ? [["incoming", "defer"] as const] : []),
   ];
   return {
     argv: [
@@ -68,7 +70,18 @@ export function qemuProgram(machine: Machine, options: QemuOptions): Program {
       ...flags.flatMap(([name, value]) => (value === undefined ? [`-${name}`] : [`-${name}`, value])),
     ],
     env: ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+    ...(options.copy && { keep: 2 }),
   };
+}
+
+/** QEMU keeps copies of both files for as long as it runs; what has booted does not read them again. */
+function kernel({ kernel, initrd, commandLine }: Machine, { copy }: QemuOptions): Flag[] {
+  if (copy) return [];
+  return [
+    ["kernel", kernel],
+    ...(initrd === undefined ? [] : [["initrd", initrd] as const]),
+    ["append", commandLine.join(" ")],
+  ];
 }
 
 /** A comma ends a value: it is doubled. */
@@ -124,11 +137,11 @@ function memoryFlag({ memory, image }: Machine, { machineType }: QemuOptions): s
 }
 
 /** Shared with virtiofsd, which reads and writes the guest's memory. */
-function memoryBackend({ memory }: Machine, { template }: QemuOptions): string {
+function memoryBackend({ memory }: Machine, { copy }: QemuOptions): string {
   const size = `size=${memory.mib}M`;
-  if (template !== undefined) {
-    const share = template.mode === "save" ? "on" : "off";
-    return `memory-backend-file,id=mem,${size},mem-path=${escape(template.directory)}/memory,share=${share}`;
+  if (copy !== undefined) {
+    const share = copy === "shared" ? "on" : "off";
+    return `memory-backend-file,id=mem,${size},mem-path=/proc/self/fd/${COPY_MEMORY_FD},share=${share}`;
   }
   const prealloc = memory.prealloc || memory.hugepages ? ",prealloc=on" : "";
   if (memory.fileDirectory !== "" && !memory.hugepages)

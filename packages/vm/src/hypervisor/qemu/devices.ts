@@ -1,6 +1,6 @@
 /** A disk as QEMU's blockdev-add and device_add take it; the command line has the same as JSON. */
 import { VmError } from "../../errors.ts";
-import type { Disk, DiskOptions } from "../machine.ts";
+import type { Disk, DiskOptions, Share } from "../machine.ts";
 import type { MachineType } from "./command.ts";
 
 export const deviceId = (id: string): string => `${id}-dev`;
@@ -66,6 +66,22 @@ export function diskDevice(
     ...(queues > 0 && { "num-queues": queues }),
     ...(queueSize > 0 && { "queue-size": queueSize }),
     ...(options.iothread && { iothread: "iothread0" }),
+  };
+}
+
+/** As chardev-add and device_add take it. */
+export function shareDevices({
+  tag,
+  socket,
+  queueSize,
+  cacheSize,
+}: Share): Record<"chardev" | "device", Readonly<Record<string, unknown>>> {
+  const id = `share-${tag}`;
+  const addr = { type: "unix", data: { path: socket } };
+  const cache = cacheSize > 0 ? { "cache-size": cacheSize << 20 } : {};
+  return {
+    chardev: { id, backend: { type: "socket", data: { addr, server: false } } },
+    device: { driver: "vhost-user-fs-pci", id: deviceId(id), chardev: id, tag, "queue-size": queueSize, ...cache },
   };
 }
 

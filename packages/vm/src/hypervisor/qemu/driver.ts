@@ -11,13 +11,16 @@ import {
   type Machine,
   type Nic,
   type Program,
+  type Share,
+  type TemplateControl,
   type Vm,
 } from "../machine.ts";
 import { connectWhenThere } from "../connect.ts";
 import { vsockChannel } from "../vsock.ts";
 import { hotplugPorts, qemuProgram, rootPort, type QemuOptions } from "./command.ts";
 import type { VfioDevice } from "../vfio.ts";
-import { blockNode, deviceId, diskDevice } from "./devices.ts";
+import { blockNode, deviceId, diskDevice, shareDevices } from "./devices.ts";
+import { restoreState, templateControl } from "./template.ts";
 import { cpuSlots, growMemory, memoryOf, removeCpu, resizeVirtioMem, shrinkBalloon } from "./resize.ts";
 
 export function qemu(options: QemuOptions): Hypervisor {
@@ -55,6 +58,7 @@ class QemuVm implements Vm {
   readonly #qmp: Qmp;
   readonly #machine: Machine;
   readonly #options: QemuOptions;
+  readonly template: TemplateControl;
   /** Device by port. */
   readonly #ports = new Map<number, string>();
 
@@ -62,6 +66,7 @@ class QemuVm implements Vm {
     this.#qmp = qmp;
     this.#machine = machine;
     this.#options = options;
+    this.template = { ...templateControl(qmp, machine.directory), addShare: (share) => this.#addShare(share) };
   }
 
   get version(): string {
@@ -74,19 +79,8 @@ class QemuVm implements Vm {
 
   /** QEMU boots as it is started; a copy of a template first reads its state. */
   async boot(): Promise<void> {
-    const { template } = this.#options;
-    if (template?.mode !== "restore") return;
-    await this.#qmp.execute("migrate-set-capabilities", {
-      capabilities: [{ capability: "x-ignore-shared", state: true }],
-    });
-    const done = this.#qmp.event(
-      ({ event, data }) => event === "MIGRATION" && ["completed", "failed"].includes(String(data["status"])),
-      "restore",
-    );
-    await this.#qmp.execute("migrate-set-capabilities", { capabilities: [{ capability: "events", state: true }] });
-    await this.#qmp.execute("migrate-incoming", { uri: `exec:cat ${template.directory}/state` });
-    if ((await done).data["status"] === "failed")
-      throw new VmError("Hypervisor", `restore from ${template.directory}: QEMU could not read its state`);
+    if (!this.#options.copy) return;
+    await restoreState(this.#qmp);
     await this.resume();
   }
 
@@ -165,6 +159,13 @@ class QemuVm implements Vm {
 
   async removeDevice(id: string): Promise<void> {
     await this.#unplug(deviceId(id));
+  }
+
+  /** A share has no state that a copy could read: it comes when that is done. */
+  async #addShare(share: Share): Promise<void> {
+    const { chardev, device } = shareDevices(share);
+    await this.#qmp.execute("chardev-add", chardev);
+    await this.#qmp.execute("device_add", { ...device, bus: await this.#takePort(deviceId(`share-${share.tag}`)) });
   }
 
   async vcpus(): Promise<number> {
