@@ -3,7 +3,7 @@ import { execFileSync } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { buildImage } from "@berth/vm";
+import { buildImage, type BuildOptions } from "@berth/vm";
 import { run } from "./process.ts";
 
 const checkout = fileURLToPath(new URL("../..", import.meta.url)).replace(/\/$/, "");
@@ -29,7 +29,11 @@ async function debianKernel(): Promise<{ kernel: string; modules: string }> {
 }
 
 /** As `berth-vm build-image` makes one. `agent`: Kata's, to be PID 1. */
-export async function makeGuestImage(output: string, agent?: string): Promise<void> {
+export async function makeGuestImage(
+  output: string,
+  agent?: string,
+  more: Pick<BuildOptions, "debugConsole"> = {},
+): Promise<void> {
   mkdirSync(output, { recursive: true });
-  await buildImage({ output, bosun: `${checkout}/.build/native/bosun`, agent, ...(await debianKernel()) });
+  await buildImage({ output, bosun: `${checkout}/.build/native/bosun`, agent, ...(await debianKernel()), ...more });
 }

@@ -1,6 +1,7 @@
 /* Orders about a whole machine: its kernel, its clock, its devices. For virtual machines; each works as well where it is tested. */
 #include <errno.h>
 #include <glob.h>
+#include <limits.h>
 #include <linux/if_tun.h>
 #include <linux/random.h>
 #include <net/if.h>
@@ -11,6 +12,7 @@
 #include <sys/ioctl.h>
 #include <sys/statvfs.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "guest.h"
 #include "orders.h"
@@ -195,6 +197,28 @@ int order_find(struct run *run, const struct order_find *o)
   size_t begun = begin_output(run, found ? 0 : OUTPUT_MISSING);
   for (size_t i = 0; found && i < pattern.found.gl_pathc; i++)
     buffer_append(&run->report.outputs, pattern.found.gl_pathv[i], strlen(pattern.found.gl_pathv[i]) + 1);
+  end_output(run, begun);
+  if (found)
+    globfree(&pattern.found);
+  return 0;
+}
+
+/* One that goes meanwhile, as a process's descriptors do, is left out. */
+int order_links(struct run *run, const struct order_links *o)
+{
+  char target[PATH_MAX];
+  struct pattern pattern = {.text = o->pattern};
+  bool found = matches(&pattern);
+  if (pattern.failed)
+    return fail(&run->report, EIO, "look for %s", o->pattern);
+  size_t begun = begin_output(run, 0);
+  for (size_t i = 0; found && i < pattern.found.gl_pathc; i++) {
+    ssize_t size = readlink(pattern.found.gl_pathv[i], target, sizeof target - 1);
+    if (size < 0)
+      continue;
+    target[size] = 0;
+    buffer_append(&run->report.outputs, target, (size_t)size + 1);
+  }
   end_output(run, begun);
   if (found)
     globfree(&pattern.found);

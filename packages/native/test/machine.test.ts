@@ -7,6 +7,7 @@ import {
   readFileSync,
   statfsSync,
   statSync,
+  symlinkSync,
   truncateSync,
   writeFileSync,
 } from "node:fs";
@@ -65,6 +66,15 @@ test("a disk that does not come is told by its serial number", async () => {
     "ETIMEDOUT",
     /^wait for the disk no such disk/,
   );
+});
+
+test("where links lead", async (t) => {
+  const dir = scratch(t);
+  symlinkSync("socket:[1]", join(dir, "1"));
+  symlinkSync("/dev/null", join(dir, "2"));
+  mkdirSync(join(dir, "no-link"));
+  const outcome = await succeed([order("links", { pattern: `${dir}/*` }), order("links", { pattern: `${dir}/none*` })]);
+  assert.deepEqual([text(outcome, 0), text(outcome, 1)], ["socket:[1]\0/dev/null\0", ""]);
 });
 
 test("a file system's size", async () => {

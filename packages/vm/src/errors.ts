@@ -2,6 +2,10 @@
 export type VmErrorCode =
   /** The configuration asks for what is not known, or cannot be. */
   | "InvalidConfiguration"
+  /** A caller's words are none that this takes. */
+  | "InvalidArgument"
+  /** The pod's policy does not allow it. */
+  | "Denied"
   /** A kernel, an image or a program that is needed is not here. */
   | "Missing"
   /** What this hypervisor, or this guest, cannot do. */

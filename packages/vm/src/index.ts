@@ -8,7 +8,13 @@ export {
   settingsOf,
   type VmSettings,
 } from "./configuration/settings.ts";
-export { buildImage, DEFAULT_IMAGE_DIRECTORY, readImage, type ImageDescription } from "./image/build.ts";
+export {
+  buildImage,
+  type BuildOptions,
+  DEFAULT_IMAGE_DIRECTORY,
+  readImage,
+  type ImageDescription,
+} from "./image/build.ts";
 export { findMachine, type MachineRequest, type PodMachine, removeMachine, startMachine } from "./sandbox/machine.ts";
 export { machineDirectory, type VmHost } from "./sandbox/host.ts";
 export {
@@ -21,7 +27,6 @@ export {
   standInOom,
   standInPlan,
 } from "./guest/runtime.ts";
-export { toldByAgent } from "./agent/words.ts";
 export { shareContainer, type SharedContainer, unshareContainer } from "./guest/share.ts";
 export { cpusOf, type Limits, sizeMachine } from "./sandbox/size.ts";
 export { plugDevices, unplugDevices } from "./sandbox/devices.ts";
@@ -29,3 +34,9 @@ export { UNLIMITED } from "./hypervisor/machine.ts";
 export { refreshNetwork } from "./network/refresh.ts";
 export { guestFilesOf } from "./sandbox/files.ts";
 export { hypervisorOf, hypervisorProgram, virtiofsdOf } from "./hypervisor/drivers.ts";
+export { manageMachine, type ManagedMachine } from "./management/machine.ts";
+export { sandboxesOf } from "./management/place.ts";
+export { removeManagement } from "./management/server.ts";
+export { MachineCounters } from "./monitor/sandbox.ts";
+export { allowSandbox, type Guard, guarded } from "./policy/guarded.ts";
+export { DEFAULT_POLICY, PodPolicy } from "./policy/pod.ts";

@@ -189,3 +189,15 @@ test("a program that is not there is told by its key", () => {
     /virtio_fs_daemon: \/nowhere\/fs is not there/,
   );
 });
+
+test("the debug console is told to the guest", () => {
+  const parameters = (enabled: boolean): string => {
+    const settings = settingsOf({
+      hypervisor: { qemu: { path: file("qemu") } },
+      agent: { kata: { debug_console_enabled: enabled } },
+    });
+    return machineOf(settings).commandLine.join(" ");
+  };
+  assert.match(parameters(true), / agent\.debug_console agent\.debug_console_vport=1026$/);
+  assert.doesNotMatch(parameters(false), /debug_console/);
+});

@@ -10,6 +10,7 @@ import { cpioArchive } from "../src/image/cpio.ts";
 import { inspectImage } from "../src/image/inspect.ts";
 import { findKernel } from "../src/image/kernel.ts";
 import { pickModules } from "../src/image/modules.ts";
+import { shellEntries } from "../src/image/shell.ts";
 import { unpackCpio } from "./support/cpio.ts";
 
 let dir: string;
@@ -204,4 +205,33 @@ test("an image's file system is known, in a partition too", () => {
     [image("none"), { size: 4 << 20, type: undefined, partitioned: false }],
   ];
   for (const [path, about] of known) assert.deepEqual(inspectImage(path), about, path);
+});
+
+test("a shell for the debug console is one static program", async () => {
+  const shell = join(dir, "busybox");
+  const elf = (type: number): Buffer => {
+    const data = Buffer.alloc(64 + 56);
+    data.write("\x7fELF\x02", "latin1");
+    data.writeBigUInt64LE(64n, 0x20);
+    data.writeUInt16LE(56, 0x36);
+    data.writeUInt16LE(1, 0x38);
+    data.writeUInt32LE(type, 64);
+    return data;
+  };
+  const PT_LOAD = 1;
+  const PT_INTERP = 3;
+  writeFileSync(shell, elf(PT_LOAD));
+  assert.deepEqual(await shellEntries(shell), [
+    { path: "bin/busybox", kind: "file", data: elf(PT_LOAD), mode: 0o755 },
+    { path: "bin/sh", kind: "symlink", target: "busybox" },
+  ]);
+  for (const [data, words] of [
+    [elf(PT_INTERP), /busybox: is not linked statically; the guest has no libraries/],
+    [elf(PT_LOAD).subarray(0, 100), /busybox: is cut off/],
+    [Buffer.from("#!/bin/sh"), /busybox: is no 64-bit program/],
+  ] as const) {
+    writeFileSync(shell, data);
+    await assert.rejects(shellEntries(shell), words);
+  }
+  await assert.rejects(shellEntries(join(dir, "none")), /no busybox at .*none; install busybox-static, or name one/);
 });

@@ -103,6 +103,13 @@ export class Telemetry {
     };
   }
 
+  /** A stage that somebody else has told of, in nanoseconds since the epoch. */
+  past({ pod, operation, step, container }: Stage, startedAt: bigint, finishedAt: bigint): void {
+    this.stages.observe({ operation, stage: step }, seconds(startedAt, finishedAt));
+    this.#keep(pod, { operation, step, container, startedAt, finishedAt, error: "" });
+    this.#tracing?.past({ pod, operation, step, container }, startedAt, finishedAt);
+  }
+
   /** In the order of their beginning. */
   spansOf(pod: string): Span[] {
     return (this.#spans.get(pod) ?? []).toSorted(

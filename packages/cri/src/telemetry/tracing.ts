@@ -87,6 +87,17 @@ export class Tracing {
     };
   }
 
+  /** A stage that is over. */
+  past({ operation, step, pod, container }: Stage, startedAt: bigint, finishedAt: bigint): void {
+    const call = this.#calls.getStore();
+    if (!call) return;
+    const attributes = {
+      ...named({ "sandbox.id": pod, "container.id": container }),
+      "berth.operation": operation,
+    };
+    this.#tracer.startSpan(step, { attributes, startTime: hrTime(startedAt) }, call.context).end(hrTime(finishedAt));
+  }
+
   /** A CNI plugin has ended. */
   plugin({ network, plugin, command, containerId, startedAt, error }: PluginCall): void {
     const call = this.#calls.getStore();

@@ -26,13 +26,17 @@ export function errnoName(errno: number): string {
   return ERRNO_NAMES.get(errno) ?? MORE_ERRNOS.get(errno) ?? `errno ${errno}`;
 }
 
+/** bosun's are shorter; a machine's bosun may have become somebody else's, and this goes into headers and logs. */
+const LONGEST_DETAIL = 8192;
+
 /** A failure report as an error: "clone mount tree /data (mounts[3]): ENOENT: open_tree /data". */
 export function reportError(report: Message<"report">, what: string, plan?: Plan): OrderError {
   const code = errnoName(report.errno);
   const order = report.order === NO_ORDER ? undefined : plan?.orders[report.order];
   const because = order?.because === undefined ? "" : ` (${order.because})`;
   const subject = order === undefined ? what : `${orderWords(order)}${because}`;
-  const detail = report.detail === "" ? "" : `: ${report.detail}`;
+  const said = report.detail.slice(0, LONGEST_DETAIL);
+  const detail = said === "" ? "" : `: ${said}`;
   const where = order !== undefined && report.stage !== 0 ? " (in the container's namespaces)" : "";
   const advice = order === undefined ? undefined : adviceFor(order, code);
   return new OrderError(`${subject}: ${code}${detail}${where}${advice === undefined ? "" : `; ${advice}`}`, {
@@ -42,7 +46,7 @@ export function reportError(report: Message<"report">, what: string, plan?: Plan
     orderName: order?.order,
     because: order?.because,
     where: report.stage === 0 ? "stage" : "container",
-    detail: report.detail,
+    detail: said,
   });
 }
 

@@ -22,6 +22,10 @@ import type { Reach } from "./reach.ts";
 const SOCKET_PATH_ROOM = 108;
 /** FRAME_MAX of bosun.h. */
 const LARGEST_FRAME = 64 << 20;
+/** A machine's bosun answers with less; whoever has broken into it could have this process keep as much for each question. */
+const LARGEST_GUEST_FRAME = 8 << 20;
+/** More pieces of a frame than these are put together while it comes: a byte at a time would else take a hundred times its size. */
+const MOST_PIECES = 16;
 export const DEFAULT_TIMEOUT_MS = 120_000;
 /** bosun enforces deadlines; this is how much later a call gives up on bosun itself. */
 const GRACE_MS = 5_000;
@@ -36,6 +40,7 @@ export class Connection {
   readonly socket: Socket;
   readonly #pending = new Map<number, Pending>();
   readonly #lost: (reason: string) => Error;
+  readonly #largest: number;
   readonly #ended = Promise.withResolvers<void>();
   #chunks: Buffer[] = [];
   #buffered = 0;
@@ -47,9 +52,10 @@ export class Connection {
   /** Called for frames that answer nothing (id 0). */
   onEvent: (message: AnyMessage) => void = () => {};
 
-  private constructor(socket: Socket, lost: (reason: string) => Error) {
+  private constructor(socket: Socket, lost: (reason: string) => Error, largest: number) {
     this.socket = socket;
     this.#lost = lost;
+    this.#largest = largest;
     socket.on("data", this.#onData);
     socket.on("error", this.#onError);
     socket.on("close", this.#onClose);
@@ -61,7 +67,7 @@ export class Connection {
 
   /** `lost` makes the error that pending requests reject with when the connection ends. */
   static async open(path: string, lost: (reason: string) => Error, reach: Reach = connectTo): Promise<Connection> {
-    return new Connection(await reach(path), lost);
+    return new Connection(await reach(path), lost, reach === connectTo ? LARGEST_FRAME : LARGEST_GUEST_FRAME);
   }
 
   /** Resolves when the connection has ended, for whatever reason. */
@@ -166,6 +172,7 @@ export class Connection {
   readonly #onData = (chunk: Buffer): void => {
     this.#chunks.push(chunk);
     this.#buffered += chunk.length;
+    this.#join();
     try {
       while (this.#readFrame());
     } catch (error) {
@@ -175,6 +182,16 @@ export class Connection {
     }
   };
 
+  /** The last pieces, as long as they are no smaller than the one before: each byte is moved a few times, however it came. */
+  #join(): void {
+    const pieces = this.#chunks;
+    while (pieces.length > MOST_PIECES) {
+      const [before, last] = pieces.slice(-2);
+      if (!before || !last || last.length < before.length) return;
+      pieces.splice(-2, 2, Buffer.concat([before, last]));
+    }
+  }
+
   /** Takes one frame off the buffered chunks, without joining them before a frame is whole. */
   #readFrame(): boolean {
     if (this.#failure !== undefined || this.#isRaw || this.#buffered < HEADER_SIZE) return false;
@@ -182,7 +199,7 @@ export class Connection {
     const first = this.#chunks[0];
     if (first === undefined) return false;
     const header = decodeHeader(first);
-    if (header.size > LARGEST_FRAME) throw new Error(`a frame of ${header.size} bytes`);
+    if (header.size > this.#largest) throw new Error(`a frame of ${header.size} bytes`);
     const size = HEADER_SIZE + header.size;
     if (this.#buffered < size) return false;
     const all = this.#chunks.length === 1 ? first : Buffer.concat(this.#chunks);

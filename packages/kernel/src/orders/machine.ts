@@ -119,4 +119,6 @@ export const MACHINE_ORDERS = {
   rename: { code: 169, fields: { from: "str", to: "str" }, words: "rename {from} to {to}" },
   /** Gives an existing regular file another content, in place: whoever has it mounted or open sees that. */
   fill_file: { code: 170, fields: { path: "str", data: "bytes" }, words: "fill {path} with {data}" },
+  /** Where the symbolic links lead that match a pattern (glob(7)), each with a NUL behind it, as this order's output; none: empty. */
+  links: { code: 180, fields: { pattern: "str" }, words: "read the links {pattern}" },
 } as const satisfies Record<string, OrderSpec>;

@@ -4,6 +4,8 @@ import { VmError, type VmErrorCode } from "@berth/vm";
 
 const CODES: Readonly<Record<VmErrorCode, number>> = {
   InvalidConfiguration: CODE.invalidArgument,
+  InvalidArgument: CODE.invalidArgument,
+  Denied: CODE.permissionDenied,
   Unsupported: CODE.unimplemented,
   Missing: CODE.failedPrecondition,
   Hypervisor: CODE.unknown,

@@ -13,6 +13,7 @@ import {
   type GuestInit,
   type GuestProcess,
   type GuestRuntime,
+  type GuestTools,
   standInOom,
 } from "../guest/runtime.ts";
 import { shareWritable } from "../sandbox/host.ts";
@@ -44,11 +45,21 @@ export interface AgentGuest {
   readonly createMs: number;
 }
 
+const agentTools = (client: AgentClient): GuestTools => ({
+  metrics: async () => (await client.call(method.getMetrics, {}, WITHIN)).metrics,
+  usage: () => Promise.resolve(undefined),
+  boot: () => Promise.resolve(undefined),
+  readIptables: async (isIpv6) => (await client.call(method.getIPTables, { isIpv6 })).data,
+  writeIptables: async (isIpv6, data) => void (await client.call(method.setIPTables, { isIpv6, data })),
+});
+
 export function agentRuntime(guest: AgentGuest): GuestRuntime {
   const { client } = guest;
   return {
     places: AGENT_PLACES,
+    tools: agentTools(client),
     create: (container) => create(guest, container),
+    told: (_id, work) => toldByAgent(work),
     exec: (process) => exec(guest, process),
     signal: async (id, signal) => void (await kill(client, id, "", signal)),
     kill: (id) => kill(client, id, "", SIGKILL),
@@ -58,6 +69,8 @@ export function agentRuntime(guest: AgentGuest): GuestRuntime {
       const answer = await ifThere(client.call(method.statsContainer, { containerId: id }, WITHIN));
       return answer && statsOfAgent(answer);
     },
+    // It tells of cgroups what StatsContainer has, and of processes nothing.
+    detail: () => Promise.resolve(undefined),
     pause: async (id) => void (await client.call(method.pauseContainer, { containerId: id }, WITHIN)),
     resume: async (id) => void (await client.call(method.resumeContainer, { containerId: id }, WITHIN)),
     online: async (_count, added) =>

@@ -1,14 +1,44 @@
 /** berth-vm check: whether pods can be virtual machines here; every reason why not, at once. */
+import type { Command } from "commander";
 import { VmError } from "../errors.ts";
 import { hypervisorProgram, virtiofsdOf } from "../hypervisor/drivers.ts";
 import { findAcceleratorOf, guestFilesOf } from "../sandbox/files.ts";
 import type { Context } from "./context.ts";
 import { withHand } from "./node.ts";
 
-export async function check(
-  context: Context,
-  options: { readonly verbose?: boolean; readonly strict?: boolean },
-): Promise<void> {
+export interface CheckOptions {
+  readonly verbose?: boolean;
+  readonly strict?: boolean;
+  readonly networkChecks: boolean;
+  readonly checkVersionOnly?: boolean;
+  readonly onlyListReleases?: boolean;
+  readonly includeAllReleases?: boolean;
+}
+
+export function addCheck(command: Command, context: Context): void {
+  command
+    .command("check")
+    .alias("kata-check")
+    .description("tell whether pods can be virtual machines on this node")
+    .option("--check-version-only", "only compare this version with the latest one")
+    .option("--include-all-releases", "don't filter out pre-releases")
+    .option("-n, --no-network-checks", "ask nothing of a network, which is never done here")
+    .option("--only-list-releases", "only list newer releases")
+    .option("-s, --strict", "a machine without hardware acceleration is a failure")
+    .option("-v, --verbose", "say what was found too")
+    .action(async (options: CheckOptions) => await check(context, options));
+}
+
+async function check(context: Context, options: CheckOptions): Promise<void> {
+  const asksReleases = options.checkVersionOnly === true || options.onlyListReleases === true;
+  if (asksReleases) {
+    // As kata-runtime: what is only about the network is nothing without it.
+    if (!options.networkChecks || context.io.env["KATA_CHECK_NO_NETWORK"] !== undefined) return;
+    throw new VmError(
+      "Unsupported",
+      "releases of berth are its package manager's to list; nothing is asked of a network here",
+    );
+  }
   const settings = await context.settings();
   const problems: string[] = [];
   const found = async <T>(what: string, look: () => T | Promise<T>): Promise<T | undefined> => {

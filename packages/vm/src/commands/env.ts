@@ -1,19 +1,28 @@
 /** berth-vm env: what configuration and node come to, in the format of kata-env 1.0.23 (Kata 1.7). */
+import type { Command } from "commander";
 import { VmError } from "../errors.ts";
 import { kernelCommandLine } from "../hypervisor/choose.ts";
 import { hypervisorProgram, isDebug } from "../hypervisor/drivers.ts";
 import { findAcceleratorOf, guestFilesOf } from "../sandbox/files.ts";
 import type { Context } from "./context.ts";
+import { OCI_VERSION, VERSION } from "./version.ts";
 import { nodeFacts, versionOf, withHand } from "./node.ts";
 
 const FORMAT = "1.0.23";
-const VERSION = "0.1.0";
-const OCI = "1.3.0";
 
 type Value = string | number | boolean | { readonly [key: string]: Value };
 type Section = Readonly<Record<string, Value>>;
 
-export async function env(context: Context, asJson: boolean): Promise<void> {
+export function addEnv(command: Command, context: Context): void {
+  command
+    .command("env")
+    .alias("kata-env")
+    .description("print what the configuration and this node come to")
+    .option("-j, --json", "as JSON")
+    .action(async (options: { json?: boolean }) => await env(context, options.json === true));
+}
+
+async function env(context: Context, asJson: boolean): Promise<void> {
   const document = await describe(context);
   context.print(
     asJson
@@ -42,7 +51,7 @@ async function describe(context: Context): Promise<Section> {
       DisableGuestSeccomp: runtime.disable_guest_seccomp,
       DisableNewNetNs: runtime.disable_new_netns,
       Path: process.argv[1] ?? "",
-      Version: { Semver: VERSION, Commit: "", OCI },
+      Version: { Semver: VERSION, Commit: "", OCI: OCI_VERSION },
       Config: { Path: settings.file ?? "" },
     },
     Hypervisor: {

@@ -6,6 +6,7 @@ import type { Key } from "./key.ts";
 import { nearest } from "@berth/spec/nearest";
 import { AGENT_KEYS, RUNTIME_KEYS } from "./other-keys.ts";
 import { matchesGlob } from "node:path";
+import { INIT_DATA_ANNOTATION, POLICY_ANNOTATION } from "../policy/annotations.ts";
 
 const PREFIX = "io.katacontainers.config.";
 
@@ -37,13 +38,18 @@ export function applyAnnotations(
   problems: string[],
 ): void {
   for (const [annotation, text] of Object.entries(annotations)) {
-    if (!annotation.startsWith(PREFIX)) continue;
+    if (!annotation.startsWith(PREFIX) || annotation === POLICY_ANNOTATION) continue;
     const [table = "", last = "", ...more] = annotation.slice(PREFIX.length).split(".");
     const tables: Readonly<Record<string, readonly [Readonly<Record<string, Key>>, readonly string[]]>> = {
       hypervisor: [keysOf(canonical(hypervisor)), ["hypervisor", hypervisor]],
       runtime: [RUNTIME_KEYS, ["runtime"]],
       agent: [AGENT_KEYS, ["agent", agentName(document)]],
     };
+    if (annotation === INIT_DATA_ANNOTATION) {
+      const refusal = refusalOf(tableIn(document, ["hypervisor", hypervisor]), last, text);
+      if (refusal !== undefined) problems.push(`annotation ${annotation}: ${refusal}`);
+      continue;
+    }
     const [keys, path] = tables[table] ?? [];
     const name = OTHER_NAMES[last] ?? last;
     const key = keys?.[name];

@@ -53,7 +53,7 @@ export const AGENT_KEYS = {
   enable_tracing: moot("boolean", false, TRACES),
   trace_mode: moot("string", "", TRACES),
   trace_type: moot("string", "", TRACES),
-  debug_console_enabled: refused("boolean", false, "the guest has no shell"),
+  debug_console_enabled: honoured("boolean", false, "berth-vm exec gets a shell in the guest, where the image has one"),
   dial_timeout: honoured("integer", 45, "seconds that the guest's program has to answer for the first time"),
   dial_timeout_ms: moot("integer", 0, "one attempt is made; QEMU tells when the guest opens the channel"),
   reconnect_timeout_ms: moot("integer", 0, "the channel is not given up before its hypervisor is"),

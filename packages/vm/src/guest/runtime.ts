@@ -7,6 +7,7 @@
  */
 import type { Socket } from "node:net";
 import {
+  type CgroupDetail,
   type CgroupStats,
   type MonitorLink,
   type MonitorRequest,
@@ -62,10 +63,40 @@ export interface GuestCallOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
+/** What of the whole guest is asked beside its containers. */
+export interface GuestTools {
+  /** Of the guest and its agent, by Kata's names, in the Prometheus text format. */
+  metrics(): Promise<string>;
+  /** Of all containers together. Undefined: the agent does not tell. */
+  usage(): Promise<Usage | undefined>;
+  /** Undefined: the agent does not tell. */
+  boot(): Promise<GuestBoot | undefined>;
+  /** As iptables-save(8) says it. */
+  readIptables(v6: boolean): Promise<Uint8Array>;
+  /** As iptables-restore(8) takes it: what is there is replaced. */
+  writeIptables(v6: boolean, rules: Uint8Array): Promise<void>;
+}
+
+/** When its kernel began, and when its first program served: nanoseconds of the node's clock since the epoch. */
+export interface GuestBoot {
+  readonly kernelAt: bigint;
+  readonly servedAt: bigint;
+}
+
+/** At one moment. */
+export interface Usage {
+  /** Nanoseconds of processor time. */
+  readonly cpuNs: bigint;
+  readonly memoryBytes: bigint;
+}
+
 export interface GuestRuntime {
   readonly places: GuestPlaces;
+  readonly tools: GuestTools;
   /** Makes the container, parked. Answers what ends its stand-in's plan, and starts the container when the stand-in is started. */
   create(container: GuestContainer): Promise<Order>;
+  /** `work` starts the container; its failure is told in the guest's words. */
+  told<T>(id: string, work: Promise<T>): Promise<T>;
   exec(process: GuestProcess): Promise<GuestExec>;
   /** To the container's own process; one that has gone meanwhile is no error. */
   signal(id: string, signal: number): Promise<void>;
@@ -76,6 +107,8 @@ export interface GuestRuntime {
   update(id: string, resources: oci.LinuxResources, options?: GuestCallOptions): Promise<void>;
   /** Undefined: it is gone. `directory` as in GuestContainer. */
   stats(id: string, directory: string): Promise<CgroupStats | undefined>;
+  /** What monitoring asks beyond that. Undefined: it is gone, or this guest cannot be looked into that deeply. */
+  detail(id: string, directory: string): Promise<GuestDetail | undefined>;
   /** Resolves when nothing of it runs. */
   pause(id: string): Promise<void>;
   resume(id: string): Promise<void>;
@@ -87,6 +120,23 @@ export interface GuestRuntime {
   findInit(): Promise<GuestInit | undefined>;
   /** A connection to a port of the machine's loopback. */
   dial(port: number): Promise<Socket>;
+}
+
+export type TaskState = "running" | "sleeping" | "stopped" | "uninterruptible" | "iowaiting";
+
+/** What the processes of a container hold. */
+export interface GuestProcesses {
+  readonly processes: number;
+  readonly descriptors: number;
+  readonly sockets: number;
+  /** RLIMIT_NOFILE of the container's first process; undefined: unlimited, or gone. */
+  readonly softNofile: bigint | undefined;
+  readonly states: Readonly<Record<TaskState, number>>;
+}
+
+export interface GuestDetail {
+  readonly cgroup: CgroupDetail;
+  readonly processes: GuestProcesses;
 }
 
 export interface GuestInit {

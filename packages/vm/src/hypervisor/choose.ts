@@ -147,6 +147,8 @@ export function kernelCommandLine(settings: VmSettings, image: RootImage | undef
     ...(hypervisor.enable_iommu ? ["intel_iommu=on", "iommu=pt"] : []),
     ...(image === undefined ? ["rdinit=/init"] : imageParameters(image)),
     ...(agent === undefined ? ["berth.guest"] : agentParameters(settings, agent)),
+    // For Kata's agent; berth's guest has a shell where its image was given one.
+    ...(settings.agent.debug_console_enabled ? ["agent.debug_console", "agent.debug_console_vport=1026"] : []),
   ];
   const asked = hypervisor.kernel_params.split(/\s+/).filter((word) => word !== "");
   const names = new Set(asked.map(nameOf));

@@ -13,6 +13,7 @@ import { guestEntries } from "./initramfs.ts";
 import { findKernel, type KernelSearch } from "./kernel.ts";
 import { FOR_ROOT, pickModules } from "./modules.ts";
 import { mkfs, writeErofs, writeExt4 } from "./root.ts";
+import { shellEntries } from "./shell.ts";
 
 export type Compression = "gzip" | "zstd" | "none";
 
@@ -24,6 +25,8 @@ export interface BuildOptions extends KernelSearch {
   /** Kata's agent, to be PID 1 in its place; statically linked. */
   readonly agent?: string | undefined;
   readonly compression?: Compression;
+  /** A static busybox for the debug console; true: one of the usual places. */
+  readonly debugConsole?: string | boolean;
 }
 
 /** image.json. */
@@ -43,6 +46,8 @@ export interface ImageDescription {
   readonly absent: readonly string[];
   /** Bytes, unpacked. */
   readonly initrdSize: number;
+  /** Whether it has a shell for the debug console. */
+  readonly debugConsole: boolean;
 }
 
 /** Default output of berth-vm build-image, and where guests are looked for. */
@@ -63,8 +68,11 @@ export async function buildImage(options: BuildOptions): Promise<ImageDescriptio
   ]);
   const agent = options.agent === undefined ? undefined : await readAgent(options.agent);
   const { release } = kernel;
-  const archive = cpioArchive(guestEntries({ bosun, modules, release, init: "init", agent }));
-  const root = guestEntries({ bosun, modules, release, init: "sbin/init", agent });
+  const { debugConsole = false } = options;
+  const shell = debugConsole === false ? [] : await shellEntries(debugConsole === true ? undefined : debugConsole);
+  const tree = { bosun, modules, release, more: shell, agent };
+  const archive = cpioArchive(guestEntries({ ...tree, init: "init" }));
+  const root = guestEntries({ ...tree, init: "sbin/init" });
   const ext4 = await mkfs();
   const description: ImageDescription = {
     kernelRelease: release,
@@ -76,6 +84,7 @@ export async function buildImage(options: BuildOptions): Promise<ImageDescriptio
     modules: modules.map(({ name }) => name),
     absent,
     initrdSize: archive.length,
+    debugConsole: shell.length > 0,
   };
   await mkdir(options.output, { recursive: true, mode: 0o755 });
   const kind = options.compression ?? "zstd";

@@ -12,6 +12,8 @@ export interface GuestTree {
   readonly init: "init" | "sbin/init";
   /** Kata's, which becomes PID 1 in bosun's place (berth.agent= on the kernel's command line). */
   readonly agent?: Uint8Array | undefined;
+  /** Beside what every guest has. */
+  readonly more?: readonly CpioEntry[];
 }
 
 /** In the guest. */
@@ -22,7 +24,7 @@ const MODULE_LIST = "etc/berth/modules";
 const CONSOLE = [5, 1] as const;
 const NULL = [1, 3] as const;
 
-export function guestEntries({ bosun, modules, release, init, agent }: GuestTree): CpioEntry[] {
+export function guestEntries({ bosun, modules, release, init, agent, more = [] }: GuestTree): CpioEntry[] {
   const files = modules.map(({ path, data }): CpioEntry & { kind: "file" } => ({
     path: `lib/modules/${release}/${path}`,
     kind: "file",
@@ -38,7 +40,7 @@ export function guestEntries({ bosun, modules, release, init, agent }: GuestTree
     { path: "dev/null", kind: "character", mode: 0o666, device: NULL },
   ];
   const mountPoints = ["proc", "sys", "run", "tmp"];
-  const all = [...own, ...files];
+  const all = [...own, ...files, ...more];
   return [...directoriesOf([...all.map(({ path }) => path), ...mountPoints.map((name) => `${name}/.`)]), ...all];
 }
 

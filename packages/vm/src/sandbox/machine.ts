@@ -69,6 +69,8 @@ export interface MachineRequest {
   readonly shmSize: number;
   /** By name with dots. */
   readonly sysctls: Readonly<Record<string, string>>;
+  /** In Rego, for an agent that has policies of its own. */
+  readonly policy?: string | undefined;
   readonly onStep?: (step: string) => void;
   readonly signal?: AbortSignal | undefined;
 }

@@ -14,6 +14,7 @@ import {
 import { VmError } from "../errors.ts";
 import { listening } from "../hypervisor/connect.ts";
 import type { Program } from "../hypervisor/machine.ts";
+import { consoleWords } from "./console.ts";
 import { programDirectory, programLog, type ProgramName, type VmHost } from "./host.ts";
 
 const SIGKILL = 9;
@@ -105,8 +106,12 @@ export async function failsWith(machine: string, name: ProgramName, link: Monito
   throw new VmError("Hypervisor", `${name} ended with status ${code}${await lastWords(machine, name)}`);
 }
 
-/** Of a CRI log: time, stream and tag stand before each line. */
+/** Of a CRI log: time, stream and tag stand before each line. The hypervisor's are its guest's too. */
 export async function lastWords(machine: string, name: ProgramName): Promise<string> {
+  return `${await loggedWords(machine, name)}${name === "hypervisor" ? await consoleWords(machine) : ""}`;
+}
+
+async function loggedWords(machine: string, name: ProgramName): Promise<string> {
   let text: string;
   try {
     text = await readFile(programLog(machine, name), "utf8");

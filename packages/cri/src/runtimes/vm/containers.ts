@@ -25,23 +25,34 @@ type ContainerVerbs = Pick<
 
 export function vmContainers(machines: Machines): ContainerVerbs {
   const of = (record: ContainerRecord): PodMachine => machines.of(record.sandboxId);
+  const told = <T>(record: ContainerRecord, verb: string, work: () => Promise<T>): Promise<T> =>
+    machines.timed(record.sandboxId, verb, () => inVmsWords(work));
   return {
-    plan: (context, creation) => inVmsWords(() => planInGuest(context, of(creation.container.record), creation)),
+    plan: (context, creation) => {
+      const { record } = creation.container;
+      return told(record, "create", () => planInGuest(context, of(record), creation));
+    },
     oom: (context, { id }) => standInOom(containerDir(context, id)),
     pidOf: (_context, _record, state) => Promise.resolve(state.pid),
-    signal: (_context, { record }, signal) => of(record).runtime.signal(record.id, signal),
+    signal: (_context, { record }, signal) => told(record, "kill", () => of(record).runtime.signal(record.id, signal)),
     kill: (context, container) => kill(context, machines, container),
-    release: (context, record) => release(context, machines, record),
-    exec: (context, { record }, _spec, process) => inVmsWords(() => exec(context, of(record), record, process)),
-    update: async (context, { record }, linux, merged, signal) => {
-      const machine = of(record);
-      await fitMachine(context, machine, record.sandboxId, { id: record.id, resources: merged });
-      await machine.runtime.update(record.id, resourcesOf(context, linux), { signal });
-    },
-    stats: async (context, record) =>
-      await machines.find(record.sandboxId)?.runtime.stats(record.id, containerDir(context, record.id)),
-    // The guest's cgroups are not looked into that deeply.
-    detail: () => Promise.resolve(undefined),
+    release: (context, record) => machines.timed(record.sandboxId, "delete", () => release(context, machines, record)),
+    exec: (context, { record }, _spec, process) =>
+      told(record, "exec", () => exec(context, of(record), record, process)),
+    update: (context, { record }, linux, merged, signal) =>
+      told(record, "update", async () => {
+        const machine = of(record);
+        await fitMachine(context, machine, record.sandboxId, { id: record.id, resources: merged });
+        await machine.runtime.update(record.id, resourcesOf(context, linux), { signal });
+      }),
+    stats: (context, record) =>
+      machines.asked(context, record.sandboxId, ({ runtime }) =>
+        told(record, "stats", () => runtime.stats(record.id, containerDir(context, record.id))),
+      ),
+    detail: (context, record) =>
+      machines.asked(context, record.sandboxId, ({ runtime }) =>
+        runtime.detail(record.id, containerDir(context, record.id)),
+      ),
   };
 }
 

@@ -1,7 +1,8 @@
 /** Handlers of runtime_type io.containerd.berth-vm.v1: each pod a virtual machine. */
-import { toldByAgent } from "@berth/vm";
 import { precondition, unimplemented } from "../../errors.ts";
 import type { HandlerFeatures, RuntimeKind } from "../kind.ts";
+import { instant } from "../../clock.ts";
+import { tellBoot } from "./boot.ts";
 import { vmContainers } from "./containers.ts";
 import { Machines, type VmOptions } from "./machines.ts";
 import { checkVm, vmPods } from "./pods.ts";
@@ -14,8 +15,14 @@ export interface VmKind extends RuntimeKind, AsyncDisposable {}
 
 export function vmKind(options: VmOptions): VmKind {
   const machines = new Machines(options);
+  const pods = vmPods(machines);
   return {
-    ...vmPods(machines),
+    ...pods,
+    startPod: async (context, progress, sandbox) => {
+      const since = instant();
+      await pods.startPod(context, progress, sandbox);
+      tellBoot(context, machines, sandbox.record.id, since);
+    },
     ...vmContainers(machines),
     name: "vm",
     serves: ({ type, path }) => type === VM_TYPE && path === undefined,
@@ -25,7 +32,7 @@ export function vmKind(options: VmOptions): VmKind {
     adapt: (_context, spec) => spec,
     leavesHooks: false,
     subreaper: false,
-    told: (_context, _record, work) => toldByAgent(work),
+    told: (_context, { id, sandboxId }, work) => machines.find(sandboxId)?.runtime.told(id, work) ?? work,
     made: () => Promise.resolve(),
     dump: () => Promise.reject(unimplemented("a container in a virtual machine cannot be checkpointed")),
     programOf: () => "berth-vm",

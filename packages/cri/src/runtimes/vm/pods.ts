@@ -1,15 +1,14 @@
 /** Pods that are virtual machines: started when network and files are there, and the first to go when containers have ended. */
-import { loadSettings, startMachine } from "@berth/vm";
-import { cgroupOf } from "../../cgroups.ts";
+import { allowSandbox, loadSettings, startMachine } from "@berth/vm";
 import type { CriContext } from "../../context.ts";
 import { invalid, unimplemented } from "../../errors.ts";
 import { handlerOf, type RuntimeHandler } from "../../handlers.ts";
 import type { Progress } from "../../progress.ts";
 import { hostnameOf, podNamespaces, podSysctls, SHM_SIZE } from "../../sandbox/namespaces.ts";
-import type { Sandbox, SandboxRecord } from "../../store/records.ts";
+import type { Sandbox } from "../../store/records.ts";
 import type { PodKind } from "../kind.ts";
 import { inVmsWords } from "./errors.ts";
-import { Machines } from "./machines.ts";
+import { machineCgroup, Machines } from "./machines.ts";
 import { podDevices } from "./devices.ts";
 import { podLimits } from "./size.ts";
 
@@ -31,10 +30,6 @@ export function vmPods(machines: Machines): PodKind {
     dial: async (_context, { record }, port) => await inVmsWords(() => machines.of(record.id).runtime.dial(port)),
   };
 }
-
-/** Of the hypervisor and its helpers: in the pod's, as its containers' are. */
-export const machineCgroup = (context: CriContext, record: SandboxRecord): string =>
-  cgroupOf(context, record, `${record.id}-vm`).cgroupPath;
 
 async function startPod(context: CriContext, machines: Machines, progress: Progress, sandbox: Sandbox): Promise<void> {
   const { record } = sandbox;
@@ -60,8 +55,10 @@ async function startPod(context: CriContext, machines: Machines, progress: Progr
       annotations: config.annotations,
     }),
   );
-  const machine = await inVmsWords(async () =>
-    startMachine(machines.hostOf(context), {
+  const policy = await inVmsWords(() => machines.policyOf(record));
+  const machine = await inVmsWords(async () => {
+    allowSandbox(policy, { id: record.id, hostname: hostnameOf(config), networked: record.netns !== undefined });
+    return await startMachine(machines.hostOf(context), {
       id: Machines.idOf(record.id),
       settings,
       devices: settings.hypervisor.cold_plug_vfio === "no-port" ? [] : await podDevices(context, config.annotations),
@@ -71,11 +68,12 @@ async function startPod(context: CriContext, machines: Machines, progress: Progr
       hostname: hostnameOf(config),
       shmSize: SHM_SIZE,
       sysctls: { ...podSysctls(context, { userns: undefined }), ...config.linux?.sysctls },
+      policy: policy.text,
       onStep: (step) => progress.step(step),
       signal: progress.signal,
-    }),
-  );
-  machines.add(context, sandbox, machine);
+    });
+  });
+  await machines.add(context, sandbox, machine, policy);
 }
 
 export async function checkVm(handler: RuntimeHandler, machines: Machines, context: CriContext): Promise<void> {

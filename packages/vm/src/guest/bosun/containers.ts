@@ -12,7 +12,7 @@ import {
   OrderError,
   updateResources,
 } from "@berth/kernel";
-import type { Order } from "@berth/kernel";
+import type { Order, Plan } from "@berth/kernel";
 import { planContainer, planExec } from "@berth/runtime";
 import { oci } from "@berth/spec/oci";
 import { VmError } from "../../errors.ts";
@@ -20,7 +20,9 @@ import type { Guest } from "../../sandbox/guest.ts";
 import { guestContainer, GUEST_SHARE, GUEST_SHM, relaySocket } from "../../sandbox/host.ts";
 import { type GuestContainer, type GuestExec, type GuestProcess, type GuestRuntime, standInOom } from "../runtime.ts";
 import { findInit, startInit } from "./init.ts";
-import { cgroupStats } from "./stats.ts";
+import { countProcesses } from "./processes.ts";
+import { cgroupDetail, cgroupStats } from "./stats.ts";
+import { bosunTools } from "./tools.ts";
 
 const ENOENT = 2;
 /** A guest that hangs must not keep its pod from ending. */
@@ -35,20 +37,41 @@ const specFile = (directory: string): string => `${directory}/guest.json`;
 
 /** `machine`: its directory. */
 export function bosunRuntime(machine: string, guest: Guest): GuestRuntime {
+  // Until the start, whose failure they tell in words.
+  const plans = new Map<string, Plan>();
   const pids: Pids = new Map();
   return {
     places: { share: GUEST_SHARE, shm: GUEST_SHM },
-    create: (container) => create(machine, guest, pids, container),
+    tools: bosunTools(guest),
+    create: async (container) => {
+      const { plan, last } = await create(machine, guest, pids, container);
+      plans.set(container.id, plan);
+      return last;
+    },
+    told: async (id, work) => {
+      const plan = plans.get(id);
+      plans.delete(id);
+      try {
+        return await work;
+      } catch (error) {
+        throw plan ? guestError(error, plan) : error;
+      }
+    },
     exec: (process) => exec(machine, guest, pids, process),
     signal: (id, signal) => atMonitor(guest, id, async (link) => void (await link.kill(0, signal, WITHIN))),
     kill: (id) => kill(guest, id),
-    release: async (id) => {
+    release: (id) => {
+      plans.delete(id);
       pids.delete(id);
-      await release(guest, id);
+      return release(guest, id);
     },
     update: async (id, resources, { signal } = {}) =>
       void (await guest.hand.run(updateResources(cgroupOf(id), resources, guest.facts), signal ? { signal } : {})),
     stats: (id, directory): Promise<CgroupStats | undefined> => cgroupStats(guest, directory, cgroupOf(id)),
+    detail: async (id, directory) => {
+      const look = await cgroupDetail(guest, directory, cgroupOf(id));
+      return look && { cgroup: look.detail, processes: await countProcesses(guest, look.pids) };
+    },
     pause: (id) => setFrozen(guest, id, true),
     resume: (id) => setFrozen(guest, id, false),
     online: (count) => online(guest, count),
@@ -61,7 +84,12 @@ export function bosunRuntime(machine: string, guest: Guest): GuestRuntime {
 /** In the guest, by container. One that has ended may be another's by then: its monitor refuses further processes. */
 type Pids = Map<string, number>;
 
-async function create(machine: string, guest: Guest, pids: Pids, container: GuestContainer): Promise<Order> {
+async function create(
+  machine: string,
+  guest: Guest,
+  pids: Pids,
+  container: GuestContainer,
+): Promise<{ readonly plan: Plan; readonly last: Order }> {
   const { id, directory, terminal, stdin } = container;
   const spec = ownSpec(container.spec, id);
   await writeFile(specFile(directory), oci.compactSpec(spec));
@@ -87,7 +115,7 @@ async function create(machine: string, guest: Guest, pids: Pids, container: Gues
   pids.set(id, pid);
   const { file: oomFile } = standInOom(directory);
   await writeFile(oomFile, "oom_kill 0\n");
-  return {
+  const last: Order = {
     order: "guest_process",
     args: {
       relay: relaySocket(machine),
@@ -97,6 +125,7 @@ async function create(machine: string, guest: Guest, pids: Pids, container: Gues
       oomFile,
     },
   };
+  return { plan, last };
 }
 
 function ownSpec(spec: oci.Spec, id: string): oci.Spec {
