@@ -20,6 +20,8 @@ const plugged = new WeakMap<PodMachine, Map<string, string>>();
 export async function refreshNetwork(hand: Hand, machine: PodMachine, netns: string): Promise<void> {
   // With macvtap the pod's own interface has nothing left that a guest could have.
   if (machine.settings.runtime.internetworking_model !== "tcfilter") return;
+  // Kata's agent is told of a pod's network once, at its start.
+  if (machine.machine.agent !== undefined) return;
   const before = running.get(machine) ?? Promise.resolve(undefined);
   const refreshed = before.then((last) => refresh(hand, machine, netns, last));
   running.set(
