@@ -34,20 +34,29 @@ async function busyboxImage(reference: string): Promise<Buffer> {
  * An OCI layout of one layer with these files, in a tar file; `run` is the image's own config (image-spec config.md), `more`
  * what is beside that, `annotations` the manifest's.
  */
-export function imageArchive(
+export const imageArchive = (
   reference: string,
   files: readonly TarEntry[],
   run: object,
   more: object = {},
   annotations: Readonly<Record<string, string>> = {},
+): Buffer => layeredArchive(reference, [files], run, more, annotations);
+
+/** The same of several layers, lowest first. */
+export function layeredArchive(
+  reference: string,
+  contents: readonly (readonly TarEntry[])[],
+  run: object,
+  more: object = {},
+  annotations: Readonly<Record<string, string>> = {},
 ): Buffer {
-  const layer = tar(files);
-  const compressed = gzipSync(layer, { level: 1 });
+  const layers = contents.map((files) => tar(files));
+  const compressed = layers.map((layer) => gzipSync(layer, { level: 1 }));
   const config = json({
     architecture: { x64: "amd64", arm64: "arm64" }[process.arch as "x64" | "arm64"],
     os: "linux",
     config: { Env: ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"], ...run },
-    rootfs: { type: "layers", diff_ids: [digestOf(layer)] },
+    rootfs: { type: "layers", diff_ids: layers.map((layer) => digestOf(layer)) },
     history: [{ created_by: "berth's busybox-image.ts" }],
     ...more,
   });
@@ -55,13 +64,11 @@ export function imageArchive(
     schemaVersion: 2,
     mediaType: "application/vnd.oci.image.manifest.v1+json",
     config: { mediaType: "application/vnd.oci.image.config.v1+json", digest: digestOf(config), size: config.length },
-    layers: [
-      {
-        mediaType: "application/vnd.oci.image.layer.v1.tar+gzip",
-        digest: digestOf(compressed),
-        size: compressed.length,
-      },
-    ],
+    layers: compressed.map((blob) => ({
+      mediaType: "application/vnd.oci.image.layer.v1.tar+gzip",
+      digest: digestOf(blob),
+      size: blob.length,
+    })),
     annotations,
   });
   const index = json({
@@ -79,7 +86,7 @@ export function imageArchive(
       },
     ],
   });
-  const blobs = [config, compressed, manifest].map((content) =>
+  const blobs = [config, ...compressed, manifest].map((content) =>
     file(`blobs/sha256/${digestOf(content).slice("sha256:".length)}`, content),
   );
   return tar([

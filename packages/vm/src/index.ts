@@ -27,7 +27,7 @@ export {
   standInOom,
   standInPlan,
 } from "./guest/runtime.ts";
-export { shareContainer, type SharedContainer, unshareContainer } from "./guest/share.ts";
+export { releaseStorage, shareContainer, type SharedContainer, unshareContainer } from "./guest/share.ts";
 export { cpusOf, type Limits, sizeMachine } from "./sandbox/size.ts";
 export { plugDevices, unplugDevices } from "./sandbox/devices.ts";
 export { UNLIMITED } from "./hypervisor/machine.ts";

@@ -109,6 +109,8 @@ const ELSEWHERE: Readonly<Record<string, string>> = {
   rx_rate_limiter_max_rate: "tests/vm-machine.test.ts",
   tx_rate_limiter_max_rate: "tests/vm-machine.test.ts",
   enable_annotations: "configuration.test.ts",
+  disable_block_device_use: "tests/vm-disks.test.ts",
+  msize_9p: "storage.test.ts",
   valid_hypervisor_paths: "configuration.test.ts",
   valid_virtio_fs_daemon_paths: "configuration.test.ts",
   valid_entropy_sources: "configuration.test.ts",

@@ -1,10 +1,23 @@
 /** Layers as one disk: what QEMU makes of its description, and what a kernel would read of its partition table. */
 import assert from "node:assert/strict";
-import { spawnSync } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { execFileSync, spawnSync } from "node:child_process";
+import {
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, test } from "node:test";
+import { addDirectVolume, findDirectVolume, removeDirectVolume } from "../src/storage/direct-volumes.ts";
+import { changesOf, readTree } from "../src/storage/tree.ts";
+import { settingsOf } from "../src/configuration/settings.ts";
+import { nineOptions, nineShare } from "../src/storage/nine.ts";
 import { partitionTable } from "../src/storage/gpt.ts";
 import { layersDisk } from "../src/storage/layers.ts";
 
@@ -30,8 +43,8 @@ function assembled(path: string): Buffer {
     .split("\n")
     .filter((line) => line.startsWith("RW "))
     .map((line) => {
-      const [, sectors = "0", file] = /^RW (\d+) (?:ZERO|FLAT "(.*)" 0)$/.exec(line) ?? [];
-      const piece = file === undefined ? Buffer.alloc(Number(sectors) * 512) : readFileSync(file);
+      const [, sectors = "0", file] = /^RW (\d+) FLAT "(.*)" 0$/.exec(line) ?? [];
+      const piece = readFileSync(file ?? "").subarray(0, Number(sectors) * 512);
       assert.equal(piece.length, Number(sectors) * 512);
       return piece;
     });
@@ -39,7 +52,7 @@ function assembled(path: string): Buffer {
 }
 
 test("layers are partitions of one disk", async () => {
-  const images = layers(4096, (1 << 20) + 4096, 3 << 20);
+  const images = layers(4096, (1 << 20) + 512, 3 << 20);
   const { disk, partitions } = await layersDisk(images, join(dir, "disks"), QEMU);
   assert.deepEqual(partitions, ["1", "2", "3"]);
   assert.equal(disk.readonly, true);
@@ -84,4 +97,61 @@ test("one layer is a disk by itself, and what cannot be one is refused", async (
   const quoted = join(dir, 'a"b');
   writeFileSync(quoted, Buffer.alloc(4096));
   await assert.rejects(layersDisk([one, quoted], join(dir, "disks"), QEMU), /must have no quotes/);
+});
+
+test("direct volumes are kept as Kata keeps them", async () => {
+  const [root, path] = [join(dir, "direct-volumes"), "/var/lib/kubelet/pods/1/volumes/a?b"];
+  const info = { "volume-type": "block", device: "/dev/sdx", fstype: "ext4", metadata: {}, options: ["noatime"] };
+  assert.equal(await findDirectVolume(path, root), undefined);
+  await addDirectVolume(path, JSON.stringify(info), root);
+  // Go's base64.URLEncoding, with its padding.
+  const name = "L3Zhci9saWIva3ViZWxldC9wb2RzLzEvdm9sdW1lcy9hP2I=";
+  assert.deepEqual(readdirSync(root), [name]);
+  assert.deepEqual(JSON.parse(readFileSync(join(root, name, "mountInfo.json"), "utf8")), info);
+  assert.deepEqual(await findDirectVolume(path, root), info);
+  for (const [wrong, words] of [
+    ["{", /mount info: /],
+    ['{"fstype":"ext4"}', /mount info: device: give the absolute path/],
+    ['{"device":"/dev/sdx"}', /mount info: fstype: name the file system/],
+    ['{"device":"/dev/sdx","fstype":"ext4","options":"ro"}', /mount info: options: give a list/],
+  ] as const)
+    await assert.rejects(addDirectVolume(path, wrong, root), words);
+  await removeDirectVolume(path, root);
+  await removeDirectVolume(path, root);
+  assert.deepEqual(readdirSync(root), []);
+});
+
+test("what has changed in a volume that is copied", async () => {
+  const root = join(dir, "volume");
+  mkdirSync(join(root, "..1"), { recursive: true });
+  for (const name of ["a", "b"]) writeFileSync(join(root, "..1", name), name);
+  symlinkSync("..1", join(root, "..data"));
+  const before = await readTree(root);
+  assert.deepEqual([...before.keys()].sort(), [".", "..1", "..1/a", "..1/b", "..data"]);
+  assert.deepEqual(changesOf(before, await readTree(root)), { put: [], gone: [] });
+  renameSync(join(root, "..1"), join(root, "..2"));
+  rmSync(join(root, "..data"));
+  symlinkSync("..2", join(root, "..data"));
+  writeFileSync(join(root, "..2", "a"), "other");
+  const now = await readTree(root);
+  const { put, gone } = changesOf(before, now);
+  assert.deepEqual(put, ["..2", "..2/a", "..2/b", "..data"]);
+  assert.deepEqual(gone.slice(-1), ["..1"]);
+  assert.deepEqual(gone.toSorted(), ["..1", "..1/a", "..1/b"]);
+  execFileSync("mkfifo", [join(root, "pipe")]);
+  await assert.rejects(readTree(root), /pipe: sockets, pipes and devices cannot be copied into a machine/);
+  rmSync(join(root, "pipe"));
+  writeFileSync(join(root, "large"), Buffer.alloc((8 << 20) + 1));
+  await assert.rejects(readTree(root), /more than 8 MiB or 1024 files cannot be copied/);
+});
+
+test("a 9p share is QEMU's, where the guest's kernel has it", () => {
+  const settings = settingsOf({ hypervisor: { qemu: { shared_fs: "virtio-9p", msize_9p: 65536 } } });
+  const files = { kernel: "/vmlinuz", initrd: "/initrd", image: undefined, has9p: true };
+  const nine = nineShare(settings, files, "/run/vm/pod");
+  assert.deepEqual(nine, { tag: "berthShared", path: "/run/vm/pod/ro" });
+  assert.equal(nineOptions(settings), "trans=virtio,version=9p2000.L,cache=mmap,msize=65536");
+  assert.equal(nineShare(settings, { ...files, has9p: false }, "/run/vm/pod"), undefined);
+  assert.equal(nineShare(settings, { ...files, agent: "kata" }, "/run/vm/pod"), undefined);
+  assert.equal(nineShare(settingsOf({}), files, "/run/vm/pod"), undefined);
 });

@@ -5,9 +5,10 @@ import { basename, dirname, join } from "node:path";
 import { create } from "@bufbuild/protobuf";
 import { cri } from "@berth/spec";
 import type { CriContext } from "../context.ts";
-import { invalid, precondition } from "../errors.ts";
+import { invalid, precondition, unimplemented } from "../errors.ts";
 import { withProgress } from "../progress.ts";
 import { checkpointsDir } from "../checkpoint/place.ts";
+import { kindOf } from "../runtimes/find.ts";
 import { runningContainer } from "./running.ts";
 
 const MS_IN_SECOND = 1000n;
@@ -32,6 +33,8 @@ export async function checkpointContainer(
   await context.locks.with(record.id, signal, () =>
     withProgress(options, async (progress) => {
       const { container, spec } = await runningContainer(context, request.containerId);
+      const { noDump } = kindOf(context, container.record);
+      if (noDump !== undefined) throw unimplemented(noDump);
       progress.step("ask criu whether it can work here");
       await checkCriu(context, signal);
       const directory = join(checkpointsDir(context), `${record.id}-${randomBytes(6).toString("hex")}`);

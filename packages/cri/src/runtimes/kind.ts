@@ -118,6 +118,8 @@ export interface RuntimeKind extends PodKind {
   stats(context: CriContext, record: ContainerRecord): Promise<CgroupStats | undefined>;
   /** Undefined: it does not run any more, or cannot be looked into that deeply. */
   detail(context: CriContext, record: ContainerRecord): Promise<ContainerDetail | undefined>;
+  /** Why none of its containers can be checkpointed; absent: they can. */
+  readonly noDump?: string;
   /** CRIU's images into `images`; `archive` is run while the container stands still. */
   dump(context: CriContext, request: DumpRequest, images: string, archive: readonly string[]): Promise<void>;
   /** What made it, as checkpoints name it. */

@@ -5,6 +5,7 @@ import type { oci } from "@berth/spec";
 import { CODE, TtrpcError } from "@berth/ttrpc";
 import {
   type PodMachine,
+  releaseStorage,
   shareContainer,
   sizeMachine,
   standInOom,
@@ -110,11 +111,12 @@ class VmMaking implements Making {
     const machine = await this.#maker.machineFor(this.#request);
     await this.#maker.fit(machine, id, spec.linux?.resources ?? {});
     const rootfs = await rootfsOf(hand, bundle, rootfsPath, mounts);
+    const warn = (message: string): void => log(`container ${id}: ${message}`);
     const guests = await inVmsWords(async () => {
-      const shared = { id, spec: await withGuestsPids(machine, withinMachine(spec)), rootfs, shm: shmOf(spec) };
+      const own = await withGuestsPids(machine, withinMachine(spec));
+      const shared = { id, spec: own, rootfs, shm: shmOf(spec), warn };
       return await shareContainer({ hand, host }, machine, shared);
     });
-    const warn = (message: string): void => log(`container ${id}: ${message}`);
     const container = { id, spec: guests, terminal, stdin, directory: dir, seccompCache: cache, warn };
     const last = await inVmsWords(() => machine.runtime.create(container));
     const cgroup = cgroupCreation(this.#cgroup, host);
@@ -184,7 +186,10 @@ class VmMaking implements Making {
     const machine = await this.#maker.found();
     if (machine) {
       // What cannot be given back there goes with the machine.
-      await machine.runtime.release(id).catch((error: Error) => log(`container ${id}: ${error.message}`));
+      await machine.runtime
+        .release(id)
+        .then(() => releaseStorage(machine, id))
+        .catch((error: Error) => log(`container ${id}: ${error.message}`));
       await unshareContainer(hand, machine, id);
     }
     await this.#maker.released(id);

@@ -50,11 +50,15 @@ export const HYPERVISOR_KEYS = {
   enable_numa: refused("boolean", false, "guests have one NUMA node"),
   numa_mapping: refused("list", [], "guests have one NUMA node"),
 
-  disable_block_device_use: moot("boolean", true, "root file systems are shared by virtio-fs"),
+  disable_block_device_use: honoured(
+    "boolean",
+    true,
+    "false: a root file system of EROFS layers is plugged as disks; with shared_fs = none it always is",
+  ),
   shared_fs: honoured(
     "string",
     "virtio-fs",
-    "virtio-fs; with virtio-9p or none there is no share, and containers are refused",
+    "virtio-fs, virtio-9p where the guest's kernel has it; with none nothing is shared: root file systems are disks, small volumes are copied",
   ),
   virtio_fs_daemon: honoured("string", "", "the virtiofsd that is started"),
   virtio_fs_cache: honoured("string", "auto", "its cache mode: auto, always, never (none)"),
@@ -62,7 +66,7 @@ export const HYPERVISOR_KEYS = {
   virtio_fs_queue_size: honoured("integer", 1024, "queue-size of the device"),
   virtio_fs_extra_args: honoured("strings", [], "put behind virtiofsd's own arguments"),
   virtio_fs_inode_file_handles: honoured("string", "", "--inode-file-handles, of the virtiofsd that has it"),
-  msize_9p: moot("integer", 8192, "there is no 9p share"),
+  msize_9p: honoured("integer", 8192, "msize= of the guest's mount of a 9p share"),
   block_device_driver: honoured(
     "string",
     "virtio-blk",

@@ -8,6 +8,10 @@ import { VmError } from "../errors.ts";
 import { GUEST_ROOTS, ROOTS_TAG, shareWritable } from "../sandbox/host.ts";
 import type { PodMachine } from "../sandbox/machine.ts";
 import { shareMountOrders, unmountOrder } from "../sandbox/share.ts";
+import { releaseCopies } from "../storage/copies.ts";
+import { plugDevices } from "../storage/devices.ts";
+import { plugRootfs, releaseContainerDisks } from "../storage/rootfs.ts";
+import { hasShare, isBerths, placeVolume } from "../storage/volumes.ts";
 
 /** Namespaces that a pod's containers share by being in one machine. */
 const MACHINES_OWN = new Set<oci.NamespaceType>(["network", "ipc", "uts", "user", "time"]);
@@ -19,43 +23,68 @@ export interface SharedContainer {
   readonly rootfs: Rootfs;
   /** On the host: mounts of it become the machine's own. */
   readonly shm: string;
+  /** Told, as long as the container is there, when a change of a copied volume could not be taken over. */
+  readonly warn: (message: string) => void;
 }
+
+/** A guest that hangs must not keep its pod from ending. */
+const WITHIN = { timeoutMs: 10_000 };
 
 /** In the share's writable view. */
 const hostShare = (machine: PodMachine, id: string): string => join(shareWritable(machine.directory), id);
 
 /**
- * Mounts the container's root file system and volumes into the machine's share, and answers its config as the guest has it. Rejects with
+ * Brings the container's root file system and volumes into the machine, and answers its config as the guest has it. Rejects with
  * VmError Unsupported, naming the field, for what cannot be in a machine.
  */
 export async function shareContainer(
   { hand, host }: { readonly hand: Hand; readonly host: HostFacts },
   machine: PodMachine,
-  { id, spec, rootfs, shm }: SharedContainer,
+  { id, spec, rootfs, shm, warn }: SharedContainer,
 ): Promise<oci.Spec> {
-  const shared = machine.settings.hypervisor.shared_fs;
-  if (shared !== "virtio-fs")
-    throw unsupported(
-      `shared_fs: with "${shared}" nothing of the node reaches the machine; set shared_fs = "virtio-fs"`,
-    );
   const { places } = machine.runtime;
   const base = hostShare(machine, id);
-  await mkdir(join(base, "rootfs"), { recursive: true, mode: 0o755 });
-  await mkdir(join(base, "mounts"), { mode: 0o755 });
   const orders: Order[] = [];
   const mounts: oci.Mount[] = [];
+  const hugepageLimits = spec.linux?.resources?.hugepageLimits ?? [];
+  await mkdir(join(base, "mounts"), { recursive: true, mode: 0o755 });
   for (const [index, mount] of (spec.mounts ?? []).entries()) {
     if (!isBind(mount)) mounts.push(mount);
     else if (mount.source === shm) mounts.push({ ...mount, source: places.shm });
     else {
-      const name = `mounts/${index}`;
-      orders.push(...(await shareVolume(mount, join(base, name), `mounts[${index}]`)));
-      mounts.push({ ...mount, source: `${places.share}/${id}/${name}`, options: guestOptions(mount.options ?? []) });
+      const [name, field] = [`mounts/${index}`, `mounts[${index}]`];
+      await checkVolume(mount, field);
+      const options = guestOptions(mount.options ?? []);
+      const volume = { mount, field, name: String(index), hugepageLimits };
+      const there = await placeVolume(hand, machine, id, volume, warn);
+      if (there === undefined) orders.push(...(await shareVolume(mount, join(base, name))));
+      mounts.push({ ...mount, source: there ?? `${places.share}/${id}/${name}`, options });
     }
   }
-  await hand.run(planRootfsMount(rootfs, join(base, "rootfs"), host, { attributes: 0n }));
+  let root = `${rootsOf(machine.machine, machine.runtime)}/${id}/rootfs`;
+  if (asDisks(machine, rootfs)) {
+    root = await plugRootfs(hand, machine, id, rootfs);
+  } else {
+    await mkdir(join(base, "rootfs"), { recursive: true, mode: 0o755 });
+    await hand.run(planRootfsMount(rootfs, join(base, "rootfs"), host, { attributes: 0n }));
+  }
   if (orders.length > 0) await hand.run({ orders });
-  return guestSpec(machine, { ...spec, mounts }, id);
+  const devices = spec.linux && isBerths(machine) ? await plugDevices(machine, id, spec.linux) : {};
+  const linux = spec.linux && { ...spec.linux, ...devices };
+  return guestSpec(machine, { ...spec, mounts, ...(linux && { linux }) }, root);
+}
+
+/** As Kata: where there are block devices to a root file system and nothing says that they are not to be used; and where nothing is shared. */
+function asDisks(machine: PodMachine, rootfs: Rootfs): boolean {
+  if (!hasShare(machine)) return true;
+  const hasImages = rootfs.kind === "overlay" && rootfs.images !== undefined;
+  return hasImages && isBerths(machine) && !machine.settings.hypervisor.disable_block_device_use;
+}
+
+/** What of a container's the guest has besides the container itself; idempotent. Rejects where the guest does not answer. */
+export async function releaseStorage(machine: PodMachine, id: string): Promise<void> {
+  await releaseCopies(machine, id, WITHIN);
+  await releaseContainerDisks(machine, id, WITHIN);
 }
 
 /** Takes it away, however far it came; idempotent. */
@@ -80,7 +109,7 @@ const unsupported = (message: string): VmError => new VmError("Unsupported", mes
 const isBind = ({ type, options }: oci.Mount): boolean =>
   type === "bind" || (options ?? []).some((option) => option === "bind" || option === "rbind");
 
-async function shareVolume(mount: oci.Mount, path: string, field: string): Promise<Order[]> {
+async function checkVolume(mount: oci.Mount, field: string): Promise<void> {
   const source = mount.source ?? "";
   if (mount.uidMappings) throw unsupported(`${field}: the owners of a volume cannot be mapped in a virtual machine`);
   if (mount.options?.some((option) => /^r?shared$/.test(option)))
@@ -92,6 +121,11 @@ async function shareVolume(mount: oci.Mount, path: string, field: string): Promi
     throw unsupported(
       `${field}: "${source}" is neither a file nor a directory; sockets, pipes and devices of the node cannot be reached from a virtual machine`,
     );
+}
+
+async function shareVolume(mount: oci.Mount, path: string): Promise<Order[]> {
+  const source = mount.source ?? "";
+  const about = await stat(source);
   await mkdir(dirname(path), { recursive: true, mode: 0o755 });
   if (about.isDirectory()) await mkdir(path, { mode: 0o755 });
   else await writeFile(path, "", { mode: 0o644 });
@@ -113,7 +147,7 @@ function guestOptions(options: readonly string[]): string[] {
 const rootsOf = ({ shares }: PodMachine["machine"], { places }: PodMachine["runtime"]): string =>
   shares.some(({ tag }) => tag === ROOTS_TAG) ? GUEST_ROOTS : places.share;
 
-function guestSpec({ machine, runtime, settings }: PodMachine, spec: oci.Spec, id: string): oci.Spec {
+function guestSpec({ settings }: PodMachine, spec: oci.Spec, root: string): oci.Spec {
   const { linux, process, ...rest } = spec;
   const { seccomp, namespaces, rootfsPropagation: _, cgroupsPath: __, ...own } = linux ?? {};
   if (spec.hooks) throw unsupported("hooks: a guest has no programs that they could be");
@@ -121,7 +155,7 @@ function guestSpec({ machine, runtime, settings }: PodMachine, spec: oci.Spec, i
   return {
     ...rest,
     ...(process && { process: plain as oci.Process }),
-    root: { path: `${rootsOf(machine, runtime)}/${id}/rootfs`, readonly: spec.root?.readonly === true },
+    root: { path: root, readonly: spec.root?.readonly === true },
     linux: {
       ...own,
       namespaces: (namespaces ?? []).filter(({ type }) => !MACHINES_OWN.has(type)),

@@ -16,6 +16,8 @@ export interface GuestFiles {
   readonly image: string | undefined;
   /** Undefined: berth's own. */
   readonly agent?: GuestAgent | undefined;
+  /** Whether its kernel is known to have 9p. */
+  readonly has9p?: boolean;
 }
 
 export type MachineShape = Omit<Machine, "id" | "directory" | "shares" | "nics" | "disks" | "devices">;

@@ -26,6 +26,13 @@ export interface Share {
   readonly cacheSize: number;
 }
 
+/** A share that the hypervisor itself serves. */
+export interface NineShare {
+  readonly tag: string;
+  /** Of the host. */
+  readonly path: string;
+}
+
 export interface Nic {
   /** Unique in the machine, as "net0". */
   readonly id: string;
@@ -110,6 +117,8 @@ export interface Machine {
   /** Where its sockets are; its own. */
   readonly directory: string;
   readonly shares: readonly Share[];
+  /** By 9p, which QEMU alone has. */
+  readonly nine?: NineShare | undefined;
   readonly nics: readonly Nic[];
   readonly disks: readonly Disk[];
   /** Devices of the host's that it has from its start. */

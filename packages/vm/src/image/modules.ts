@@ -10,6 +10,8 @@ import { VmError } from "../errors.ts";
  */
 export const NEEDED = ["virtio_pci", "virtio_console", "virtio_net", "virtio_blk", "virtiofs", "overlay"] as const;
 export const USEFUL = [
+  // libcrc32c does not load without, and says so in modules.softdep alone.
+  "crc32c_generic",
   "virtio_mmio",
   "virtio-rng",
   "virtio_scsi",
@@ -33,6 +35,7 @@ export const USEFUL = [
 
 /** What stands between a kernel and a root file system in an image: of these, those that it has as modules. */
 export const FOR_ROOT = [
+  "crc32c_generic",
   "virtio_pci",
   "virtio_mmio",
   "virtio_blk",

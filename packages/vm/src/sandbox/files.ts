@@ -28,7 +28,13 @@ export async function guestFilesOf(
     );
   for (const [key, path] of Object.entries({ kernel, initrd, image }))
     if (path !== undefined && !existsSync(path)) throw new VmError("Missing", `${key}: ${path} is not there`);
-  return { kernel, initrd, image, agent: await agentOf(settings, image ?? initrd ?? "") };
+  const boots = image ?? initrd ?? "";
+  return { kernel, initrd, image, agent: await agentOf(settings, boots), has9p: await has9p(boots) };
+}
+
+async function has9p(path: string): Promise<boolean> {
+  const description = await readImage(dirname(realpathSync(path)));
+  return description !== undefined && !description.absent.some((name) => name.startsWith("9p"));
 }
 
 const VHOST_VSOCK = "/dev/vhost-vsock";

@@ -45,6 +45,8 @@ import {
 } from "./host.ts";
 import { connectControl, launch, type Launched, readState, writeState } from "./launch.ts";
 import { endProgram, findProgram, lastWords } from "./programs.ts";
+import { nineOptions, nineShare } from "../storage/nine.ts";
+import { closeCopies, resumeCopies } from "../storage/copies.ts";
 import { shareOrders, shareRemoval } from "./share.ts";
 import { isSizedAtStart, type Limits } from "./size.ts";
 import { clockParameters } from "./clock.ts";
@@ -120,6 +122,7 @@ export async function startMachine(vm: VmHost, request: MachineRequest): Promise
     id,
     directory,
     shares: sharesOf(settings, directory, files),
+    nine: nineShare(settings, files, directory),
     nics: interfaces.map((own, index) => ({ ...nicOf(settings, own, index), fd: taps[index]?.fd })),
     disks: [],
     devices: await coldPlugged(settings, request.devices ?? []),
@@ -128,8 +131,8 @@ export async function startMachine(vm: VmHost, request: MachineRequest): Promise
   const start: Start = { request, directory, accelerator, hypervisor, machine, interfaces, own, owner: user?.uid };
   await writeState(directory, { settings, accelerator, cgroup, machine });
   const wanted = { settings, accelerator, machine, hypervisor };
-  // Kata's agent is not told that it is a copy; and devices of the node are one machine's.
-  const isCopyable = files.agent === undefined && (machine.devices ?? []).length === 0;
+  // Kata's agent is not told that it is a copy; a share by 9p cannot be saved; and devices of the node are one machine's.
+  const isCopyable = files.agent === undefined && machine.nine === undefined && (machine.devices ?? []).length === 0;
   const found = isCopyable ? await vm.factory?.find(vm, wanted) : undefined;
   const copied = found?.template && (await tryCopy(vm, start, { ...found, template: found.template }));
   if (copied) return copied;
@@ -309,15 +312,17 @@ function ownOrders(isCopy: boolean): Order[] {
 const SEED_BYTES = 64;
 const PCI_RESCAN = "/sys/bus/pci/rescan";
 
-function guestOrders({ hostname, shmSize, sysctls }: MachineRequest, { shares }: Machine, isCopy: boolean): Order[] {
+function guestOrders(request: MachineRequest, machine: Machine, isCopy: boolean): Order[] {
+  const { hostname, shmSize, sysctls, settings } = request;
   const directory = (path: string): Order => ({ order: "mkdir", args: { path, mode: 0o755, existOk: 1, parents: 1 } });
-  const share = shares.flatMap(({ tag }): Order[] => {
-    const target = tag === ROOTS_TAG ? GUEST_ROOTS : GUEST_SHARE;
-    return [
-      directory(target),
-      { order: "mount", args: { source: tag, target, fstype: "virtiofs", flags: 0n, data: "" } },
-    ];
-  });
+  const mounted = (source: string, target: string, fstype: string, data: string): Order[] => [
+    directory(target),
+    { order: "mount", args: { source, target, fstype, flags: 0n, data } },
+  ];
+  const share = machine.shares.flatMap(({ tag }) =>
+    mounted(tag, tag === ROOTS_TAG ? GUEST_ROOTS : GUEST_SHARE, "virtiofs", ""),
+  );
+  if (machine.nine) share.push(...mounted(machine.nine.tag, GUEST_SHARE, "9p", nineOptions(settings)));
   return [
     ...ownOrders(isCopy),
     ...share,
@@ -360,7 +365,9 @@ export async function findMachine(host: VmHost, id: string): Promise<PodMachine 
   const warn = (message: string): void => host.log("warn", message);
   const agent = await findAgentSandbox(directory, { timeoutMs, warn });
   const guest = agent ? openedAgent(agent) : openedBosun(directory, await connectGuest(directory, { timeoutMs }));
-  return opened({ machine, settings, hypervisor, vm, guest, link });
+  const found = opened({ machine, settings, hypervisor, vm, guest, link });
+  await resumeCopies(found, warn);
+  return found;
 }
 
 /** A monitor may outlive its program by a moment, or by who is still connected to it. */
@@ -405,6 +412,7 @@ function opened({ machine, settings, hypervisor, vm, guest, link }: Parts): PodM
     capabilities: hypervisor.capabilities,
     ended: Promise.race([exited, guest.lost]),
     close: async () => {
+      closeCopies({ directory });
       link.close();
       vm.close();
       await guest.close();

@@ -6,7 +6,8 @@ const ENTRIES = 128;
 const ENTRY = 128;
 const HEADER = 92;
 /** Where partitions begin, and what their ends are rounded to, in bytes. */
-const GRAIN = 1 << 20;
+const FIRST = 1 << 20;
+export const GRAIN = 4096;
 /** "Linux filesystem data" (systemd's Discoverable Partitions Specification), as it lies in an entry. */
 const LINUX = Buffer.from("af3dc60f838472478e793d69d8477de4", "hex");
 const PROTECTIVE = 0xee;
@@ -25,7 +26,7 @@ export const PARTITIONS_MAX = ENTRIES;
 /** `sizes`: of the partitions, in bytes; `sector`: the disk's logical sector. */
 export function partitionTable(sizes: readonly number[], sector: number): PartitionTable {
   const places: { start: number; room: number }[] = [];
-  let at = GRAIN;
+  let at = FIRST;
   for (const size of sizes) {
     const room = Math.ceil(size / GRAIN) * GRAIN;
     places.push({ start: at, room });
@@ -63,7 +64,7 @@ export function partitionTable(sizes: readonly number[], sector: number): Partit
     block.writeUInt32LE(crc32(block.subarray(0, HEADER)), 16);
     return block;
   };
-  const head = Buffer.alloc(GRAIN);
+  const head = Buffer.alloc(FIRST);
   protective(last).copy(head);
   header(1, last, 2).copy(head, sector);
   entries.copy(head, 2 * sector);

@@ -3,7 +3,7 @@ import { createHash } from "node:crypto";
 import { mkdir, rename, stat, writeFile } from "node:fs/promises";
 import { VmError } from "../errors.ts";
 import type { Disk } from "../hypervisor/machine.ts";
-import { PARTITIONS_MAX, partitionTable } from "./gpt.ts";
+import { GRAIN, PARTITIONS_MAX, partitionTable } from "./gpt.ts";
 
 export interface LayersDisk {
   readonly disk: Disk;
@@ -50,15 +50,17 @@ export async function layersDisk(
 async function describe(path: string, images: readonly string[], sector: number): Promise<void> {
   const sizes = await Promise.all(images.map(async (image) => (await stat(image)).size));
   const table = partitionTable(sizes, sector);
-  const [head, tail] = [`${path}.head`, `${path}.tail`];
+  const [head, tail, filler] = [`${path}.head`, `${path}.tail`, `${path}.filler`];
   await writeFile(head, table.head, { mode: 0o600 });
   await writeFile(tail, table.tail, { mode: 0o600 });
+  await writeFile(filler, Buffer.alloc(GRAIN), { mode: 0o600 });
   const extents = [flat(table.head.length, head)];
   for (const [index, image] of images.entries()) {
     const size = sizes[index] ?? 0;
-    const filler = (table.places[index]?.room ?? 0) - size;
+    const rest = (table.places[index]?.room ?? 0) - size;
     extents.push(flat(size, image));
-    if (filler > 0) extents.push(`RW ${filler / EXTENT_SECTOR} ZERO`);
+    // QEMU passes over extents of zeros.
+    if (rest > 0) extents.push(flat(rest, filler));
   }
   extents.push(flat(table.tail.length, tail));
   const text = [

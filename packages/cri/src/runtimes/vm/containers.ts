@@ -2,7 +2,15 @@
 import { killCgroup, MonitorLost, type Plan } from "@berth/kernel";
 import { cgroupCreation } from "@berth/runtime";
 import type { oci } from "@berth/spec";
-import { type PodMachine, refreshNetwork, shareContainer, standInOom, standInPlan, unshareContainer } from "@berth/vm";
+import {
+  type PodMachine,
+  refreshNetwork,
+  releaseStorage,
+  shareContainer,
+  standInOom,
+  standInPlan,
+  unshareContainer,
+} from "@berth/vm";
 import { removeCgroup } from "../../cgroups.ts";
 import { resourcesOf } from "../../container/resources.ts";
 import { containerDir, type CriContext } from "../../context.ts";
@@ -69,7 +77,8 @@ async function planInGuest(context: CriContext, machine: PodMachine, creation: C
   if (sandbox.record.netns !== undefined) await refreshNetwork(context.hand, machine, sandbox.record.netns);
   const own = await takeDevices(context, machine, id, creation.spec);
   const shm = shmPath(context, sandbox.record.id, podNamespaces(sandbox.record.config));
-  const spec = await shareContainer(context, machine, { id, spec: own, rootfs, shm });
+  const warn = (message: string): void => context.log.warn({ container: id }, message);
+  const spec = await shareContainer(context, machine, { id, spec: own, rootfs, shm, warn });
   const last = await machine.runtime.create({
     id,
     spec,
@@ -77,7 +86,7 @@ async function planInGuest(context: CriContext, machine: PodMachine, creation: C
     stdin,
     directory: containerDir(context, id),
     seccompCache: seccompCache(context),
-    warn: (message) => context.log.warn({ container: id }, message),
+    warn,
   });
   return standInPlan(last, { terminal, cgroup: cgroupCreation(record.cgroupPath, context.host), parks: true });
 }
@@ -122,6 +131,7 @@ async function release(context: CriContext, machines: Machines, record: Containe
   const answering = machines.findAnswering(record.sandboxId);
   try {
     await answering?.runtime.release(record.id);
+    if (answering) await releaseStorage(answering, record.id);
     if (answering) await releaseDevices(context, answering, record.id);
     if (answering) await fitMachine(context, answering, record.sandboxId, { id: record.id, resources: undefined });
   } catch (error) {

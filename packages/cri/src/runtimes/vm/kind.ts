@@ -11,6 +11,8 @@ export const VM_TYPE = "io.containerd.berth-vm.v1";
 
 const NONE: HandlerFeatures = { recursiveReadOnlyMounts: false, userNamespaces: false };
 
+const NO_DUMP = "a container in a virtual machine cannot be checkpointed";
+
 export interface VmKind extends RuntimeKind, AsyncDisposable {}
 
 export function vmKind(options: VmOptions): VmKind {
@@ -34,7 +36,8 @@ export function vmKind(options: VmOptions): VmKind {
     subreaper: false,
     told: (_context, { id, sandboxId }, work) => machines.find(sandboxId)?.runtime.told(id, work) ?? work,
     made: () => Promise.resolve(),
-    dump: () => Promise.reject(unimplemented("a container in a virtual machine cannot be checkpointed")),
+    noDump: NO_DUMP,
+    dump: () => Promise.reject(unimplemented(NO_DUMP)),
     programOf: () => "berth-vm",
     explain: (_context, { record }) => {
       throw precondition(`container "${record.id}" was made in its pod's virtual machine`);

@@ -216,6 +216,7 @@ function devices(machine: Machine, options: QemuOptions): Flag[] {
     ...imageDevices(machine, options),
     ...virtioMem(machine, options),
     ...machine.shares.flatMap((share) => shareFlags(share, options)),
+    ...nineFlags(machine, options),
     ...machine.nics.flatMap((nic) => nicFlags(nic, options)),
     ...vfioFlags(machine, options),
     ...machine.disks.flatMap((disk): Flag[] => [
@@ -264,6 +265,15 @@ function shareFlags({ tag, socket, queueSize, cacheSize }: Share, options: QemuO
   return [
     ["chardev", `socket,id=share-${tag},path=${escape(socket)}`],
     device(options, "vhost-user-fs", `chardev=share-${tag},tag=${tag},queue-size=${queueSize}${cache}`),
+  ];
+}
+
+/** What is mounted in it later has devices of its own, whose inodes' numbers must not be taken for one another. */
+function nineFlags({ nine }: Machine, options: QemuOptions): Flag[] {
+  if (nine === undefined) return [];
+  return [
+    ["fsdev", `local,id=nine,path=${escape(nine.path)},security_model=none,multidevs=remap`],
+    device(options, "virtio-9p", `fsdev=nine,mount_tag=${nine.tag}`),
   ];
 }
 
