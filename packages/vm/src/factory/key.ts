@@ -30,6 +30,8 @@ export function templateProblem({ name, hypervisor, factory }: VmSettings): stri
   );
   if (set !== undefined) return `${set}: a copy's memory is a file that root makes, page by page`;
   if (hypervisor.file_mem_backend !== "") return "file_mem_backend: a copy's memory is a file of its own";
+  // As Kata's, which are of an initrd alone.
+  if (hypervisor.image !== "") return "image: a template is made of an initrd";
   if (hypervisor.pflashes.length > 0) return "pflashes: a flash is one machine's";
   return undefined;
 }
