@@ -337,7 +337,7 @@ describe("machines", { skip: vmProblem() ?? false, timeout: 900_000 }, () => {
 
   test("a guest that does not come up is told with where its console is", async (t) => {
     // Told to be berth's own: any other would be one of Kata's.
-    writeFileSync(join(dir, "image.json"), "{}");
+    writeFileSync(join(dir, "image.json"), '{ "absent": [] }');
     writeFileSync(join(dir, "no-initrd"), "");
     await assert.rejects(
       boot(t, "dead", { initrd: join(dir, "no-initrd") }),

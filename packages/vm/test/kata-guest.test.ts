@@ -16,8 +16,8 @@ const katas = (): string => join(dir, "katas");
 before(() => {
   dir = mkdtempSync(join(tmpdir(), "berth-guests-"));
   for (const [directory, description] of [
-    [own(), { kernel: "vmlinuz", initrd: "initrd" }],
-    [carried(), { kernel: "vmlinuz", initrd: "initrd", agent: "kata" }],
+    [own(), { kernel: "vmlinuz", initrd: "initrd", absent: [] }],
+    [carried(), { kernel: "vmlinuz", initrd: "initrd", absent: [], agent: "kata" }],
     [katas(), undefined],
   ] as const) {
     mkdirSync(directory);
