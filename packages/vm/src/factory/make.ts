@@ -57,8 +57,10 @@ async function bootAndSave(vm: VmHost, id: string, making: Making, template: Tem
     const whole = machine.memory.mib * MIB;
     const used = await forget(hand, whole);
     await hand.close();
-    await saving.inflate(used, signal);
-    await saving.inflate(whole, signal);
+    if (accelerator === "kvm" || whole <= MOST_EMULATED) {
+      await saving.inflate(used, signal);
+      await saving.inflate(whole, signal);
+    }
     await endProgram(directory, "relay");
     await control.pause();
     await saving.save(template.state, signal);
@@ -75,6 +77,8 @@ async function bootAndSave(vm: VmHost, id: string, making: Making, template: Tem
 }
 
 const MIB = 1 << 20;
+/** A balloon takes a tenth of a second for each MiB of an emulated guest's: a large one keeps what it has used for its boot. */
+const MOST_EMULATED = 512 * MIB;
 /** What the guest keeps of free memory, so that it need not look for any while the rest is taken. */
 const MARGIN = 2 * MIB;
 const MAX_TEXT = 1 << 16;
