@@ -97,10 +97,10 @@ test("a machine with bosun as PID 1 is told what to do through the relay", { tim
         { order: "set_clock", args: { time: time * 1_000_000_000n } },
         { order: "reseed_rng", args: { data: Buffer.alloc(64, 1) } },
         // Twice: one that is there already is no error. (What /etc/berth/modules names is gone from the initramfs.)
-        ...Array<Order>(2).fill({
+        ...Array.from({ length: 2 }, (): Order => ({
           order: "load_module",
           args: { path: "/lib/vsock.ko", parameters: "" },
-        }),
+        })),
         { order: "find", args: { pattern: "/sys/class/virtio-ports/*/name", timeoutMs: 60_000 } },
         { order: "online", args: { cpus: 8, memory: 8, movable: 0 } },
         { order: "read_file", args: { path: "/sys/class/net/lo/operstate", max: 100 } },
