@@ -1,9 +1,8 @@
 /** The socket that agent-url names, by hybrid vsock's words: the way to the guest, and its debug console. */
-import { chmod, rm } from "node:fs/promises";
-import { connect, createServer, type Socket } from "node:net";
-import { join } from "node:path";
+import { createServer, type Socket } from "node:net";
 import type { DebugConsole } from "./debug-console.ts";
-import { AGENT_SOCKET, withSocketPath } from "./place.ts";
+import { AGENT_SOCKET } from "./place.ts";
+import { connected, listenForRoot } from "./socket.ts";
 
 export const DEBUG_PORT = 1026;
 const LONGEST_LINE = 64;
@@ -33,24 +32,9 @@ export async function serveAgentSocket(options: AgentSocketOptions): Promise<Asy
       socket.end(`ERR ${(error as Error).message.replaceAll("\n", " ")}\n`);
     });
   });
-  await rm(join(directory, AGENT_SOCKET), { force: true });
-  await withSocketPath(directory, AGENT_SOCKET, async (path) => {
-    const { promise, resolve, reject } = Promise.withResolvers<void>();
-    server.once("error", reject).listen(path, resolve);
-    await promise;
-    server.off("error", reject);
-    await chmod(path, 0o600);
+  return await listenForRoot(server, directory, AGENT_SOCKET, () => {
+    for (const socket of open) socket.destroy();
   });
-  server.unref();
-  return {
-    [Symbol.asyncDispose]: async () => {
-      const closed = Promise.withResolvers<void>();
-      server.close(() => closed.resolve());
-      for (const socket of open) socket.destroy();
-      await closed.promise;
-      await rm(join(directory, AGENT_SOCKET), { force: true });
-    },
-  };
 }
 
 async function serve(socket: Socket, options: AgentSocketOptions): Promise<void> {
@@ -58,7 +42,7 @@ async function serve(socket: Socket, options: AgentSocketOptions): Promise<void>
   const port = Number(/^CONNECT (\d+)$/.exec(line)?.[1] ?? Number.NaN);
   if (Number.isNaN(port)) throw new Error(`"${line}" is not CONNECT and a port`);
   if (port === DEBUG_PORT && options.console) return joinConsole(socket, await options.console(), options.log);
-  const other = await dialled(options.relay);
+  const other = await connected(options.relay);
   // It answers by itself.
   other.write(`${line}\n`);
   other.on("error", () => socket.destroy());
@@ -78,15 +62,6 @@ function joinConsole(socket: Socket, { keyboard, screen, end }: DebugConsole, lo
   socket.on("close", over);
   socket.pipe(keyboard);
   screen.pipe(socket);
-}
-
-async function dialled(path: string): Promise<Socket> {
-  const { promise, resolve, reject } = Promise.withResolvers<Socket>();
-  const socket = connect({ path, allowHalfOpen: true }, () => {
-    socket.off("error", reject);
-    resolve(socket);
-  }).once("error", reject);
-  return await promise;
 }
 
 /** Its first line; what comes behind it stays in the socket, which is paused. */

@@ -1,9 +1,10 @@
 /** The client of shim-monitor.sock, berth's or Kata's. */
 import type { IncomingMessage } from "node:http";
 import { join } from "node:path";
-import { connect, type Socket } from "node:net";
+import type { Socket } from "node:net";
 import { VmError } from "../errors.ts";
 import { MONITOR_SOCKET, withSocketPath } from "./place.ts";
+import { connected } from "./socket.ts";
 
 const { request: send } = process.getBuiltinModule("node:http");
 
@@ -54,12 +55,5 @@ export async function askManagement(directory: string, call: ManagementCall): Pr
 
 /** Connected. Rejects with connect(2)'s error. */
 export async function dial(directory: string, name: string): Promise<Socket> {
-  return await withSocketPath(directory, name, async (path) => {
-    const { promise, resolve, reject } = Promise.withResolvers<Socket>();
-    const socket = connect({ path, allowHalfOpen: true }, () => {
-      socket.off("error", reject);
-      resolve(socket);
-    }).once("error", reject);
-    return await promise;
-  });
+  return await withSocketPath(directory, name, connected);
 }

@@ -1,11 +1,12 @@
 /** Kata's management of one pod over HTTP at shim-monitor.sock: what kata-monitor and kata-runtime ask its shim. */
-import { chmod, mkdir, rm, rmdir } from "node:fs/promises";
+import { mkdir, rm, rmdir } from "node:fs/promises";
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { join } from "node:path";
 import { VmError } from "../errors.ts";
 import { CONTENT_TYPE } from "../monitor/exposition.ts";
-import { AGENT_SOCKET, KATA_DIRECTORIES, MONITOR_SOCKET, withSocketPath } from "./place.ts";
+import { AGENT_SOCKET, KATA_DIRECTORIES, MONITOR_SOCKET } from "./place.ts";
 import type { ManagedSandbox } from "./sandbox.ts";
+import { listenForRoot } from "./socket.ts";
 
 // Imported, node:http would load all of undici for three of its names: 16 MB and 50 ms.
 const { createServer } = process.getBuiltinModule("node:http");
@@ -106,24 +107,7 @@ export async function serveManagement(
       refuse(response, error);
     });
   });
-  await rm(join(directory, MONITOR_SOCKET), { force: true });
-  await withSocketPath(directory, MONITOR_SOCKET, async (path) => {
-    const { promise, resolve, reject } = Promise.withResolvers<void>();
-    server.once("error", reject).listen(path, resolve);
-    await promise;
-    server.off("error", reject);
-    await chmod(path, 0o600);
-  });
-  server.unref();
-  return {
-    [Symbol.asyncDispose]: async () => {
-      const closed = Promise.withResolvers<void>();
-      server.close(() => closed.resolve());
-      server.closeAllConnections();
-      await closed.promise;
-      await rm(join(directory, MONITOR_SOCKET), { force: true });
-    },
-  };
+  return await listenForRoot(server, directory, MONITOR_SOCKET, () => server.closeAllConnections());
 }
 
 /** All of a pod's, when it is gone; of the last one the directory too, unless it is Kata's, which its clients watch. Idempotent. */
