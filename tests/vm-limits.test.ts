@@ -17,7 +17,7 @@ import { makeGuestImage } from "../bench/lib/guest-image.ts";
 import { TestDaemon } from "./support/daemon.ts";
 import { assertNothingLeft, type Inventory, inventory } from "./support/leaks.ts";
 import { createContainer, exited, OWN_PID, runPod, sh, startContainer } from "./support/pods.ts";
-import { vmProblem } from "./support/vm.ts";
+import { endProgram, notReady, vmProblem } from "./support/vm.ts";
 
 const RUNTIME = "plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.vm";
 
@@ -250,7 +250,12 @@ describe("what Kata's list of limitations names", { skip: vmProblem() ?? false, 
     );
   });
 
-  test("nothing is left of it", async () => {
+  test("a virtiofsd that ends is the end of its machine, and nothing is left of it", async () => {
+    const id = await startContainer(daemon, pod, "while :; do ls -R /bin >/dev/null; done");
+    await endProgram(daemon, pod.id, "virtiofsd");
+    assert.equal((await exited(daemon, id)).exitCode, 137);
+    await notReady(daemon, pod.id);
+    assert.match(daemon.log, /virtual machine is gone: virtiofsd ended with status \d+/);
     await daemon.client.runtime.removePodSandbox({ podSandboxId: pod.id });
     await assertNothingLeft(daemon, empty);
   });

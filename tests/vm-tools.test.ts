@@ -5,12 +5,11 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { text } from "node:stream/consumers";
 import { after, before, describe, test } from "node:test";
 import { readRecord } from "@berth/kernel";
-import { cri } from "@berth/spec";
 import { makeGuestImage } from "../bench/lib/guest-image.ts";
 import { assertNothingLeft, type Inventory, inventory } from "./support/leaks.ts";
 import { checkout, TestDaemon } from "./support/daemon.ts";
 import { exited, OWN_PID, runPod, sh, startContainer } from "./support/pods.ts";
-import { vmProblem } from "./support/vm.ts";
+import { endProgram, notReady, vmProblem } from "./support/vm.ts";
 
 const RUNTIMES = "plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes";
 const PERMISSION_DENIED = 7;
@@ -119,6 +118,11 @@ describe("tools for pods in virtual machines", { skip: vmProblem() ?? false, tim
     assert.equal((await exec()).exitCode, 0);
     assert.match((await set("default SetPolicyRequest := true")).stderr, /SetPolicyRequest is blocked by policy/);
     assert.match((await command(["iptables", "get", "--sandbox-id", pod.id])).stderr, /GetIPTablesRequest is blocked/);
+
+    await endProgram(daemon, pod.id, "relay");
+    assert.equal((await exited(daemon, id)).exitCode, 137);
+    await notReady(daemon, pod.id);
+    assert.match(daemon.log, /virtual machine is gone: relay ended with status 137/);
     await daemon.client.runtime.removePodSandbox({ podSandboxId: pod.id });
     assert.match((await command(["metrics", pod.id])).stderr, /no virtual machine runs for pod/);
     await assertNothingLeft(daemon, empty);
@@ -184,11 +188,7 @@ describe("tools for pods in virtual machines", { skip: vmProblem() ?? false, tim
     await assert.rejects(sh(daemon, id, "true"), /ExecProcessRequest is blocked by policy/);
     await startContainer(daemon, pod, "echo c >/proc/sysrq-trigger", { linux });
     assert.equal((await exited(daemon, id)).exitCode, 137);
-    for (const end = Date.now() + 60_000; Date.now() < end;) {
-      const { status } = await daemon.client.runtime.podSandboxStatus({ podSandboxId: pod.id });
-      if (status?.state === cri.PodSandboxState.SANDBOX_NOTREADY) break;
-      await new Promise((resolve) => setTimeout(resolve, 20));
-    }
+    await notReady(daemon, pod.id);
     assert.match(
       daemon.log,
       /virtual machine is gone: .*the guest's kernel panicked: Kernel panic - not syncing: sysrq/,

@@ -13,7 +13,7 @@ import { TestDaemon } from "./support/daemon.ts";
 import { createContainer, exited, OWN_PID, runPod, sh, startContainer, status } from "./support/pods.ts";
 import { sha256, spdy, spdyExec } from "./support/streams.ts";
 import { makeGuestImage } from "../bench/lib/guest-image.ts";
-import { vmProblem } from "./support/vm.ts";
+import { endProgram, notReady, vmProblem } from "./support/vm.ts";
 
 const RUNTIMES = "plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes";
 const problem = vmProblem();
@@ -119,6 +119,15 @@ ConfigPath = "${daemon.dir}/kata.toml"
     assert.equal(ended.exitCode, 5);
     const log = readFileSync(ended.logPath, "utf8");
     for (const line of [/stdout F out\n/, /stderr F err\n/, /stdout F after the restart\n/]) assert.match(log, line);
+
+    // What serves its root file systems ends while there is no berthd.
+    const last = await startContainer(daemon, pod, "sleep 1000");
+    await daemon.kill("SIGKILL");
+    await endProgram(daemon, pod.id, "roots");
+    await daemon.startAgain();
+    assert.equal((await exited(daemon, last)).exitCode, 137);
+    await notReady(daemon, pod.id);
+    assert.match(daemon.log, /roots (ended with status \d+|is gone).*virtual machine cannot be reached/);
     await daemon.client.runtime.removePodSandbox({ podSandboxId: pod.id });
     await assertNothingLeft(daemon, empty);
   });
@@ -190,10 +199,7 @@ ConfigPath = "${daemon.dir}/kata.toml"
     assert.ok(record);
     process.kill(record.pid, "SIGKILL");
     assert.equal((await exited(daemon, id)).exitCode, 137);
-    await eventually("the pod is not ready", async () => {
-      const { status: found } = await daemon.client.runtime.podSandboxStatus({ podSandboxId: pod.id });
-      return found?.state === cri.PodSandboxState.SANDBOX_NOTREADY;
-    });
+    await notReady(daemon, pod.id);
     assert.equal((await exited(daemon, created)).exitCode, 137);
     await assert.rejects(sh(daemon, id, "true"), /is not running/);
     await daemon.client.runtime.removePodSandbox({ podSandboxId: pod.id });

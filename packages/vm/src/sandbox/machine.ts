@@ -4,6 +4,7 @@ import { chown } from "node:fs/promises";
 import { killCgroup, MonitorLost, type MonitorLink, O, type Order } from "@berth/kernel";
 import { cgroupRemoval } from "@berth/runtime";
 import type { VmSettings } from "../configuration/settings.ts";
+import { VmError } from "../errors.ts";
 import type { Found } from "../factory/factory.ts";
 import type { Template } from "../factory/store.ts";
 import { type GuestFiles, machineShape } from "../hypervisor/choose.ts";
@@ -28,6 +29,7 @@ import { makeMacvtaps } from "../network/macvtap.ts";
 import { podInterfaces, redirect, type PodInterface } from "../network/host.ts";
 import { guestFilesOf, findAcceleratorOf } from "./files.ts";
 import { connectGuest, type Guest } from "./guest.ts";
+import { type Helpers, helpersOf, watchHelpers } from "./helpers.ts";
 import { startKataGuest } from "./kata.ts";
 import { openedAgent, openedBosun, type OpenedGuest } from "./opened.ts";
 import {
@@ -43,7 +45,7 @@ import {
   virtiofsSocket,
   type VmHost,
 } from "./host.ts";
-import { connectControl, launch, type Launched, readState, writeState } from "./launch.ts";
+import { connectControl, launch, type Launched, type MachineState, readState, writeState } from "./launch.ts";
 import { endProgram, findProgram, lastWords } from "./programs.ts";
 import { nineOptions, nineShare } from "../storage/nine.ts";
 import { closeCopies, resumeCopies } from "../storage/copies.ts";
@@ -92,7 +94,7 @@ export interface PodMachine {
   readonly maxVcpus: number;
   /** Of its hypervisor. */
   readonly capabilities: Capabilities;
-  /** Resolves, with the reason, when the hypervisor or what it stands on has ended. */
+  /** Resolves, with the reason, when the hypervisor or what it stands on has ended; nothing of the machine runs then. */
   readonly ended: Promise<string>;
   /** Ends the connections; the machine runs on. */
   close(): Promise<void>;
@@ -181,19 +183,26 @@ async function bootMachine(vm: VmHost, start: Start, template?: Template): Promi
   const { link, control, failed, startRelay } = await (template
     ? launchCopy(vm, start, template)
     : launchWhole(vm, start));
+  let helpers: Helpers | undefined;
   try {
     await Promise.race([control.boot(), failed]);
     await startRelay();
     if (template) for (const share of machine.shares) await control.template?.addShare(share);
     onStep?.("wait for the guest");
-    const guest = await Promise.race([startGuest(vm, start, template !== undefined), failed]);
+    helpers = await watchHelpers(machine.directory, helpersOf(hypervisor, machine), { link, vm: control });
+    const helperFailed = helpers.failed.then((reason): never => {
+      throw new VmError("Hypervisor", reason);
+    });
+    helperFailed.catch(() => {});
+    const guest = await Promise.race([startGuest(vm, start, template !== undefined), failed, helperFailed]);
     // The last that can fail: a copy that did has left nothing in the pod's network.
     if (netns !== undefined && settings.runtime.internetworking_model !== "macvtap") {
       const limits = hypervisor.capabilities.limitsNics ? undefined : nicRates(settings);
       await redirect(vm.hand, netns, interfaces, limits);
     }
-    return opened({ machine, settings, hypervisor, vm: control, guest, link });
+    return opened({ machine, settings, hypervisor, vm: control, guest, link, helpers });
   } catch (error) {
+    helpers?.close();
     control.close();
     link.close();
     throw error;
@@ -358,14 +367,25 @@ export async function findMachine(host: VmHost, id: string): Promise<PodMachine 
     link.close();
     return undefined;
   }
+  try {
+    return await adopt(host, state, machine, link);
+  } catch (error) {
+    link.close();
+    throw error;
+  }
+}
+
+async function adopt(host: VmHost, state: MachineState, machine: Machine, link: MonitorLink): Promise<PodMachine> {
   const { settings } = state;
+  const { directory } = machine;
   const hypervisor = hypervisorOf(settings, state.accelerator);
   const vm = await connectControl(hypervisor, machine);
+  const helpers = await watchHelpers(directory, helpersOf(hypervisor, machine), { link, vm });
   const timeoutMs = settings.agent.dial_timeout * 1000;
   const warn = (message: string): void => host.log("warn", message);
   const agent = await findAgentSandbox(directory, { timeoutMs, warn });
   const guest = agent ? openedAgent(agent) : openedBosun(directory, await connectGuest(directory, { timeoutMs }));
-  const found = opened({ machine, settings, hypervisor, vm, guest, link });
+  const found = opened({ machine, settings, hypervisor, vm, guest, link, helpers });
   await resumeCopies(found, warn);
   return found;
 }
@@ -387,9 +407,10 @@ interface Parts {
   readonly vm: Vm;
   readonly guest: OpenedGuest;
   readonly link: MonitorLink;
+  readonly helpers: Helpers;
 }
 
-function opened({ machine, settings, hypervisor, vm, guest, link }: Parts): PodMachine {
+function opened({ machine, settings, hypervisor, vm, guest, link, helpers }: Parts): PodMachine {
   const { id, directory } = machine;
   const exited = link.exited.then(
     async ({ code }) => `the hypervisor ended with status ${code}${await lastWords(directory, "hypervisor")}`,
@@ -410,9 +431,14 @@ function opened({ machine, settings, hypervisor, vm, guest, link }: Parts): PodM
     machine,
     maxVcpus: machine.maxVcpus,
     capabilities: hypervisor.capabilities,
-    ended: Promise.race([exited, guest.lost]),
+    ended: Promise.race([exited, guest.lost, helpers.failed]).then(async (reason) => {
+      // Who waits for what is gone, in the guest or for it, waits no longer.
+      await endProgram(directory, "hypervisor");
+      return reason;
+    }),
     close: async () => {
       closeCopies({ directory });
+      helpers.close();
       link.close();
       vm.close();
       await guest.close();

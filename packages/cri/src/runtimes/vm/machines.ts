@@ -211,6 +211,7 @@ export class Machines {
     const { id } = sandbox.record;
     if (this.#known.get(id) !== known) return;
     context.log.error({ pod: id }, `the pod's virtual machine is gone: ${reason}`);
+    this.giveUp(id);
     try {
       await context.locks.with(id, undefined, () => stopSandbox(context, sandbox));
     } catch (error) {
