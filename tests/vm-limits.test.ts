@@ -1,20 +1,11 @@
 /** Kata's list of limitations (docs/Limitations.md), and what keeps a machine from its node: a pod of one machine, under TCG. */
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import {
-  existsSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  readlinkSync,
-  rmSync,
-  truncateSync,
-  writeFileSync,
-} from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, readlinkSync, truncateSync, writeFileSync } from "node:fs";
 import { after, before, describe, test, type TestContext } from "node:test";
 import { cri } from "@berth/spec";
 import { makeGuestImage } from "../bench/lib/guest-image.ts";
-import { TestDaemon } from "./support/daemon.ts";
+import { checkout, TestDaemon } from "./support/daemon.ts";
 import { assertNothingLeft, type Inventory, inventory } from "./support/leaks.ts";
 import { createContainer, exited, OWN_PID, runPod, sh, startContainer } from "./support/pods.ts";
 import { endProgram, notReady, vmProblem } from "./support/vm.ts";
@@ -184,32 +175,60 @@ describe("what Kata's list of limitations names", { skip: vmProblem() ?? false, 
     await daemon.client.runtime.removeContainer({ containerId: only });
   });
 
-  test("a direct-assigned volume, as a CSI driver leaves it, is mounted by the machine", async (t) => {
+  test("a direct-assigned volume is mounted by the machine, given to its group, measured, and grows", async (t) => {
     const device = `${daemon.dir}/volume.ext4`;
     writeFileSync(device, "");
     truncateSync(device, 16 << 20);
     execFileSync("mkfs.ext4", ["-q", "-F", device]);
     const path = `${daemon.dir}/pods/uid/volumes/kubernetes.io~csi/direct/mount`;
     mkdirSync(path, { recursive: true });
-    const info = `/run/kata-containers/shared/direct-volumes/${Buffer.from(path).toString("base64").replaceAll("+", "-").replaceAll("/", "_")}`;
-    mkdirSync(info, { recursive: true });
-    t.after(() => rmSync(info, { recursive: true }));
-    writeFileSync(
-      `${info}/mountInfo.json`,
-      JSON.stringify({
-        "volume-type": "block",
-        device,
-        fstype: "ext4",
-        metadata: {},
-        options: ["noatime", "commit=77"],
-      }),
-    );
+    const direct = (...argv: string[]): string =>
+      execFileSync(
+        `${checkout}/bin/berth-vm`,
+        ["--state", daemon.state, "direct-volume", ...argv, "--volume-path", path],
+        {
+          encoding: "utf8",
+          stdio: "pipe",
+        },
+      );
+    t.after(() => direct("remove"));
+    const info = (metadata: Record<string, string>): string =>
+      JSON.stringify({ "volume-type": "block", device, fstype: "ext4", metadata, options: ["noatime", "commit=77"] });
     const mounts = [{ containerPath: "/volume", hostPath: path }];
-    const id = await startContainer(daemon, pod, "grep ' /volume ' /proc/mounts; echo kept >/volume/file", { mounts });
-    const log = readFileSync((await exited(daemon, id)).logPath, "utf8");
-    assert.match(log, /\/dev\/vd[a-z] \/volume ext4 rw,.*commit=77/);
+    direct("add", "--mount-info", info({ fsGroup: "none" }));
+    await assert.rejects(createContainer(daemon, pod, "true", { mounts }), /metadata\.fsGroup: "none" is no group/);
+    direct("add", "--mount-info", info({ fsGroup: "1234", fsGroupChangePolicy: "OnRootMismatch" }));
+    assert.throws(() => direct("stats"), /no sandbox found for/);
+
+    const id = await startContainer(daemon, pod, "sleep 1000", { mounts });
+    assert.match(await sh(daemon, id, "grep ' /volume ' /proc/mounts"), /\/dev\/vd[a-z] \/volume ext4 rw,.*commit=77/);
+    assert.equal(await sh(daemon, id, "stat -c '%g %a' /volume /volume/lost+found"), "1234 2775\n1234 2770\n");
+    await sh(daemon, id, "echo kept >/volume/file");
+    const bytes = (): number => {
+      const { usage, volume_condition: condition } = JSON.parse(direct("stats")) as {
+        usage: { available: number; total: number; used: number; unit: number }[];
+        volume_condition: unknown;
+      };
+      assert.deepEqual(condition, { message: "OK" });
+      assert.deepEqual(
+        usage.map(({ unit }) => unit),
+        [1, 2],
+      );
+      for (const { available, used, total } of usage) assert.equal(available + used, total);
+      return usage[0]?.total ?? 0;
+    };
+    const before = bytes();
+    direct("resize", "--size", String(48 << 20));
+    assert.ok(bytes() > 2 * before);
+    assert.throws(
+      () => direct("resize", "--size", String(16 << 20)),
+      /has 50331648 bytes; it can grow, and not become smaller/,
+    );
+    await sh(daemon, id, "dd if=/dev/zero of=/volume/large bs=1M count=24 2>/dev/null && rm /volume/large");
     await daemon.client.runtime.removeContainer({ containerId: id });
+    assert.throws(() => direct("stats"), /no sandbox found for/);
     assert.equal(execFileSync("debugfs", ["-R", "cat /file", device], { encoding: "utf8", stdio: "pipe" }), "kept\n");
+    execFileSync("e2fsck", ["-f", "-n", device], { stdio: "pipe" });
     assert.deepEqual(readdirSync(path), []);
   });
 

@@ -1,5 +1,6 @@
 /** Orders about a whole machine, as far as this one may be told: the rest is in tests/guest/bosun.test.ts. */
 import assert from "node:assert/strict";
+import { execFileSync, spawnSync } from "node:child_process";
 import {
   existsSync,
   mkdirSync,
@@ -13,6 +14,7 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
+import type { Order } from "@berth/kernel";
 import { carryOut, NEW, O, order, refuse, scratch, shell, succeed, text } from "./bosun.ts";
 
 test("files by their path, with a limit, and none", async (t) => {
@@ -209,3 +211,82 @@ test("memory and a file are handed over to a program, whatever had their numbers
   await refuse([order("hand_over", { slot: 9, fd: 3 })], "EBADF", /slot 9 is empty/);
   await refuse([...opened, order("hand_over", { slot: 5, fd: 2 })], "EINVAL", /descriptor 2 is none of 3 to 63/);
 });
+
+test("a volume's group: what it may do, and only where the directory says otherwise", async (t) => {
+  const dir = join(scratch(t), "volume");
+  mkdirSync(join(dir, "below/deep"), { recursive: true });
+  writeFileSync(join(dir, "file"), "");
+  writeFileSync(join(dir, "below/program"), "", { mode: 0o700 });
+  symlinkSync("/etc/passwd", join(dir, "below/link"));
+  const passwd = statSync("/etc/passwd");
+  const mode = (path: string): string => {
+    const { gid, mode: bits } = statSync(join(dir, path));
+    return `${gid} ${(bits & 0o7777).toString(8)}`;
+  };
+  const group = (gid: number, readonly: number, onMismatch: number): Promise<unknown> =>
+    succeed([order("fs_group", { path: dir, gid, readonly, onMismatch })]);
+  await group(1234, 0, 0);
+  assert.deepEqual(["", "below", "below/deep", "file", "below/program"].map(mode), [
+    "1234 2775",
+    "1234 2775",
+    "1234 2775",
+    "1234 664",
+    "1234 760",
+  ]);
+  assert.deepEqual([statSync("/etc/passwd").gid, statSync("/etc/passwd").mode], [passwd.gid, passwd.mode]);
+
+  writeFileSync(join(dir, "later"), "", { mode: 0o600 });
+  await group(1234, 0, 1);
+  assert.match(mode("later"), / 600$/);
+  await group(1235, 1, 1);
+  assert.deepEqual(["", "later"].map(mode), ["1235 2775", "1235 640"]);
+  await refuse(
+    [order("fs_group", { path: join(dir, "file"), gid: 1, readonly: 0, onMismatch: 0 })],
+    "ENOTDIR",
+    /^open /,
+  );
+});
+
+for (const type of ["ext4", "xfs"])
+  test(`an ${type} that is mounted grows with its device`, async (t) => {
+    if (spawnSync("sh", ["-c", `command -v mkfs.${type} losetup && test -e /dev/loop-control`]).status !== 0)
+      return t.skip(`needs mkfs.${type}, losetup and loop devices`);
+    if (!readFileSync("/proc/filesystems", "utf8").includes(`\t${type}\n`)) return t.skip(`the kernel has no ${type}`);
+    const [dir, MIB] = [scratch(t), 1 << 20];
+    const [image, at] = [join(dir, "image"), join(dir, "mount")];
+    const run = (program: string, ...argv: string[]): string =>
+      execFileSync(program, argv, { encoding: "utf8", stdio: "pipe" });
+    mkdirSync(at);
+    writeFileSync(image, "");
+    truncateSync(image, 320 * MIB);
+    run(`mkfs.${type}`, "-q", image);
+    const device = run("losetup", "--find", "--show", image).trim();
+    using undone = new DisposableStack();
+    undone.defer(() => run("losetup", "--detach", device));
+    run("mount", device, at);
+    undone.defer(() => run("umount", at));
+    const grown = (bytes: number): Order =>
+      order("grow_file_system", { path: at, device, bytes: BigInt(bytes), timeoutMs: 20 });
+    await refuse([grown(400 * MIB)], "ETIMEDOUT", /^wait for \/dev\/loop\d+ to have 419430400 bytes/);
+    truncateSync(image, 400 * MIB);
+    run("losetup", "--set-capacity", device);
+    const before = statfsSync(at).blocks;
+    if (type === "ext4" && !isCapable(CAP_SYS_RESOURCE)) {
+      await refuse([grown(400 * MIB)], "EPERM", /^grow the file system of .* to 419430400 bytes/);
+      return;
+    }
+    await succeed([grown(400 * MIB)]);
+    assert.ok(statfsSync(at).blocks > before * 1.2);
+    await succeed([grown(400 * MIB)]);
+  });
+
+test("a file system that cannot grow while it is mounted says so", async (t) => {
+  const device = "/dev/loop0";
+  if (!existsSync(device)) return t.skip("no loop devices");
+  const growing = order("grow_file_system", { path: "/proc", device, bytes: 0n, timeoutMs: 20 });
+  await refuse([growing], "EOPNOTSUPP", /^grow the file system of \/proc to \d+ bytes/);
+});
+
+const CAP_SYS_RESOURCE = 24n;
+const isCapable = (capability: bigint): boolean =>
+  ((BigInt(`0x${/^CapEff:\s*(\S+)/m.exec(readFileSync("/proc/self/status", "utf8"))?.[1]}`) >> capability) & 1n) === 1n;

@@ -15,6 +15,7 @@ export {
   readImage,
   type ImageDescription,
 } from "./image/build.ts";
+export { forgetDirectVolumes } from "./storage/direct-volumes.ts";
 export { findMachine, type MachineRequest, type PodMachine, removeMachine, startMachine } from "./sandbox/machine.ts";
 export { machineDirectory, type VmHost } from "./sandbox/host.ts";
 export {

@@ -29,14 +29,24 @@ test("the default configuration files, by kata-runtime's option and by its own",
     assert.deepEqual(await said(option), { status: 0, stdout: paths, stderr: "" });
 });
 
-test("what of kata-runtime is not there is refused by name", async () => {
-  for (const [name, ...rest] of [["direct-volume", "add"]]) {
-    const { status, stderr } = await said(name ?? "", ...rest);
+test("a direct volume that nobody has, and what is none", async () => {
+  const path = ["--volume-path", join(dir, "volume")];
+  for (const [words, ...argv] of [
+    [/mount info: device: give the absolute path/, "add", "--mount-info", "{}"],
+    [/mount info: volume-type "spdkvol": a machine takes block devices alone/, "add", "--mount-info", SPDK],
+    [/volume: ENOENT: no such file or directory/, "stats"],
+    [/invalid value "1G" for flag -size/, "resize", "--size", "1G"],
+    [/volume: ENOENT/, "resize", "--size", "4096"],
+  ] as const) {
+    const { status, stderr } = await said("direct-volume", ...argv, ...path);
     assert.equal(status, 1);
-    assert.match(stderr, new RegExp(`^berth-vm: ${name}: `));
+    assert.match(stderr, words);
   }
+  assert.deepEqual(await said("direct-volume", "remove", ...path), { status: 0, stdout: "", stderr: "" });
   assert.equal((await said("no-such-command")).status, 1);
 });
+
+const SPDK = '{"volume-type":"spdkvol","device":"/dev/sdx","fstype":"ext4"}';
 
 test("check names everything that is missing, and what to do", async () => {
   const config = join(dir, "configuration.toml");

@@ -14,7 +14,13 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, test } from "node:test";
-import { addDirectVolume, findDirectVolume, removeDirectVolume } from "../src/storage/direct-volumes.ts";
+import {
+  addDirectVolume,
+  findDirectVolume,
+  podOfDirectVolume,
+  removeDirectVolume,
+} from "../src/storage/direct-volumes.ts";
+import { statsJson } from "../src/storage/volume-size.ts";
 import { changesOf, readTree } from "../src/storage/tree.ts";
 import { settingsOf } from "../src/configuration/settings.ts";
 import { nineOptions, nineShare } from "../src/storage/nine.ts";
@@ -114,11 +120,35 @@ test("direct volumes are kept as Kata keeps them", async () => {
     ['{"fstype":"ext4"}', /mount info: device: give the absolute path/],
     ['{"device":"/dev/sdx"}', /mount info: fstype: name the file system/],
     ['{"device":"/dev/sdx","fstype":"ext4","options":"ro"}', /mount info: options: give a list/],
+    ['{"volume-type":"vfiovol","device":"/dev/sdx","fstype":"ext4"}', /mount info: volume-type "vfiovol": /],
+    [
+      '{"device":"/dev/sdx","fstype":"ext4","metadata":{"encryptionKey":"k"}}',
+      /mount info: metadata\.encryptionKey: .* do it on the node/,
+    ],
   ] as const)
     await assert.rejects(addDirectVolume(path, wrong, root), words);
+  await assert.rejects(podOfDirectVolume(path, root), /^VmError: no sandbox found for \/var\/lib/);
+  writeFileSync(join(root, name, "0123"), "");
+  assert.equal(await podOfDirectVolume(path, root), "0123");
   await removeDirectVolume(path, root);
   await removeDirectVolume(path, root);
+  await assert.rejects(podOfDirectVolume(path, root), /ENOENT/);
   assert.deepEqual(readdirSync(root), []);
+});
+
+test("a volume's statistics are what Go's encoder makes of Kata's message", () => {
+  const usage = { available: 1n << 60n, total: 1n << 61n, used: 1n << 60n };
+  const text = statsJson({
+    usage: [
+      { unit: "bytes", ...usage },
+      { unit: "inodes", available: 3n, total: 3n, used: 0n },
+    ],
+    condition: { abnormal: false, message: "OK" },
+  });
+  assert.equal(
+    text,
+    '{"usage":[{"available":1152921504606846976,"total":2305843009213693952,"used":1152921504606846976,"unit":1},{"available":3,"total":3,"unit":2}],"volume_condition":{"message":"OK"}}',
+  );
 });
 
 test("what has changed in a volume that is copied", async () => {

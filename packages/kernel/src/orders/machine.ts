@@ -119,6 +119,25 @@ export const MACHINE_ORDERS = {
   rename: { code: 169, fields: { from: "str", to: "str" }, words: "rename {from} to {to}" },
   /** Gives an existing regular file another content, in place: whoever has it mounted or open sees that. */
   fill_file: { code: 170, fields: { path: "str", data: "bytes" }, words: "fill {path} with {data}" },
+  /**
+   * Gives a tree to a group, as the kubelet and Kata's agent do: files become readable and writable for it (`readonly`: readable),
+   * directories are entered by it and pass it on (S_ISGID). No link is followed and no other mount entered. `onMismatch`: only where the
+   * directory itself is not like that.
+   */
+  fs_group: {
+    code: 191,
+    fields: { path: "str", gid: "u32", readonly: "u32", onMismatch: "u32" },
+    words: "give {path} to group {gid}",
+  },
+  /**
+   * Waits until the device has so many bytes (ETIMEDOUT), then has the ext4 or xfs that is mounted at `path` take all of it; another file
+   * system: EOPNOTSUPP. ext4 asks for CAP_SYS_RESOURCE.
+   */
+  grow_file_system: {
+    code: 192,
+    fields: { path: "str", device: "str", bytes: "u64", timeoutMs: "u32" },
+    words: "grow the file system of {path} to {bytes} bytes",
+  },
   /** Where the symbolic links lead that match a pattern (glob(7)), each with a NUL behind it, as this order's output; none: empty. */
   links: { code: 180, fields: { pattern: "str" }, words: "read the links {pattern}" },
 } as const satisfies Record<string, OrderSpec>;

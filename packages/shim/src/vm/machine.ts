@@ -57,6 +57,7 @@ export async function bootMachine(vm: VmHost, { id, spec, cgroup, options }: Mac
   for (const warning of settings.warnings) vm.log("warn", warning);
   return await startMachine(vm, {
     id,
+    pod: annotations["io.kubernetes.cri.sandbox-id"],
     settings,
     // A new one has nothing in it that the machine could have.
     netns: network.path || undefined,

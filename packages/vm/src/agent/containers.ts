@@ -21,7 +21,7 @@ import { type AgentClient, AgentError } from "./client.ts";
 import { oomLinks } from "./oom.ts";
 import { agentProcessOrder } from "./process.ts";
 import { agentProcess, agentResources, agentSpec, wantsSandboxPids } from "./spec.ts";
-import { statsOfAgent } from "./stats.ts";
+import { statsOfAgent, volumeStatsOf } from "./stats.ts";
 import { toldByAgent } from "./words.ts";
 import { AGENT_PLACES, watchVolumes } from "./storage.ts";
 
@@ -51,6 +51,7 @@ const agentTools = (client: AgentClient): GuestTools => ({
   boot: () => Promise.resolve(undefined),
   readIptables: async (isIpv6) => (await client.call(method.getIPTables, { isIpv6 })).data,
   writeIptables: async (isIpv6, data) => void (await client.call(method.setIPTables, { isIpv6, data })),
+  volumeStats: async (volumeGuestPath) => volumeStatsOf(await client.call(method.getVolumeStats, { volumeGuestPath })),
 });
 
 export function agentRuntime(guest: AgentGuest): GuestRuntime {

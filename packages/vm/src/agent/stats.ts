@@ -1,6 +1,7 @@
 /** What the agent tells of a container's cgroup, as the host's own cgroups tell it. */
 import type { CgroupStats } from "@berth/kernel";
-import type { agent } from "@berth/spec/kata";
+import { type agent, csi } from "@berth/spec/kata";
+import type { VolumeStats, VolumeUsage } from "../guest/runtime.ts";
 
 /** How v1 and v2 show that there is none, above which no limit can be one. */
 const UNLIMITED = 1n << 62n;
@@ -29,5 +30,21 @@ export function statsOfAgent({ cgroupStats }: agent.StatsContainerResponse): Cgr
     swapLimitBytes: swapLimit,
     pids: pidsStats?.current ?? 0n,
     pressure: undefined,
+  };
+}
+
+const UNITS: Readonly<Partial<Record<csi.VolumeUsage_Unit, VolumeUsage["unit"]>>> = {
+  [csi.VolumeUsage_Unit.BYTES]: "bytes",
+  [csi.VolumeUsage_Unit.INODES]: "inodes",
+};
+
+export function volumeStatsOf({ usage, volumeCondition }: csi.VolumeStatsResponse): VolumeStats {
+  const { abnormal = false, message = "" } = volumeCondition ?? {};
+  return {
+    usage: usage.flatMap(({ unit, available, total, used }) => {
+      const name = UNITS[unit];
+      return name ? [{ unit: name, available, total, used }] : [];
+    }),
+    condition: { abnormal, message },
   };
 }

@@ -6,6 +6,7 @@ import { VmError } from "../errors.ts";
 import { DEFAULT_IMAGE_DIRECTORY } from "../image/build.ts";
 import { addBuildImage } from "./build-image.ts";
 import { addCheck } from "./check.ts";
+import { addDirectVolumes } from "./direct-volume.ts";
 import { Context, type GlobalOptions, type Io } from "./context.ts";
 import { addEnv } from "./env.ts";
 import { addExec } from "./exec.ts";
@@ -62,14 +63,6 @@ function program(io: Io): Command {
   command.hook("preAction", () => checkRootless(command));
   const context = new Context(io, () => command.opts<GlobalOptions>());
   for (const add of COMMANDS) add(command, context);
-  for (const [name, why] of REFUSED)
-    command
-      .command(name, { hidden: true })
-      .allowUnknownOption(true)
-      .allowExcessArguments(true)
-      .action(() => {
-        throw new VmError("Unsupported", `${name}: ${why}`);
-      });
   return command;
 }
 
@@ -77,6 +70,7 @@ function program(io: Io): Command {
 const COMMANDS: readonly ((command: Command, context: Context) => void)[] = [
   addBuildImage,
   addCheck,
+  addDirectVolumes,
   addEnv,
   addExec,
   addFactory,
@@ -85,11 +79,6 @@ const COMMANDS: readonly ((command: Command, context: Context) => void)[] = [
   addMonitor,
   addPolicy,
   addVersion,
-];
-
-/** kata-runtime's other commands. */
-const REFUSED: readonly (readonly [name: string, why: string])[] = [
-  ["direct-volume", "volumes are the kubelet's directories, which the machine shares"],
 ];
 
 /** Whoever runs it as another user than root is told by what fails then. */

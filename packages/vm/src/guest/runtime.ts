@@ -75,6 +75,20 @@ export interface GuestTools {
   readIptables(v6: boolean): Promise<Uint8Array>;
   /** As iptables-restore(8) takes it: what is there is replaced. */
   writeIptables(v6: boolean, rules: Uint8Array): Promise<void>;
+  /** Of the file system that is mounted at a path of the guest's. */
+  volumeStats(path: string): Promise<VolumeStats>;
+}
+
+export interface VolumeUsage {
+  readonly unit: "bytes" | "inodes";
+  readonly available: bigint;
+  readonly total: bigint;
+  readonly used: bigint;
+}
+
+export interface VolumeStats {
+  readonly usage: readonly VolumeUsage[];
+  readonly condition: { readonly abnormal: boolean; readonly message: string };
 }
 
 /** When its kernel began, and when its first program served: nanoseconds of the node's clock since the epoch. */

@@ -106,6 +106,8 @@ export type GuestAgent = "kata" | "kata-carried";
 
 export interface Machine {
   readonly id: string;
+  /** Its pod's whole id; default: the machine's own. */
+  readonly pod?: string | undefined;
   readonly program: string;
   readonly kernel: string;
   readonly initrd: string | undefined;
@@ -163,6 +165,8 @@ export const COPY_STATE_FD = 4;
 export interface Capabilities {
   readonly sharedFiles: boolean;
   readonly hotplugDisks: boolean;
+  /** They can grow while they are used. */
+  readonly resizeDisks: boolean;
   readonly hotplugNics: boolean;
   readonly resizeVcpus: boolean;
   /** More than it was started with; less than it has can be asked of every guest, by its balloon. */
@@ -199,6 +203,8 @@ export interface Vm {
   resume(): Promise<void>;
   addDisk(disk: Disk, options: DiskOptions): Promise<DiskPlace>;
   removeDisk(id: string): Promise<void>;
+  /** What is behind one of its disks has so many bytes, or shall have where it is a file; more than before. The guest is told. */
+  resizeDisk(disk: Pick<Disk, "id" | "path">, bytes: number): Promise<void>;
   addNic(nic: Nic): Promise<void>;
   removeNic(id: string): Promise<void>;
   addDevice(device: VfioDevice): Promise<void>;

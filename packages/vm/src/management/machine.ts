@@ -10,6 +10,7 @@ import { relaySocket } from "../sandbox/host.ts";
 import type { PodMachine } from "../sandbox/machine.ts";
 import { type AgentSocketOptions, serveAgentSocket } from "./agent-socket.ts";
 import { openDebugConsole } from "./debug-console.ts";
+import { directVolumeStats, resizeDirectVolume } from "../storage/volume-size.ts";
 import type { ManagedSandbox } from "./sandbox.ts";
 import { serveManagement } from "./server.ts";
 
@@ -74,11 +75,14 @@ function sandboxOf({ id, machine, policy, counters, cgroup, host }: ManagedMachi
       policy.check("SetIPTablesRequest", () => ({ is_ipv6: v6, data: [...rules] }));
       await runtime.tools.writeIptables(v6, rules);
     },
-    volumeStats: (path) => Promise.reject(noVolume(path)),
-    resizeVolume: (path) => Promise.reject(noVolume(path)),
+    volumeStats: async (path) => {
+      policy.check("GetVolumeStatsRequest", () => ({ volume_guest_path: path }));
+      return await directVolumeStats(machine, path);
+    },
+    resizeVolume: async (path, size) => {
+      policy.check("ResizeVolumeRequest", () => ({ volume_guest_path: path, size }));
+      await resizeDirectVolume(machine, path, size);
+    },
     setPolicy: async (text) => await policy.set(text),
   };
 }
-
-const noVolume = (path: string): VmError =>
-  new VmError("Unsupported", `${path}: volumes are not assigned to machines directly yet`);

@@ -63,13 +63,15 @@ async function volumeStats(sandbox: ManagedSandbox, _request: IncomingMessage, u
 }
 
 function resizeOf(body: Buffer): { path: string; size: number } {
-  let parsed: { VolumePath?: unknown; Size?: unknown } | null;
+  let parsed: Readonly<Record<string, unknown>> | null;
   try {
     parsed = JSON.parse(body.toString()) as typeof parsed;
   } catch (error) {
     throw new VmError("InvalidArgument", `the body is no JSON: ${(error as Error).message}`);
   }
-  const { VolumePath: path, Size: size } = parsed ?? {};
+  // kata-runtime's names, and kata-ctl's.
+  const path = parsed?.["VolumePath"] ?? parsed?.["volume_guest_path"];
+  const size = parsed?.["Size"] ?? parsed?.["size"];
   if (typeof path !== "string" || path === "" || !Number.isSafeInteger(size) || Number(size) <= 0)
     throw new VmError("InvalidArgument", "the body must have VolumePath, a text, and Size, a number of bytes");
   return { path, size: Number(size) };

@@ -57,8 +57,10 @@ import { admit, becomeOrders, vmUser } from "./unprivileged.ts";
 import { startVirtiofsd } from "./virtiofsd.ts";
 
 export interface MachineRequest {
-  /** The pod's. */
+  /** The pod's, or so much of it as paths of sockets have room for. */
   readonly id: string;
+  /** The pod's whole id, as others know it; default: that. */
+  readonly pod?: string | undefined;
   readonly settings: VmSettings;
   /** A pinned network namespace; undefined: the machine has no network. */
   readonly netns: string | undefined;
@@ -122,6 +124,7 @@ export async function startMachine(vm: VmHost, request: MachineRequest): Promise
     ...shape,
     commandLine: [...shape.commandLine, ...(await clockParameters(vm.hand, settings, accelerator))],
     id,
+    pod: request.pod,
     directory,
     shares: sharesOf(settings, directory, files),
     nine: nineShare(settings, files, directory),

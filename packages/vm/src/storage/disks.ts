@@ -31,7 +31,7 @@ async function inTurn<T>({ directory }: Machine, work: () => Promise<T>): Promis
 
 const ledgerFile = (directory: string): string => `${directory}/disks.json`;
 
-async function readLedger({ directory }: Machine): Promise<Ledger> {
+async function readLedger({ directory }: Pick<Machine, "directory">): Promise<Ledger> {
   try {
     return JSON.parse(await readFile(ledgerFile(directory), "utf8")) as Ledger;
   } catch (error) {
@@ -83,6 +83,11 @@ export async function useDisk(machine: Machine, disk: Disk, user: string, first:
       throw error;
     }
   });
+}
+
+/** In the guest, as "/dev/vda"; undefined: it has no such disk. */
+export async function deviceOfDisk(machine: Pick<Machine, "directory">, id: string): Promise<string | undefined> {
+  return (await readLedger(machine))[id]?.device || undefined;
 }
 
 async function deviceOf({ guest }: Machine, serial: string): Promise<string> {

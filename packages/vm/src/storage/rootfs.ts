@@ -8,7 +8,7 @@ import { type Hand, MS, type Order } from "@berth/kernel";
 import type { Rootfs } from "@berth/runtime";
 import { VmError } from "../errors.ts";
 import type { PodMachine } from "../sandbox/machine.ts";
-import { directVolumeMount } from "./direct-volumes.ts";
+import { directVolumeMount, forgetDirectVolume } from "./direct-volumes.ts";
 import { releaseDisks, useDisk } from "./disks.ts";
 import { layersDisk, layersKey } from "./layers.ts";
 import { makeDisk } from "./make-disk.ts";
@@ -21,7 +21,7 @@ const ownAt = (id: string): string => `${ROOTS}/${id}`;
 
 const PAGE = 4096;
 
-type Machine = Pick<PodMachine, "directory" | "settings" | "guest" | "vm">;
+type Machine = Pick<PodMachine, "directory" | "settings" | "guest" | "vm" | "machine">;
 
 /** Rejects with VmError. Answers where it is in the guest; `releaseRootfs` is for what was made, also of one that failed. */
 export async function plugRootfs(hand: Hand, machine: Machine, id: string, rootfs: Rootfs): Promise<string> {
@@ -122,7 +122,9 @@ export async function releaseContainerDisks(
       await unmountLayers(hand, layersAt(disk.slice(1)), within);
     } else {
       const at = directVolumeMount(disk);
-      if (at !== undefined) await hand.run({ orders: [unmountOrder(at)] }, within);
+      if (at === undefined) return;
+      await hand.run({ orders: [unmountOrder(at)] }, within);
+      await forgetDirectVolume(machine, disk);
     }
   });
 }

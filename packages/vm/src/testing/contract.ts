@@ -80,6 +80,17 @@ export function hypervisorContract({ name, skip, start }: Subject): void {
       await vm.removeDisk("two");
     });
 
+    test("has a disk grow, or says that it does not", async () => {
+      const { machine, disk, capabilities } = started;
+      const grows = disk("grows");
+      await vm.addDisk(grows, machine.diskOptions);
+      if (capabilities.resizeDisks) {
+        await vm.resizeDisk(grows, 2 * MIB);
+        await assert.rejects(vm.resizeDisk(disk("none"), 2 * MIB), refused("Hypervisor", /./));
+      } else await assert.rejects(vm.resizeDisk(grows, 2 * MIB), refused("Unsupported", /size/));
+      await vm.removeDisk(grows.id);
+    });
+
     test("takes network devices, or says that it does not", async () => {
       const { nic, capabilities } = started;
       if (!capabilities.hotplugNics)

@@ -111,6 +111,7 @@ const BODIES: Readonly<Record<string, Shape>> = {
   "vm.add-fs": fs,
   "vm.add-device": device,
   "vm.remove-device": object({}, { id: text }),
+  "vm.resize-disk": object({}, { id: text, desired_size: integer }),
   "vm.resize": object({}, { desired_vcpus: from(1), desired_ram: integer, desired_balloon: integer }),
 };
 
@@ -230,6 +231,10 @@ class Clh implements Double {
         return this.#add((config.net ??= []), body as { id?: string });
       case "vm.remove-device":
         return this.#remove(config, (body as { id: string }).id);
+      case "vm.resize-disk":
+        if (!config.disks?.some(({ id }) => id === (body as { id: string }).id))
+          return { status: 404, body: ["Error from API", "The disk could not be resized"] };
+        return done;
       case "vm.resize":
         return resize(config, body as Resize);
       default:

@@ -4,6 +4,7 @@ import {
   DEFAULT_POLICY,
   Factory,
   findMachine,
+  forgetDirectVolumes,
   guarded,
   MachineCounters,
   manageMachine,
@@ -192,6 +193,7 @@ export class Machines {
     await known?.machine.close();
     await removeManagement(this.#sandboxes(context), sandboxId);
     await removeMachine(this.hostOf(context), Machines.idOf(sandboxId));
+    await forgetDirectVolumes(sandboxId);
   }
 
   async close(): Promise<void> {

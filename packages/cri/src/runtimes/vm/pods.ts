@@ -60,6 +60,7 @@ async function startPod(context: CriContext, machines: Machines, progress: Progr
     allowSandbox(policy, { id: record.id, hostname: hostnameOf(config), networked: record.netns !== undefined });
     return await startMachine(machines.hostOf(context), {
       id: Machines.idOf(record.id),
+      pod: record.id,
       settings,
       devices: settings.hypervisor.cold_plug_vfio === "no-port" ? [] : await podDevices(context, config.annotations),
       netns: record.netns,

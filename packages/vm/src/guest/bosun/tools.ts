@@ -5,7 +5,7 @@ import { exposition } from "../../monitor/exposition.ts";
 import { guestFamilies } from "../../monitor/guest.ts";
 import type { Guest } from "../../sandbox/guest.ts";
 import { bootOf } from "./boot.ts";
-import type { GuestTools, Usage } from "../runtime.ts";
+import type { GuestTools, Usage, VolumeStats, VolumeUsage } from "../runtime.ts";
 
 const ENOENT = 2;
 const ROOT = 0;
@@ -21,7 +21,25 @@ export const bosunTools = (guest: Guest): GuestTools => ({
   readIptables: (v6) => iptables(guest, `/sbin/${v6 ? "ip6tables" : "iptables"}-save`),
   writeIptables: async (v6, rules) =>
     void (await iptables(guest, `/sbin/${v6 ? "ip6tables" : "iptables"}-restore`, rules)),
+  volumeStats: (path) => volumeStats(guest, path),
 });
+
+async function volumeStats({ hand }: Guest, path: string): Promise<VolumeStats> {
+  const outputs = await hand.run({ orders: [{ order: "file_system", args: { path } }] }, { timeoutMs: TIMEOUT_MS });
+  const numbers = new BigUint64Array(Uint8Array.from(outputs.get(0) ?? []).buffer);
+  const [fragment = 0n, blocks = 0n, free = 0n, , inodes = 0n, freeInodes = 0n] = numbers;
+  const usage = (unit: "bytes" | "inodes", total: bigint, available: bigint): VolumeUsage => ({
+    unit,
+    available,
+    total,
+    used: total - available,
+  });
+  return {
+    // What root may still write, as Kata's agent has it.
+    usage: [usage("bytes", blocks * fragment, free * fragment), usage("inodes", inodes, freeInodes)],
+    condition: { abnormal: false, message: "OK" },
+  };
+}
 
 /** Of the cgroup that all containers' are in; none yet: nothing. */
 async function usage({ hand }: Guest): Promise<Usage> {

@@ -25,6 +25,7 @@ export function cloudHypervisor(options: ClhOptions): Hypervisor {
     capabilities: {
       sharedFiles: true,
       hotplugDisks: true,
+      resizeDisks: true,
       hotplugNics: true,
       resizeVcpus: true,
       growMemory: true,
@@ -127,6 +128,10 @@ class ClhVm implements Vm {
 
   async removeDisk(id: string): Promise<void> {
     await this.#remove(id);
+  }
+
+  async resizeDisk({ id }: Pick<Disk, "id">, bytes: number): Promise<void> {
+    await this.#call("PUT", "vm.resize-disk", { id, desired_size: bytes });
   }
 
   async addNic(nic: Nic): Promise<void> {

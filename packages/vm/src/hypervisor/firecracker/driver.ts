@@ -1,5 +1,5 @@
 /** Firecracker: started with its API's socket alone, then told of the machine over that, piece by piece. */
-import { open, rm, symlink, writeFile } from "node:fs/promises";
+import { open, rm, stat, symlink, truncate, writeFile } from "node:fs/promises";
 import { VmError } from "../../errors.ts";
 import { connectWhenThere } from "../connect.ts";
 import { HttpApi } from "../http.ts";
@@ -28,6 +28,7 @@ export function firecracker(options: FirecrackerOptions): Hypervisor {
     capabilities: {
       sharedFiles: false,
       hotplugDisks: true,
+      resizeDisks: true,
       hotplugNics: false,
       resizeVcpus: false,
       growMemory: false,
@@ -128,6 +129,14 @@ class FirecrackerVm implements Vm {
     if (index < 0) throw new VmError("Hypervisor", `disk ${id}: the machine has none of this name`);
     await this.#patch(index, placeholderFile(this.#machine.directory));
     await rm(this.#link(id));
+  }
+
+  /** It looks how large what it is given is, and has no order to make it so. */
+  async resizeDisk({ id, path }: Pick<Disk, "id" | "path">, bytes: number): Promise<void> {
+    const index = (await this.#pool()).indexOf(this.#link(id));
+    if (index < 0) throw new VmError("Hypervisor", `disk ${id}: the machine has none of this name`);
+    if ((await stat(path)).isFile()) await truncate(path, bytes);
+    await this.#patch(index, this.#link(id));
   }
 
   addNic(): Promise<void> {

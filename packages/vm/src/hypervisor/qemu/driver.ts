@@ -30,6 +30,7 @@ export function qemu(options: QemuOptions): Hypervisor {
     capabilities: {
       sharedFiles: true,
       hotplugDisks: hotplugs,
+      resizeDisks: true,
       hotplugNics: hotplugs,
       resizeVcpus: hotplugs,
       growMemory: hotplugs,
@@ -109,6 +110,10 @@ class QemuVm implements Vm {
   async removeDisk(id: string): Promise<void> {
     await this.#unplug(deviceId(id));
     await this.#qmp.execute("blockdev-del", { "node-name": id });
+  }
+
+  async resizeDisk({ id }: Pick<Disk, "id">, bytes: number): Promise<void> {
+    await this.#qmp.execute("block_resize", { "node-name": id, size: bytes });
   }
 
   async addNic({ id, tap, mac, queues, vhost }: Nic): Promise<void> {

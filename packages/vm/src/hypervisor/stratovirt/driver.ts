@@ -21,6 +21,7 @@ export function stratovirt(options: StratoVirtOptions): Hypervisor {
     capabilities: {
       sharedFiles: true,
       hotplugDisks: true,
+      resizeDisks: false,
       hotplugNics: false,
       resizeVcpus: false,
       growMemory: false,
@@ -99,6 +100,10 @@ class StratoVirtVm implements Vm {
 
   async removeDisk(id: string): Promise<void> {
     await this.#qmp.execute("device_del", { id });
+  }
+
+  resizeDisk({ id }: Pick<Disk, "id">): Promise<void> {
+    return unsupported(`disk ${id}: StratoVirt's disks keep the size that they are plugged with`);
   }
 
   addNic(): Promise<void> {
