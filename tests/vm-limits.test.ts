@@ -62,6 +62,27 @@ describe("what Kata's list of limitations names", { skip: vmProblem() ?? false, 
     await daemon.client.runtime.removeContainer({ containerId: id });
   });
 
+  test("a read-only volume, and what is mounted in it: read-only as well only where that is asked for", async (t) => {
+    const volume = `${daemon.dir}/holder`;
+    mounted(t, `${volume}/tmpfs`, "-t", "tmpfs", "tmpfs");
+    const id = await startContainer(daemon, pod, "sleep 1000", {
+      mounts: [
+        { containerPath: "/own", hostPath: volume, readonly: true },
+        { containerPath: "/all", hostPath: volume, readonly: true, recursiveReadOnly: true },
+      ],
+    });
+    const wrote = async (file: string): Promise<string> =>
+      (await sh(daemon, id, `touch ${file} 2>&1 || true`)).replace(/^.*: /, "");
+    assert.equal(await wrote("/own/file"), "Read-only file system\n");
+    assert.equal(await wrote("/all/file"), "Read-only file system\n");
+    assert.equal(await wrote("/all/tmpfs/file"), "Read-only file system\n");
+    assert.equal(await wrote("/own/tmpfs/file"), "");
+    assert.ok(existsSync(`${volume}/tmpfs/file`));
+    const { runtimeHandlers } = await daemon.client.runtime.status({});
+    assert.equal(runtimeHandlers.find(({ name }) => name === "vm")?.features?.recursiveReadOnlyMounts, true);
+    await daemon.client.runtime.removeContainer({ containerId: id });
+  });
+
   test("events: of its containers, OOM among them", async () => {
     const abort = new AbortController();
     const seen: string[] = [];

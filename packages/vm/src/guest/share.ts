@@ -54,10 +54,10 @@ export async function shareContainer(
     else {
       const [name, field] = [`mounts/${index}`, `mounts[${index}]`];
       await checkVolume(mount, field);
-      const options = guestOptions(mount.options ?? []);
       const volume = { mount, field, name: String(index), hugepageLimits };
       const there = await placeVolume(hand, machine, id, volume, warn);
       if (there === undefined) orders.push(...(await shareVolume(mount, join(base, name))));
+      const options = guestOptions(mount.options ?? [], there === undefined && (await mayHoldMounts(mount)));
       mounts.push({ ...mount, source: there ?? `${places.share}/${id}/${name}`, options });
     }
   }
@@ -134,13 +134,23 @@ async function shareVolume(mount: oci.Mount, path: string): Promise<Order[]> {
     source,
     recursive: options.includes("rbind"),
     // What may not be written must not be writable behind the guest's back either.
-    readonly: options.includes("ro") || options.includes("rro"),
+    readonly: options.includes("rro") ? "all" : options.includes("ro") ? "volume" : "no",
   });
 }
 
-/** Mounts of the host do not propagate into a machine as such: they appear in its share. */
-function guestOptions(options: readonly string[]): string[] {
-  return options.map((option) => (/^r?(shared|slave)$/.test(option) ? "rprivate" : option));
+/**
+ * Mounts of the host do not propagate into a machine as such: they appear in its share. So the guest has one mount for a volume and all that
+ * is mounted in it: where that keeps its own right to be written (`holdsMounts`), what says so is the host's mounts alone.
+ */
+function guestOptions(options: readonly string[], holdsMounts: boolean): string[] {
+  const own = holdsMounts && !options.includes("rro") ? options.filter((option) => option !== "ro") : options;
+  return own.map((option) => (/^r?(shared|slave)$/.test(option) ? "rprivate" : option === "rro" ? "ro" : option));
+}
+
+/** Whether something is mounted in the volume, or may come to be. */
+async function mayHoldMounts({ source = "", options = [] }: oci.Mount): Promise<boolean> {
+  if (!options.includes("rbind")) return false;
+  return options.includes("rslave") || (await mountsBelow(source)).length > 0;
 }
 
 /** Root file systems have a share of their own, where the guest keeps what it has read of them. */

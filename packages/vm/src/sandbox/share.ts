@@ -38,32 +38,34 @@ export function shareRemoval(machine: string): Order[] {
 
 export interface SharedMount {
   readonly source: string;
+  /** With what is mounted below it. */
   readonly recursive: boolean;
-  readonly readonly: boolean;
+  /** "volume": what is mounted in it keeps its own right to be written. */
+  readonly readonly: "no" | "volume" | "all";
 }
 
-/** The volume itself, and not what is mounted in it, which keeps its own right to be written. */
-const readOnly: Order = {
+const attributes = (args: { set?: bigint; propagation?: bigint; recursive: boolean }): Order => ({
   order: "mount_attr",
-  args: { slot: SLOT, set: MOUNT_ATTR.RDONLY, clear: 0n, propagation: 0n, recursive: 0, usernsSlot: NO_SLOT },
-};
+  args: {
+    slot: SLOT,
+    set: args.set ?? 0n,
+    clear: 0n,
+    propagation: args.propagation ?? 0n,
+    recursive: args.recursive ? 1 : 0,
+    usernsSlot: NO_SLOT,
+  },
+});
 
-/** `path`: in the writable view, there already, a directory as the source is or a file. What is mounted below the source later arrives. */
+/**
+ * `path`: in the writable view, there already, a directory as the source is or a file. What is mounted below the source later arrives, and
+ * what is unmounted there goes, whatever the volume's propagation: the share is in the node's mount namespace, where a mount that stayed
+ * would keep the node from removing its directory (EBUSY).
+ */
 export function shareMountOrders(path: string, { source, recursive, readonly }: SharedMount): Order[] {
   return [
     { order: "open_tree", args: { slot: SLOT, path: source, recursive: recursive ? 1 : 0 } },
-    {
-      order: "mount_attr",
-      args: {
-        slot: SLOT,
-        set: 0n,
-        clear: 0n,
-        propagation: MS.SLAVE,
-        recursive: recursive ? 1 : 0,
-        usernsSlot: NO_SLOT,
-      },
-    },
-    ...(readonly ? [readOnly] : []),
+    attributes({ propagation: MS.SLAVE, recursive }),
+    ...(readonly === "no" ? [] : [attributes({ set: MOUNT_ATTR.RDONLY, recursive: recursive && readonly === "all" })]),
     { order: "attach_host", args: { slot: SLOT, target: path } },
     { order: "close", args: { slot: SLOT } },
   ];

@@ -1,6 +1,6 @@
 /** Handlers of runtime_type io.containerd.berth-vm.v1: each pod a virtual machine. */
 import { precondition, unimplemented } from "../../errors.ts";
-import type { HandlerFeatures, RuntimeKind } from "../kind.ts";
+import type { RuntimeKind } from "../kind.ts";
 import { instant } from "../../clock.ts";
 import { tellBoot } from "./boot.ts";
 import { vmContainers } from "./containers.ts";
@@ -8,8 +8,6 @@ import { Machines, type VmOptions } from "./machines.ts";
 import { checkVm, vmPods } from "./pods.ts";
 
 export const VM_TYPE = "io.containerd.berth-vm.v1";
-
-const NONE: HandlerFeatures = { recursiveReadOnlyMounts: false, userNamespaces: false };
 
 const NO_DUMP = "a container in a virtual machine cannot be checkpointed";
 
@@ -29,7 +27,9 @@ export function vmKind(options: VmOptions): VmKind {
     name: "vm",
     serves: ({ type, path }) => type === VM_TYPE && path === undefined,
     check: async (context, handler) => await checkVm(handler, machines, context),
-    features: () => Promise.resolve(NONE),
+    // By the host's mounts of what it shares.
+    features: ({ host }) =>
+      Promise.resolve({ recursiveReadOnlyMounts: host.features.mountSetattr, userNamespaces: false }),
     recordOf: () => Promise.resolve({ runtime: "vm" }),
     adapt: (_context, spec) => spec,
     leavesHooks: false,

@@ -140,6 +140,8 @@ export class Machines {
     try {
       return await look(known.machine);
     } catch (error) {
+      // Its pod was stopped meanwhile.
+      if (this.#known.get(sandboxId) !== known) return undefined;
       context.log.warn({ pod: sandboxId, err: error }, "the pod's guest does not tell what it has used");
       known.silentUntil = performance.now() + SILENCE_MS;
       return undefined;
