@@ -39,7 +39,7 @@ test("Status lists the handlers, and one that cannot be served is refused by nam
   const { runtimeHandlers } = await daemon.client.runtime.status({});
   assert.deepEqual(
     runtimeHandlers.map(({ name }) => name),
-    ["", "runc", "berth", "based", "gvisor"],
+    ["", "runc", "berth", "berth-vm", "based", "gvisor"],
   );
   await assert.rejects(
     runPod(daemon, {}, "gvisor"),
@@ -47,7 +47,7 @@ test("Status lists the handlers, and one that cannot be served is refused by nam
   );
   await assert.rejects(
     runPod(daemon, {}, "nothing"),
-    /no runtime for "nothing" is configured; known: runc, berth, based, gvisor/,
+    /no runtime for "nothing" is configured; known: runc, berth, berth-vm, based, gvisor/,
   );
 });
 

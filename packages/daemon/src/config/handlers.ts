@@ -10,14 +10,20 @@ export interface HandlerSettings {
   readonly defaultHandler: string;
 }
 
-/** Served without a word in the file: berth's own name, and the one that containerd's default file has. */
-const BUILT_IN = ["runc", "berth"];
+const RUNC_TYPE = "io.containerd.runc.v2";
+
+/** Served without a word in the file: the name that containerd's default file has, berth's own, and pods in virtual machines. */
+const BUILT_IN: ReadonlyMap<string, string> = new Map([
+  ["runc", RUNC_TYPE],
+  ["berth", RUNC_TYPE],
+  ["berth-vm", VM_TYPE],
+]);
 
 /** Throws ConfigError. */
 export function handlersOf(root: Reader): HandlerSettings {
   const containerd = root.below("plugins", RUNTIME, "containerd");
   const runtimes = containerd.below("runtimes");
-  const names = new Set([...BUILT_IN, ...runtimes.names()]);
+  const names = new Set([...BUILT_IN.keys(), ...runtimes.names()]);
   const handlers = new Map([...names].map((name) => [name, handlerOf(name, runtimes.below(name))]));
   const defaultHandler = containerd.string("default_runtime_name") ?? "runc";
   if (!handlers.has(defaultHandler)) {
@@ -30,7 +36,7 @@ export function handlersOf(root: Reader): HandlerSettings {
 }
 
 function handlerOf(name: string, table: Reader): RuntimeHandler {
-  const type = table.string("runtime_type") ?? "io.containerd.runc.v2";
+  const type = table.string("runtime_type") ?? BUILT_IN.get(name) ?? RUNC_TYPE;
   // The node's devices are not the virtual machine's.
   const withoutDevices = table.bool("privileged_without_host_devices") ?? type === VM_TYPE;
   const allAllowed = table.bool("privileged_without_host_devices_all_devices_allowed") ?? false;

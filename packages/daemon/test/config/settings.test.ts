@@ -97,7 +97,7 @@ test("without a file berth's own defaults hold, and the command line counts more
   const { settings } = settingsOf(EMPTY, {}, "/bosun");
   assert.equal(settings.root, "/var/lib/berth");
   assert.deepEqual(settings.cni.binDirs, ["/opt/cni/bin", "/usr/lib/cni"]);
-  assert.deepEqual([...settings.handlers.handlers.keys()], ["runc", "berth"]);
+  assert.deepEqual([...settings.handlers.handlers.keys()], ["runc", "berth", "berth-vm"]);
   const { flags } = parseCommandLine(["--root", "/other", "--max-log-line", "100"], "0");
   const mixed = await settingsFrom(t, 'version = 2\nroot = "/srv/berth"\nstate = "/run/elsewhere"\n', flags);
   assert.equal(mixed.root, "/other");
@@ -176,7 +176,7 @@ const REFUSED: readonly (readonly [string, RegExp])[] = [
   ['version = 2\n[debug]\nlevel = "loud"\n', /:3: debug\.level: "loud" is none of/],
   [
     'version = 3\n[plugins."io.containerd.cri.v1.runtime".containerd]\ndefault_runtime_name = "kata"\n',
-    /:3: containerd\.default_runtime_name: "kata" is not among containerd\.runtimes \(runc, berth\)/,
+    /:3: containerd\.default_runtime_name: "kata" is not among containerd\.runtimes \(runc, berth, berth-vm\)/,
   ],
   [
     'version = 3\n[plugins."io.containerd.grpc.v1.cri"]\nenable_tls_streaming = true\nx509_key_pair_streaming.tls_cert_file = "/c"\n',
