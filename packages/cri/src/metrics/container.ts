@@ -1,6 +1,6 @@
 /** One container's metrics, from its cgroup, its processes and its writable layer. */
 import { statfs } from "node:fs/promises";
-import type { CgroupDetail, CgroupStats, Pressure } from "@berth/kernel";
+import type { CgroupDetail, CgroupStats, Pressure, ProcessTally } from "@berth/kernel";
 import type { cri } from "@berth/spec";
 import { now } from "../clock.ts";
 import { cgroupStatsOf } from "../container/stats.ts";
@@ -8,7 +8,6 @@ import type { CriContext } from "../context.ts";
 import type { Container, ContainerRecord, Sandbox } from "../store/records.ts";
 import { kindOf } from "../runtimes/find.ts";
 import { MetricList } from "./descriptors.ts";
-import type { ProcessCounts } from "./processes.ts";
 
 const SECOND = 1_000_000_000n;
 /** The CRI's metrics are whole numbers; cAdvisor's are fractions of a second. */
@@ -114,7 +113,7 @@ async function addDisk(
   }
 }
 
-function addProcesses(list: MetricList, stats: CgroupStats, detail: CgroupDetail, counts: ProcessCounts): void {
+function addProcesses(list: MetricList, stats: CgroupStats, detail: CgroupDetail, counts: ProcessTally): void {
   list.add("container_processes", counts.processes);
   list.add("container_threads", stats.pids);
   // cAdvisor's 0 stands for no limit.

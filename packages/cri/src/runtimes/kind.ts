@@ -12,14 +12,13 @@
  *   it fails, because its counterpart is called then. Methods of pods are called with the sandbox's lock held.
  */
 import type { Socket } from "node:net";
-import type { CgroupDetail, CgroupStats, MonitorRequest, MonitorState, Plan } from "@berth/kernel";
+import type { CgroupDetail, CgroupStats, MonitorRequest, MonitorState, Plan, ProcessTally } from "@berth/kernel";
 import type { Rootfs } from "@berth/runtime";
 import type { cri, oci } from "@berth/spec";
 import type { DumpRequest } from "../checkpoint/dump.ts";
 import type { Checkpoint } from "../checkpoint/restore.ts";
 import type { CriContext } from "../context.ts";
 import type { RuntimeHandler } from "../handlers.ts";
-import type { ProcessCounts } from "../metrics/processes.ts";
 import type { Progress } from "../progress.ts";
 import type { UsernsMaps } from "../sandbox/userns.ts";
 import type { Container, ContainerRecord, Sandbox } from "../store/records.ts";
@@ -53,7 +52,7 @@ export interface ExecCall extends AsyncDisposable {
 /** All of what a container's cgroup and processes tell, for ListPodSandboxMetrics. */
 export interface ContainerDetail {
   readonly cgroup: CgroupDetail;
-  readonly processes: ProcessCounts;
+  readonly processes: ProcessTally;
 }
 
 export interface PodKind {

@@ -15,6 +15,7 @@ import {
   O,
   type Order,
   type Plan,
+  type ProcessTally,
 } from "@berth/kernel";
 import type { oci } from "@berth/spec";
 
@@ -136,21 +137,9 @@ export interface GuestRuntime {
   dial(port: number): Promise<Socket>;
 }
 
-export type TaskState = "running" | "sleeping" | "stopped" | "uninterruptible" | "iowaiting";
-
-/** What the processes of a container hold. */
-export interface GuestProcesses {
-  readonly processes: number;
-  readonly descriptors: number;
-  readonly sockets: number;
-  /** RLIMIT_NOFILE of the container's first process; undefined: unlimited, or gone. */
-  readonly softNofile: bigint | undefined;
-  readonly states: Readonly<Record<TaskState, number>>;
-}
-
 export interface GuestDetail {
   readonly cgroup: CgroupDetail;
-  readonly processes: GuestProcesses;
+  readonly processes: ProcessTally;
 }
 
 export interface GuestInit {
