@@ -21,7 +21,7 @@ describe("machines with disks", { skip: vmProblem() ?? false, timeout: 900_000 }
     daemon = await TestDaemon.start();
     await daemon.kill("SIGTERM");
     const own = ["default_memory = 256", "default_maxmemory = 512", "disable_block_device_use = false"];
-    writeFileSync(`${daemon.dir}/disks.toml`, `[hypervisor.qemu]\n${own.join("\n")}\n`);
+    writeFileSync(`${daemon.dir}/disks.toml`, `[hypervisor.qemu]\n${own.join("\n")}\n[factory]\nvm_cache_number = 0\n`);
     writeFileSync(`${daemon.dir}/documented.toml`, documented());
     const handler = (name: string): string => `[${RUNTIMES}.${name}]
 runtime_type = "io.containerd.berth-vm.v1"

@@ -19,7 +19,10 @@ describe("what Kata's list of limitations names", { skip: vmProblem() ?? false, 
   before(async () => {
     daemon = await TestDaemon.start();
     await daemon.kill("SIGTERM");
-    writeFileSync(`${daemon.dir}/kata.toml`, "[hypervisor.qemu]\ndefault_memory = 256\ndefault_maxmemory = 512\n");
+    writeFileSync(
+      `${daemon.dir}/kata.toml`,
+      "[hypervisor.qemu]\ndefault_memory = 256\ndefault_maxmemory = 512\n[factory]\nvm_cache_number = 0\n",
+    );
     writeFileSync(
       daemon.configFile,
       `version = 3\n[${RUNTIME}]\nruntime_type = "io.containerd.berth-vm.v1"\nprivileged_without_host_devices = false\n[${RUNTIME}.options]\nConfigPath = "${daemon.dir}/kata.toml"\n`,

@@ -32,7 +32,7 @@ describe("tools for pods in virtual machines", { skip: vmProblem() ?? false, tim
     await daemon.kill("SIGTERM");
     writeFileSync(
       `${daemon.dir}/kata.toml`,
-      "[hypervisor.qemu]\ndefault_memory = 192\n[agent.kata]\ndebug_console_enabled = true\n",
+      "[hypervisor.qemu]\ndefault_memory = 192\n[factory]\nvm_cache_number = 0\n[agent.kata]\ndebug_console_enabled = true\n",
     );
     writeFileSync(
       daemon.configFile,

@@ -25,7 +25,10 @@ describe("pods in virtual machines", { skip: problem ?? false, timeout: 900_000 
   before(async () => {
     daemon = await TestDaemon.start();
     await daemon.kill("SIGTERM");
-    writeFileSync(`${daemon.dir}/kata.toml`, "[hypervisor.qemu]\ndefault_memory = 256\ndefault_maxmemory = 1024\n");
+    writeFileSync(
+      `${daemon.dir}/kata.toml`,
+      "[hypervisor.qemu]\ndefault_memory = 256\ndefault_maxmemory = 1024\n[factory]\nvm_cache_number = 0\n",
+    );
     config = `version = 3
 [${RUNTIMES}.vm]
 runtime_type = "io.containerd.berth-vm.v1"

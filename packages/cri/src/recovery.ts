@@ -25,6 +25,7 @@ export async function recover(context: CriContext): Promise<string[]> {
   for (const sandbox of sandboxes) context.sandboxes.adopt(sandbox);
   for (const container of containers) context.containers.adopt(container);
   const done: string[] = [];
+  for (const kind of context.kinds) await kind.recover?.(context);
   await Promise.all(containers.map(async (container) => done.push(await recoverContainer(context, container))));
   await Promise.all(sandboxes.map(async (sandbox) => done.push(await recoverSandbox(context, sandbox))));
   done.push(...(await removeOrphans(context)));

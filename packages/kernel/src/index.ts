@@ -55,6 +55,7 @@ export {
 } from "./cgroups/resources.ts";
 export { killCgroup, processesBelow } from "./cgroups/kill.ts";
 export { tallyProcesses, type ProcessLook, type ProcessTally } from "./tally.ts";
+export { moveProcesses } from "./cgroups/move.ts";
 export { freeze, thaw } from "./cgroups/controllers/freezer.ts";
 export { readCgroupStats, type CgroupStats } from "./cgroups/stats.ts";
 export { readCgroupDetail, type CgroupDetail } from "./cgroups/detail.ts";

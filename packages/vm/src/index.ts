@@ -1,4 +1,5 @@
 /** Pods in virtual machines: configuration, guest images, hypervisors, storage and network for guests. */
+export { Cache } from "./factory/cache.ts";
 export { Factory } from "./factory/factory.ts";
 export { VmError, type VmErrorCode } from "./errors.ts";
 export {
@@ -16,8 +17,9 @@ export {
   type ImageDescription,
 } from "./image/build.ts";
 export { forgetDirectVolumes } from "./storage/direct-volumes.ts";
-export { findMachine, type MachineRequest, type PodMachine, removeMachine, startMachine } from "./sandbox/machine.ts";
-export { machineDirectory, type VmHost } from "./sandbox/host.ts";
+export { findMachine, type MachineRequest, type PodMachine, startMachine } from "./sandbox/machine.ts";
+export { removeMachine } from "./sandbox/remove.ts";
+export { type MachineCache, machineDirectory, type VmHost } from "./sandbox/host.ts";
 export {
   type GuestContainer,
   type GuestExec,

@@ -74,7 +74,7 @@ test("every problem is told at once, with the nearest known key", () => {
       settingsOf({
         hypervisor: { qemu: { default_memroy: 1, path: 3, confidential_guest: true }, acrn: {} },
         runtimes: {},
-        factory: { vm_cache_number: 2 },
+        image: { service_offload: true },
       }),
     (error: Error) => {
       const lines = error.message.split("\n");
@@ -84,7 +84,7 @@ test("every problem is told at once, with the nearest known key", () => {
       assert.match(error.message, /confidential_guest: confidential guests need/);
       assert.match(error.message, /\[hypervisor\.acrn\]: there is no driver for it/);
       assert.match(error.message, /runtimes: no such table; did you mean runtime\?/);
-      assert.match(error.message, /\[factory\] vm_cache_number: /);
+      assert.match(error.message, /\[image\] service_offload: /);
       return true;
     },
   );

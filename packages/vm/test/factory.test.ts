@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { afterEach, beforeEach, test } from "node:test";
 import { berthVm } from "../src/commands/program.ts";
 import { settingsOf } from "../src/configuration/settings.ts";
-import { isCurrent, templateKey, type TemplateKey, templateProblem } from "../src/factory/key.ts";
+import { cacheDigest, isCurrent, templateKey, type TemplateKey, templateProblem } from "../src/factory/key.ts";
 import { addTemplate, findTemplate, listTemplates, removeStale } from "../src/factory/store.ts";
 import { machineShape } from "../src/hypervisor/choose.ts";
 import { hypervisorOf } from "../src/hypervisor/drivers.ts";
@@ -61,6 +61,40 @@ test("a template is known by the files and settings that went into it, and by no
     assert.equal(await isCurrent(before.inputs), false);
     assert.notEqual((await keyOf()).digest, before.digest, name);
   }
+});
+
+test("machines that wait for a pod are known by their shares too, and by nothing of a pod", async () => {
+  const digest = async (own: Record<string, unknown>, pod: Record<string, unknown> = {}): Promise<string> => {
+    const settings = settingsWith(own);
+    const shape = machineShape(settings, {
+      kernel: join(dir, "kernel"),
+      initrd: join(dir, "initrd"),
+      image: undefined,
+    });
+    const machine = {
+      ...shape,
+      id: "pod",
+      directory: "/run/pod",
+      shares: [],
+      nics: [],
+      disks: [],
+      devices: [],
+      ...pod,
+    };
+    return cacheDigest(await keyOf(own), hypervisorOf(settings, "tcg"), machine, settings);
+  };
+  const plain = await digest({});
+  assert.equal(await digest({}, { id: "other", directory: "/run/other" }), plain);
+  // Nothing of it is on the hypervisor's command line.
+  assert.equal(await digest({ enable_annotations: ["kernel"] }), plain);
+  for (const own of [
+    { default_memory: 512 },
+    { shared_fs: "none" },
+    { virtio_fs_cache: "always" },
+    { virtio_fs_queue_size: 512 },
+    { virtio_fs_extra_args: ["--thread-pool-size=1"] },
+  ])
+    assert.notEqual(await digest(own), plain, JSON.stringify(own));
 });
 
 test("what machines cannot be copied is said", () => {

@@ -123,6 +123,8 @@ export interface RuntimeKind extends PodKind {
   dump(context: CriContext, request: DumpRequest, images: string, archive: readonly string[]): Promise<void>;
   /** What made it, as checkpoints name it. */
   programOf(record: ContainerRecord): string;
+  /** Once, at berthd's start: what an earlier one has left that is no pod's. */
+  recover?(context: CriContext): Promise<void>;
   /** berthd ends: connections are closed, nothing else. */
   close?(context: CriContext): Promise<void>;
   /** The plan that made it, for `berth plan`; FailedPrecondition where there is none to show. */

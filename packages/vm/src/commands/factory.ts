@@ -5,6 +5,7 @@ import { probeHost } from "@berth/kernel";
 import { VmError } from "../errors.ts";
 import { Factory } from "../factory/factory.ts";
 import { templateProblem } from "../factory/key.ts";
+import { listWaiting } from "../factory/waiting.ts";
 import { listTemplates, removeTemplate } from "../factory/store.ts";
 import { machineShape } from "../hypervisor/choose.ts";
 import { hypervisorOf } from "../hypervisor/drivers.ts";
@@ -35,8 +36,9 @@ export function addFactory(program: Command, context: Context): void {
     });
   factory
     .command("status")
-    .description("tell whether there is one for this configuration")
+    .description("tell whether there is one for this configuration, and which machines wait for pods")
     .action(async () => {
+      await printWaiting(context);
       await withFactory(context, async (own, vm, wanted) => {
         const problem = templateProblem(wanted.settings);
         const found = await own.find(vm, wanted);
@@ -47,6 +49,16 @@ export function addFactory(program: Command, context: Context): void {
         );
       });
     });
+}
+
+/** As kata-runtime's. */
+async function printWaiting(context: Context): Promise<void> {
+  const waiting = await listWaiting(join(context.options.state, "vm"));
+  for (const server of new Set(waiting.map(({ maker }) => maker))) {
+    context.print(`VM cache server pid = ${server}`);
+    for (const { maker, pid, vcpus, mib } of waiting)
+      if (maker === server) context.print(`VM pid = ${pid} Cpu = ${vcpus} Memory = ${mib}MiB`);
+  }
 }
 
 /** Beside the image, as below berthd's root directory. */

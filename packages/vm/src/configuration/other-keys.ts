@@ -10,8 +10,12 @@ const COCO = "confidential containers' services are not in the guest";
 export const FACTORY_KEYS = {
   enable_template: honoured("boolean", true, "a pod's machine is copied from one that has booted"),
   template_path: honoured("string", "", "where templates are kept; else below berthd's root directory"),
-  vm_cache_number: refused("integer", 0, "there is no cache of machines"),
-  vm_cache_endpoint: moot("string", "", "there is no cache server"),
+  vm_cache_number: honoured(
+    "integer",
+    -1,
+    "so many machines wait for a pod; unsaid: one, where machines are copies of a template",
+  ),
+  vm_cache_endpoint: moot("string", "", "machines that wait are berthd's own: nobody else is given one"),
 } as const;
 
 export const RUNTIME_KEYS = {

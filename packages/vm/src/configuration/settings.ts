@@ -2,6 +2,7 @@
 import { existsSync } from "node:fs";
 import { VmError } from "../errors.ts";
 import { applyAnnotations } from "./annotations.ts";
+import { cacheProblem } from "./cache.ts";
 import { canonical, checkDocument, HYPERVISORS, isTable, readDocument, type Table } from "./document.ts";
 import { type HypervisorName, keysOf } from "./driver-keys.ts";
 import type { HYPERVISOR_KEYS, HypervisorValues } from "./hypervisor-keys.ts";
@@ -140,7 +141,8 @@ const CHOICES: readonly (readonly [key: keyof HypervisorValues, values: readonly
 ];
 
 /** What the tables of types cannot say. */
-function checkValues({ hypervisor, runtime, name }: VmSettings, where: string): void {
+function checkValues(settings: VmSettings, where: string): void {
+  const { hypervisor, runtime, name, factory } = settings;
   const at = `${where}: [hypervisor.${name}]`;
   const fail = (message: string): never => {
     throw new VmError("InvalidConfiguration", message);
@@ -163,6 +165,9 @@ function checkValues({ hypervisor, runtime, name }: VmSettings, where: string): 
       : "is none of tcfilter, macvtap, none";
     fail(`${where}: [runtime] internetworking_model: "${runtime.internetworking_model}" ${why}`);
   }
+  const { vm_cache_number: cached } = factory;
+  const problem = cached > 0 ? cacheProblem(settings) : undefined;
+  if (problem !== undefined) fail(`${where}: [factory] vm_cache_number: ${cached}, but ${problem}`);
   const [experiment] = runtime.experimental;
   if (experiment !== undefined) fail(`${where}: [runtime] experimental: "${experiment}" is not known here`);
   if (hypervisor.image !== "" && hypervisor.initrd !== "") fail(`${at} image and initrd: give one of them`);

@@ -1,12 +1,11 @@
 /** Templates of one daemon: found for a pod, made behind the first one that has none, given up where they do not work. */
-import { readdir } from "node:fs/promises";
-import { existsSync } from "node:fs";
 import type { VmSettings } from "../configuration/settings.ts";
 import type { Hypervisor, Machine } from "../hypervisor/machine.ts";
 import type { VmHost } from "../sandbox/host.ts";
-import { removeMachine } from "../sandbox/machine.ts";
+import { removeMachine } from "../sandbox/remove.ts";
 import { templateKey, templateProblem, type TemplateKey } from "./key.ts";
-import { builderOf, makeTemplate } from "./make.ts";
+import { makeTemplate } from "./make.ts";
+import { isAbandoned, namesIn } from "./names.ts";
 import { findTemplate, removeStale, removeTemplate, type Template } from "./store.ts";
 
 /** After so many failures machines of these files and settings boot each for itself. */
@@ -55,7 +54,7 @@ export class Factory {
     }
   }
 
-  /** Once: what daemons that are gone have begun. */
+  /** Once: what daemons that are gone have begun, and machines that waited for their pods. */
   async sweep(vm: VmHost): Promise<void> {
     this.#swept ??= sweep(vm, this.#place).catch((error: unknown) => {
       vm.log("warn", `what is left of templates of virtual machines: ${(error as Error).message}`);
@@ -75,6 +74,11 @@ export class Factory {
   async init(vm: VmHost, wanted: Wanted): Promise<void> {
     const found = await this.find(vm, wanted);
     if (found && !found.template) await makeTemplate(vm, { ...wanted, ...found, signal: this.#stop.signal });
+  }
+
+  /** Resolves when this one is not being made. */
+  async made({ digest }: TemplateKey): Promise<void> {
+    await this.#making.get(digest);
   }
 
   /** Resolves when no template is being made. */
@@ -117,9 +121,6 @@ export class Factory {
 }
 
 async function sweep(vm: VmHost, place: string): Promise<void> {
-  for (const name of existsSync(vm.machines) ? await readdir(vm.machines) : []) {
-    const builder = builderOf(name);
-    if (builder !== undefined && !existsSync(`/proc/${builder}`)) await removeMachine(vm, name);
-  }
+  for (const name of await namesIn(vm.machines)) if (isAbandoned(name)) await removeMachine(vm, name);
   await removeStale(place);
 }

@@ -1,8 +1,11 @@
 /** What a template is made of: another kernel, image, bosun, QEMU or setting is another template. */
 import { createHash } from "node:crypto";
 import { readFile, stat } from "node:fs/promises";
+import { cacheProblem } from "../configuration/cache.ts";
 import type { VmSettings } from "../configuration/settings.ts";
 import type { Hypervisor, Machine } from "../hypervisor/machine.ts";
+import { serverOf, sharesOf } from "../sandbox/boot.ts";
+import { virtiofsdArguments } from "../sandbox/virtiofsd.ts";
 
 /** A file that went into a template, as it was then. */
 export interface Input {
@@ -36,6 +39,13 @@ export function templateProblem({ name, hypervisor, factory }: VmSettings): stri
   return undefined;
 }
 
+/** How many machines wait for a pod. Unsaid: one, where it is a template's copy; one that has to boot would cost more than it is worth. */
+export function cacheSize(settings: VmSettings): number {
+  const { vm_cache_number: asked } = settings.factory;
+  if (asked >= 0) return asked;
+  return cacheProblem(settings) === undefined && templateProblem(settings) === undefined ? 1 : 0;
+}
+
 /** A machine as a template is: nothing of a pod. What a pod's has more comes after it on the command line. */
 export const templateMachine = (machine: Machine, id: string, directory: string): Machine => ({
   ...machine,
@@ -55,6 +65,21 @@ export async function templateKey(hypervisor: Hypervisor, machine: Machine): Pro
   const about = { making: MAKING, boot: await readFile(BOOT_ID, "utf8"), argv, env, inputs };
   return { digest: createHash("sha256").update(JSON.stringify(about)).digest("hex").slice(0, 32), inputs };
 }
+
+/** What a machine that waits for a pod is known by. */
+export function cacheDigest(
+  { digest }: TemplateKey,
+  hypervisor: Hypervisor,
+  machine: Machine,
+  settings: VmSettings,
+): string {
+  const shares = sharesOf(settings, IDLE, undefined);
+  const { argv } = hypervisor.program({ ...templateMachine(machine, "idle", IDLE), shares });
+  const servers = shares.map((share) => virtiofsdArguments(settings, IDLE, serverOf(share)));
+  return createHash("sha256").update(JSON.stringify({ digest, argv, servers })).digest("hex").slice(0, 32);
+}
+
+const IDLE = "/idle";
 
 async function inputOf(path: string): Promise<Input> {
   const { dev, ino, size, mtimeNs, ctimeNs } = await stat(path, { bigint: true });

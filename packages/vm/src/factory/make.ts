@@ -1,5 +1,4 @@
 /** A template: a machine that has booted, without anything of a pod, and without the memory that it does not need. */
-import { randomBytes } from "node:crypto";
 import { readdir, readlink } from "node:fs/promises";
 import { NO_SLOT, type Hand } from "@berth/kernel";
 import { VmError } from "../errors.ts";
@@ -8,9 +7,10 @@ import type { VmSettings } from "../configuration/settings.ts";
 import { connectGuest } from "../sandbox/guest.ts";
 import { machineDirectory, type VmHost } from "../sandbox/host.ts";
 import { launch, writeState } from "../sandbox/launch.ts";
-import { removeMachine } from "../sandbox/machine.ts";
 import { endProgram } from "../sandbox/programs.ts";
+import { removeMachine } from "../sandbox/remove.ts";
 import { templateMachine, type TemplateKey } from "./key.ts";
+import { newName } from "./names.ts";
 import { addTemplate, type Template } from "./store.ts";
 
 export interface Making {
@@ -24,15 +24,8 @@ export interface Making {
   readonly signal: AbortSignal;
 }
 
-/** "tpl-PID-…": of a process that is making one. */
-const BUILDER = /^tpl-(\d+)-/;
-export const builderOf = (name: string): number | undefined => {
-  const pid = BUILDER.exec(name)?.[1];
-  return pid === undefined ? undefined : Number(pid);
-};
-
 export async function makeTemplate(vm: VmHost, making: Making): Promise<Template> {
-  const id = `tpl-${process.pid}-${randomBytes(2).toString("hex")}`;
+  const id = newName("tpl");
   try {
     return await addTemplate(making.place, making.key, async (template) => await bootAndSave(vm, id, making, template));
   } finally {

@@ -4,9 +4,10 @@
  */
 import { randomBytes } from "node:crypto";
 import { existsSync } from "node:fs";
-import { mkdir, readdir, readFile, rename, rm, stat, utimes, writeFile } from "node:fs/promises";
+import { mkdir, readFile, rename, rm, stat, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { isCurrent, type TemplateKey } from "./key.ts";
+import { namesIn } from "./names.ts";
 
 export interface Template {
   readonly directory: string;
@@ -85,15 +86,6 @@ export async function listTemplates(place: string): Promise<TemplateAbout[]> {
     }
   }
   return found.sort((a, b) => b.usedMs - a.usedMs);
-}
-
-async function namesIn(place: string): Promise<string[]> {
-  try {
-    return await readdir(place);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return [];
-    throw error;
-  }
 }
 
 /** Removes what is of no use any more: made of files that have changed, the longest unused of too many, or begun by a process that is gone. */

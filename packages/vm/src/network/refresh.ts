@@ -4,6 +4,7 @@ import { type Link, linksRequest, parseLinks } from "@berth/kernel/netlink";
 import { VmError } from "../errors.ts";
 import type { PodMachine } from "../sandbox/machine.ts";
 import { nicRates } from "../hypervisor/rates.ts";
+import { bringTaps } from "./apart.ts";
 import { configureGuestNetwork } from "./guest.ts";
 import { askNetwork, linksOf, type PodInterface, podInterfaces, redirect } from "./host.ts";
 
@@ -64,6 +65,7 @@ async function plug(hand: Hand, machine: PodMachine, netns: string, own: PodInte
   const tap = `tap${number}`;
   const queues = Math.max(1, settings.hypervisor.network_queues);
   await vm.addNic({ id: `net${number}`, tap, mac: own.link.mac, queues, vhost: false, ...rates });
+  if (machine.apart !== undefined) await bringTaps(hand, machine.apart, netns, [tap]);
   await redirect(hand, netns, [{ ...own, tap }], capabilities.limitsNics ? undefined : rates);
   const known = plugged.get(machine) ?? new Map<string, string>();
   plugged.set(machine, known.set(own.link.mac, `net${number}`));

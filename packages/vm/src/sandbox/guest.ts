@@ -29,10 +29,12 @@ export interface GuestOptions {
   /** Milliseconds for the first answer. */
   readonly timeoutMs: number;
   readonly signal?: AbortSignal | undefined;
+  /** Where they are known: the guest is not asked. */
+  readonly facts?: HostFacts | undefined;
 }
 
 /** Waits until the guest answers. Rejects with VmError Guest. */
-export async function connectGuest(machine: string, { timeoutMs, signal }: GuestOptions): Promise<Guest> {
+export async function connectGuest(machine: string, { timeoutMs, signal, facts }: GuestOptions): Promise<Guest> {
   const relay = relaySocket(machine);
   const first = reachThrough(relay, { timeoutMs, signal });
   let hand: Hand;
@@ -46,7 +48,7 @@ export async function connectGuest(machine: string, { timeoutMs, signal }: Guest
       { cause: error },
     );
   }
-  return { hand, reach: reachThrough(relay, { timeoutMs: STREAM_MS }), facts: await guestFacts(hand) };
+  return { hand, reach: reachThrough(relay, { timeoutMs: STREAM_MS }), facts: facts ?? (await guestFacts(hand)) };
 }
 
 /** A guest that has booted and does not open a stream within this hangs. */

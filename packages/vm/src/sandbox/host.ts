@@ -1,8 +1,12 @@
 /** What machines are made with, and where each is. */
 import type { Hand, HostFacts } from "@berth/kernel";
+import type { Cache } from "../factory/cache.ts";
 import type { Factory } from "../factory/factory.ts";
+import type { IdleMachine } from "./idle.ts";
 
 export { guestSocket as relaySocket } from "../hypervisor/machine.ts";
+
+export type MachineCache = Cache<IdleMachine>;
 
 export interface VmHost {
   readonly hand: Hand;
@@ -15,6 +19,8 @@ export interface VmHost {
   readonly bosun?: string | undefined;
   /** Undefined: every machine boots. */
   readonly factory?: Factory | undefined;
+  /** Undefined: no machine is started before its pod is there. */
+  readonly cache?: MachineCache | undefined;
   readonly log: (level: "debug" | "info" | "warn" | "error", message: string) => void;
 }
 
@@ -42,4 +48,5 @@ export const GUEST_ROOTS = "/run/berth/roots";
 export const GUEST_SHARE = "/run/berth/shared";
 export const GUEST_SERVE = "/run/berth/serve.sock";
 export const GUEST_SHM = "/run/berth/shm";
-export const guestContainer = (id: string): string => `/run/berth/c/${id}`;
+export const GUEST_CONTAINERS = "/run/berth/c";
+export const guestContainer = (id: string): string => `${GUEST_CONTAINERS}/${id}`;

@@ -12,8 +12,12 @@ export interface MachineState {
   readonly settings: VmSettings;
   readonly accelerator: "kvm" | "tcg";
   readonly cgroup: string;
-  /** Undefined: it was not started. */
+  /** Where its processes were before a pod took it, while some may be there still. */
+  readonly formerCgroup?: string;
+  /** Undefined: it was not started, or is not ready for a pod yet. */
   readonly machine?: Machine;
+  /** Its hypervisor is in a network namespace of its own, and not in its pod's. */
+  readonly apart?: boolean;
 }
 
 /** Makes the machine's directory too. */

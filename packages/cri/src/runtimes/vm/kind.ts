@@ -25,6 +25,7 @@ export function vmKind(options: VmOptions): VmKind {
     },
     ...vmContainers(machines),
     name: "vm",
+    recover: (context) => machines.sweep(context),
     serves: ({ type, path }) => type === VM_TYPE && path === undefined,
     check: async (context, handler) => await checkVm(handler, machines, context),
     // By the host's mounts of what it shares.

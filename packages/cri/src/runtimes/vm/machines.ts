@@ -1,5 +1,6 @@
 /** The virtual machines of this daemon's pods, as long as it knows them: found again by their directories when it does not. */
 import {
+  Cache,
   DEFAULT_IMAGE_DIRECTORY,
   DEFAULT_POLICY,
   Factory,
@@ -7,6 +8,7 @@ import {
   forgetDirectVolumes,
   guarded,
   MachineCounters,
+  type MachineCache,
   manageMachine,
   PodPolicy,
   type PodMachine,
@@ -59,6 +61,7 @@ export class Machines {
   readonly #known = new Map<string, Known>();
   readonly #hung = new Set<string>();
   #factory: Factory | undefined;
+  #cache: MachineCache | undefined;
 
   constructor(options: VmOptions) {
     this.#options = options;
@@ -73,6 +76,7 @@ export class Machines {
       image: this.#options.image ?? DEFAULT_IMAGE_DIRECTORY,
       bosun: context.paths.bosun,
       factory: (this.#factory ??= new Factory(`${context.paths.root}/vm/templates`)),
+      cache: (this.#cache ??= new Cache((message) => context.log.warn({}, message))),
       log: (level, message) => context.log[level]({}, message),
     };
   }
@@ -171,10 +175,15 @@ export class Machines {
     return machine;
   }
 
+  /** What daemons before this one have left that is no pod's. */
+  async sweep(context: CriContext): Promise<void> {
+    const host = this.hostOf(context);
+    await host.factory?.sweep(host);
+  }
+
   /** False: it is gone. */
   async adopt(context: CriContext, sandbox: Sandbox): Promise<boolean> {
     const host = this.hostOf(context);
-    await host.factory?.sweep(host);
     try {
       const machine = await findMachine(host, Machines.idOf(sandbox.record.id));
       if (machine) await this.add(context, sandbox, machine, await PodPolicy.found(machine.directory));
@@ -199,7 +208,7 @@ export class Machines {
   }
 
   async close(): Promise<void> {
-    await this.#factory?.close();
+    await Promise.all([this.#cache?.close(), this.#factory?.close()]);
     const all = [...this.#known.values()];
     this.#known.clear();
     await Promise.all(
