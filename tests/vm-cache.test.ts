@@ -70,19 +70,14 @@ describe("machines that wait for a pod", { skip: vmProblem() ?? false, timeout: 
 
   /** Of its process, its directory and its cgroups. */
   async function assertGone({ name, pid }: Idle): Promise<void> {
-    for (
-      const end = Date.now() + UNTIL_MS;
-      existsSync(`/proc/${pid}`);
-      await new Promise((done) => setTimeout(done, 20))
-    )
-      if (Date.now() > end) assert.fail(`the hypervisor of ${name} runs on`);
+    await until(() => !existsSync(`/proc/${pid}`));
     assert.equal(existsSync(`${machines()}/${name}`), false);
     assert.equal(await cgroupsOf(name), "");
   }
 
   let idle: Idle;
 
-  test("berth-vm factory: a template beforehand, what there is, and none again", async () => {
+  test("berth-vm factory init: a template beforehand, once", async () => {
     assert.equal(await factory("status"), "vm factory is off\n");
     assert.equal(await factory("init"), "vm factory initialized\n");
     assert.equal(await factory("status"), "vm factory is on\n");
@@ -92,10 +87,6 @@ describe("machines that wait for a pod", { skip: vmProblem() ?? false, timeout: 
     const [made] = readdirSync(templates);
     assert.equal(await factory("init"), "vm factory initialized\n");
     assert.deepEqual(readdirSync(templates), [made]);
-    assert.equal(await factory("destroy"), "vm factory destroyed\n");
-    assert.deepEqual(readdirSync(templates), []);
-    assert.equal(await factory("status"), "vm factory is off\n");
-    assert.equal(await factory("init"), "vm factory initialized\n");
   });
 
   test("behind the first pod one is made, and the next ones have it: network, volumes, cgroup and name of their own", async () => {
@@ -123,6 +114,7 @@ describe("machines that wait for a pod", { skip: vmProblem() ?? false, timeout: 
       const script =
         "echo $(hostname) >/data/name; echo hello >/www; httpd -p 8080 -h /; trap 'exit 5' TERM; while :; do sleep 0.1; done";
       const id = await startContainer(daemon, pod, script, { mounts });
+      await until(() => existsSync(`${volume}/name`));
       const { status } = await daemon.client.runtime.podSandboxStatus({ podSandboxId: pod.id });
       const address = status?.network?.ip ?? "";
       const fetched = await fetch(`http://${address}:8080/www`);
@@ -197,10 +189,18 @@ describe("machines that wait for a pod", { skip: vmProblem() ?? false, timeout: 
       idle = await waiting(idle);
     });
 
-  test("berthd ends: nothing waits any more", async () => {
+  test("berthd ends: nothing waits any more; and templates go by berth-vm factory destroy", async () => {
     await daemon.kill("SIGTERM");
     await assertGone(idle);
     await daemon.startAgain();
     await assertNothingLeft(daemon, empty);
+    assert.equal(await factory("destroy"), "vm factory destroyed\n");
+    assert.deepEqual(readdirSync(`${daemon.root}/vm/templates`), []);
+    assert.equal(await factory("status"), "vm factory is off\n");
   });
 });
+
+async function until(isSo: () => boolean): Promise<void> {
+  for (const end = Date.now() + UNTIL_MS; !isSo(); await new Promise((done) => setTimeout(done, 20)))
+    if (Date.now() > end) throw new Error(`not within ${UNTIL_MS / 1000} s: ${isSo.toString()}`);
+}
