@@ -117,8 +117,7 @@ describe("machines that wait for a pod", { skip: vmProblem() ?? false, timeout: 
       await until(() => existsSync(`${volume}/name`));
       const { status } = await daemon.client.runtime.podSandboxStatus({ podSandboxId: pod.id });
       const address = status?.network?.ip ?? "";
-      const fetched = await fetch(`http://${address}:8080/www`);
-      assert.equal(await fetched.text(), "hello\n");
+      assert.equal(await fetched(`http://${address}:8080/www`), "hello\n");
       assert.equal(readFileSync(`${volume}/name`, "utf8"), `${pod.config.hostname}\n`);
       seen.push(address, await sh(daemon, id, "cat /proc/sys/kernel/random/boot_id"));
       assert.match(await sh(daemon, id, "ip -o link show eth0"), / mtu 1500 /);
@@ -203,4 +202,16 @@ describe("machines that wait for a pod", { skip: vmProblem() ?? false, timeout: 
 async function until(isSo: () => boolean): Promise<void> {
   for (const end = Date.now() + UNTIL_MS; !isSo(); await new Promise((done) => setTimeout(done, 20)))
     if (Date.now() > end) throw new Error(`not within ${UNTIL_MS / 1000} s: ${isSo.toString()}`);
+}
+
+/** From a server that may be about to listen. */
+async function fetched(url: string): Promise<string> {
+  for (const end = Date.now() + UNTIL_MS; ; await new Promise((done) => setTimeout(done, 20)))
+    try {
+      const answer = await fetch(url);
+      return await answer.text();
+    } catch (error) {
+      const { cause } = error as { readonly cause?: NodeJS.ErrnoException };
+      if (cause?.code !== "ECONNREFUSED" || Date.now() > end) throw error;
+    }
 }

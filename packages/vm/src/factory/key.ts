@@ -76,7 +76,8 @@ export function cacheDigest(
   const shares = sharesOf(settings, IDLE, undefined);
   const { argv } = hypervisor.program({ ...templateMachine(machine, "idle", IDLE), shares });
   const servers = shares.map((share) => virtiofsdArguments(settings, IDLE, serverOf(share)));
-  return createHash("sha256").update(JSON.stringify({ digest, argv, servers })).digest("hex").slice(0, 32);
+  const nics = machine.nics.map(({ queues, vhost }) => [queues, vhost]);
+  return createHash("sha256").update(JSON.stringify({ digest, argv, servers, nics })).digest("hex").slice(0, 32);
 }
 
 const IDLE = "/idle";

@@ -1,5 +1,5 @@
 /** The guest's side: the interface of the same MAC gets the name, packet size, addresses, routes and neighbours that CNI gave its pod's. */
-import type { Hand } from "@berth/kernel";
+import type { Hand, Order } from "@berth/kernel";
 import {
   addAddress,
   addNeighbour,
@@ -30,6 +30,16 @@ export async function configureGuestNetwork(guest: Hand, interfaces: readonly Po
     return interfaceMessages(own, found);
   });
   await guest.run({ orders: [{ order: "netlink", args: { messages, tolerate: [] } }] });
+}
+
+/** Of a machine that has had its network devices before its pod came: `links`, what they are in its guest, in the interfaces' order. */
+export function adoptedNetwork(interfaces: readonly PodInterface[], links: readonly Link[]): Order[] {
+  const messages = interfaces.flatMap((own, position) => {
+    const found = links[position];
+    if (!found) throw new VmError("Guest", `the guest has no interface for the pod's ${own.link.name}`);
+    return [setLink(found.index, { mac: own.link.mac }), ...interfaceMessages(own, found)];
+  });
+  return messages.length === 0 ? [] : [{ order: "netlink", args: { messages, tolerate: [] } }];
 }
 
 /** `now`: the guest's, as it is. */

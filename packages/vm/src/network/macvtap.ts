@@ -2,11 +2,11 @@
  * The host's side of a machine's network by macvtap: above each interface of the pod's a device with its address, which the guest's is,
  * and whose packets the hypervisor reads and writes at a file of its own. The interface itself is left without addresses.
  */
-import { randomBytes } from "node:crypto";
 import { CLONE, type Hand, O, type Order } from "@berth/kernel";
 import { addMacvtap, removeAddress, setLink } from "@berth/kernel/netlink";
 import { VmError } from "../errors.ts";
 import { inNamespace, linksOf, type PodInterface } from "./host.ts";
+import { randomMac } from "./mac.ts";
 import { type OpenTap, openTap } from "./open-taps.ts";
 
 const ROOT_SLOT = 0;
@@ -84,10 +84,3 @@ const openDevice = (slot: number, path: string, { major, minor }: DeviceNumber):
   { order: "unlink", args: { path } },
   { order: "close", args: { slot: ROOT_SLOT } },
 ];
-
-/** Of nobody's: administered here, and no group's. */
-function randomMac(): string {
-  const bytes = randomBytes(6);
-  bytes[0] = ((bytes[0] ?? 0) & 0xfc) | 0x02;
-  return [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join(":");
-}

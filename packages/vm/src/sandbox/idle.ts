@@ -1,13 +1,17 @@
 /** Machines that run before there is a pod for them: everything of one that is no pod's is there, and the rest comes when it is taken. */
 import { rename } from "node:fs/promises";
 import { cgroupCreation, type HostFacts, moveProcesses } from "@berth/kernel";
+import { type Link, linksRequest, parseLinks } from "@berth/kernel/netlink";
 import { cgroupRemoval } from "@berth/runtime";
 import { newName } from "../factory/names.ts";
 import type { Kept } from "../factory/cache.ts";
 import type { Template } from "../factory/store.ts";
 import type { Accelerator } from "../hypervisor/drivers.ts";
-import type { Hypervisor, Machine } from "../hypervisor/machine.ts";
+import { VmError } from "../errors.ts";
+import type { Hypervisor, Machine, Nic } from "../hypervisor/machine.ts";
 import type { VmSettings } from "../configuration/settings.ts";
+import { askNetwork } from "../network/host.ts";
+import { randomMac } from "../network/mac.ts";
 import { bringTaps, namespaceOf, ownNamespace } from "../network/apart.ts";
 import { letGo, type Running, sharesOf, startPrograms } from "./boot.ts";
 import { connectGuest, type Guest } from "./guest.ts";
@@ -23,6 +27,8 @@ export interface IdleMachine extends Kept {
   readonly cgroup: string;
   readonly running: Running;
   readonly facts: HostFacts;
+  /** What its network devices are in its guest. */
+  readonly links: readonly Link[];
 }
 
 export interface IdleRequest {
@@ -57,7 +63,8 @@ async function start(vm: VmHost, id: string, request: IdleRequest): Promise<Idle
   const directory = machineDirectory(vm, id);
   const cgroup = `/berth-${id}`;
   const shares = sharesOf(settings, directory, undefined);
-  const machine: Machine = { ...request.machine, id, directory, shares, nics: [], disks: [], devices: [] };
+  const nics = request.machine.nics.map((nic) => ({ ...nic, mac: randomMac() }));
+  const machine: Machine = { ...request.machine, id, directory, shares, nics, disks: [], devices: [] };
   const state = { settings, accelerator, cgroup };
   await writeState(directory, state);
   await vm.hand.run({ orders: cgroupCreation(cgroup, vm.host, { cpu: { shares: LEAST_SHARES } }).orders });
@@ -65,15 +72,17 @@ async function start(vm: VmHost, id: string, request: IdleRequest): Promise<Idle
   const place = { cgroup, own: [ownNamespace] };
   const running = await startPrograms(
     vm,
-    { settings, accelerator, hypervisor, machine, place, owner: undefined, signal },
+    { settings, accelerator, hypervisor, machine: { ...machine, nics: [] }, place, owner: undefined, signal },
     template,
   );
-  const { failed } = running;
+  const { control, failed } = running;
   try {
     const timeoutMs = template ? COPY_MS : settings.agent.dial_timeout * 1000;
     const guest = await Promise.race([connectGuest(directory, { timeoutMs, signal }), failed]);
-    const orders = [...identityOrders(), ...(template ? [rescanOrder] : []), ...shareMounts(machine, settings)];
+    for (const nic of nics) await control.addNic(nic);
+    const orders = [...identityOrders(), rescanOrder, ...shareMounts(machine, settings)];
     await guest.hand.run({ orders }, { signal });
+    const links = await linksOf(guest, nics);
     await guest.hand.close();
     // With its machine it is one that can be taken.
     await writeState(directory, { ...state, machine, apart: true });
@@ -83,6 +92,7 @@ async function start(vm: VmHost, id: string, request: IdleRequest): Promise<Idle
       cgroup,
       running,
       facts: guest.facts,
+      links,
       ended: failed.catch((error: unknown) => (error as Error).message),
       remove: async () => {
         letGo(running);
@@ -93,6 +103,17 @@ async function start(vm: VmHost, id: string, request: IdleRequest): Promise<Idle
     letGo(running);
     throw error;
   }
+}
+
+async function linksOf({ hand }: Guest, nics: readonly Nic[]): Promise<Link[]> {
+  if (nics.length === 0) return [];
+  const [answer] = await askNetwork(hand, [], linksRequest());
+  const links = parseLinks(answer ?? new Uint8Array());
+  return nics.map(({ mac }) => {
+    const found = links.find((link) => link.mac === mac);
+    if (!found) throw new VmError("Guest", `the guest has no interface of address ${mac}`);
+    return found;
+  });
 }
 
 export interface Taking {
@@ -109,12 +130,13 @@ export interface Taking {
 /** What has been taken, before its guest knows of its pod. */
 export interface Taken {
   readonly guest: Guest;
+  readonly links: readonly Link[];
   /** Of the hypervisor's own network namespace. */
   readonly apart: string;
 }
 
 /**
- * Makes it the pod's: its directory, its processes' cgroup, its network devices. Rejects with VmError, or the signal's reason: what there is
+ * Makes it the pod's: its directory, its processes' cgroup, its taps. Rejects with VmError, or the signal's reason: what there is
  * of it then is for removeMachine to take away, by the pod's name or its own.
  */
 export async function takeIdle(vm: VmHost, idle: IdleMachine, taking: Taking): Promise<Taken> {
@@ -128,13 +150,13 @@ export async function takeIdle(vm: VmHost, idle: IdleMachine, taking: Taking): P
   const [guest, apart] = await Promise.race([
     Promise.all([
       connectGuest(machine.directory, { timeoutMs: COPY_MS, signal, facts: idle.facts }),
-      plugNics(vm, idle, taking),
+      bringNics(vm, idle, taking),
       moveIn(vm, idle, cgroup),
     ]),
     failed,
   ]);
   await writeState(machine.directory, state);
-  return { guest, apart };
+  return { guest, links: idle.links, apart };
 }
 
 async function moveIn(vm: VmHost, idle: IdleMachine, cgroup: string): Promise<void> {
@@ -144,10 +166,8 @@ async function moveIn(vm: VmHost, idle: IdleMachine, cgroup: string): Promise<vo
 }
 
 /** Answers where the hypervisor's own network namespace is. */
-async function plugNics(vm: VmHost, { running }: IdleMachine, { machine, netns }: Taking): Promise<string> {
-  const { control, link } = running;
-  const apart = namespaceOf((await link.state()).pid);
-  for (const nic of machine.nics) await control.addNic(nic);
+async function bringNics(vm: VmHost, { running }: IdleMachine, { machine, netns }: Taking): Promise<string> {
+  const apart = namespaceOf((await running.link.state()).pid);
   if (netns !== undefined)
     await bringTaps(
       vm.hand,

@@ -13,7 +13,7 @@ import { nicRates } from "../hypervisor/rates.ts";
 import { findAgentSandbox } from "../agent/sandbox.ts";
 import type { GuestRuntime } from "../guest/runtime.ts";
 import { namespaceOf } from "../network/apart.ts";
-import { configureGuestNetwork } from "../network/guest.ts";
+import { adoptedNetwork, configureGuestNetwork } from "../network/guest.ts";
 import { openTaps } from "../network/open-taps.ts";
 import { makeMacvtaps } from "../network/macvtap.ts";
 import { podInterfaces, redirect, type PodInterface } from "../network/host.ts";
@@ -160,8 +160,8 @@ async function tryTake(vm: VmHost, pod: Pod, { digest }: Stock<IdleMachine>): Pr
   const { running } = idle;
   try {
     request.onStep?.("take a machine from the cache");
-    const { guest, apart } = await takeIdle(vm, idle, { ...request, ...pod, signal: request.signal });
-    const own = await Promise.race([setUpBosun(guest, pod, [rescanOrder]), running.failed]);
+    const { guest, links, apart } = await takeIdle(vm, idle, { ...request, ...pod, signal: request.signal });
+    const own = await Promise.race([setUpBosun(guest, pod, adoptedNetwork(pod.interfaces, links)), running.failed]);
     await join(vm, pod);
     vm.cache?.succeed(digest);
     return opened({ ...pod, settings: request.settings, running, guest: own, apart });
@@ -262,20 +262,17 @@ async function startGuest(vm: VmHost, pod: Pod, machine: Machine, isCopy: boolea
   if (machine.agent !== undefined) return openedAgent(await startKataGuest(vm, machine, request, interfaces));
   const timeoutMs = isCopy ? COPY_MS : settings.agent.dial_timeout * 1000;
   const guest = await connectGuest(machine.directory, { timeoutMs, signal });
-  return await setUpBosun(guest, pod, [...(isCopy ? [rescanOrder] : []), ...shareMounts(machine, settings)]);
+  const set = await setUpBosun(guest, pod, [...(isCopy ? [rescanOrder] : []), ...shareMounts(machine, settings)]);
+  await configureGuestNetwork(guest.hand, interfaces);
+  return set;
 }
 
-/** `own`: what the machine needs before it is its pod's. */
-async function setUpBosun(
-  guest: Guest,
-  { request, machine, interfaces }: Pod,
-  own: readonly Order[],
-): Promise<OpenedGuest> {
+/** `own`: what the machine needs besides. */
+async function setUpBosun(guest: Guest, { request, machine }: Pod, own: readonly Order[]): Promise<OpenedGuest> {
   const { settings, signal, onStep } = request;
   onStep?.("set up the guest");
   const orders = [...identityOrders(), ...own, ...podOrders(request)];
   await guest.hand.run({ orders }, { timeoutMs: settings.agent.dial_timeout * 1000, ...(signal && { signal }) });
-  await configureGuestNetwork(guest.hand, interfaces);
   return openedBosun(machine.directory, guest);
 }
 
