@@ -1,6 +1,6 @@
 /**
- * Pods in virtual machines: RunPodSandbox with one container running, booted and copied from a template, in turns; exec, reading through the
- * root file system, memory. Medians of one run, beside the aims. KVM where a kernel boots with it, TCG elsewhere: the heading says which.
+ * Pods in virtual machines: RunPodSandbox with one container running, booted, copied from a template and taken from the cache, in turns; exec,
+ * reading a file of the image through the root file system (virtio-fs, and a block device) for the first time, memory. Medians of one run, beside the aims. KVM where a kernel boots with it, TCG elsewhere: the heading says which.
  *
  *   sudo bench/run vm [--rounds 7] [--json FILE]
  *
@@ -9,6 +9,7 @@
  * PSS of all machines' programs grows with one more idle pod, as long after; and beside it the same with that part of its memory which
  * nobody has touched since it was copied, and which PSS does not count.
  */
+import { randomBytes } from "node:crypto";
 import {
   existsSync,
   mkdirSync,
@@ -24,7 +25,7 @@ import { parseArgs } from "node:util";
 import { type Client, connect } from "@berth/cli";
 import { cri } from "@berth/spec";
 import { readImage } from "@berth/vm";
-import { busyboxArchive } from "../scripts/busybox-image.ts";
+import { busyboxFiles, file, imageArchive } from "../scripts/busybox-image.ts";
 import { median, table } from "./lib/figures.ts";
 import { makeGuestImage } from "./lib/guest-image.ts";
 import { sandboxConfig } from "./lib/life.ts";
@@ -45,9 +46,18 @@ const SETTLE_MS = 5_000;
 
 const work = mkdtempSync("/var/tmp/berth-bench-vm-");
 const state = mkdtempSync("/run/berth-bench-vm-");
-const handlers = { vm: "", cold: "[factory]\nenable_template = false\n" };
+const handlers = {
+  vm: "[factory]\nvm_cache_number = 0\n",
+  // Of another size, so that no other handler's machine is the same.
+  cached: "default_maxmemory = 258\n[factory]\nvm_cache_number = 1\n",
+  block: "disable_block_device_use = false\n[factory]\nvm_cache_number = 0\n",
+  cold: "[factory]\nenable_template = false\n",
+};
 for (const [name, more] of Object.entries(handlers))
-  writeFileSync(`${work}/${name}.toml`, `[hypervisor.qemu]\ndefault_memory = 256\ndefault_maxmemory = 256\n${more}`);
+  writeFileSync(
+    `${work}/${name}.toml`,
+    `[hypervisor.qemu]\ndefault_memory = 256\n${more.includes("maxmemory") ? "" : "default_maxmemory = 256\n"}${more}`,
+  );
 const tables = Object.keys(handlers).map(
   (name) =>
     `[${RUNTIMES}.${name}]\nruntime_type = "io.containerd.berth-vm.v1"\n[${RUNTIMES}.${name}.options]\nConfigPath = "${work}/${name}.toml"\n`,
@@ -55,10 +65,12 @@ const tables = Object.keys(handlers).map(
 writeFileSync(`${work}/config.toml`, `version = 3\n${tables.join("")}`);
 mkdirSync(`${work}/berth/root/vm`, { recursive: true });
 await makeGuestImage(`${work}/berth/root/vm/image`);
-const peer = await startBerth({ work, run: state }, await busyboxArchive(work, IMAGE), [
-  "--config",
-  `${work}/config.toml`,
-]);
+const data = randomBytes(READ_MB * MIB);
+writeFileSync(
+  `${work}/image.tar`,
+  imageArchive(IMAGE, [...(await busyboxFiles()), file("file", data)], { Cmd: ["sh"] }),
+);
+const peer = await startBerth({ work, run: state }, `${work}/image.tar`, ["--config", `${work}/config.toml`]);
 try {
   const client = connect(peer.socket);
   try {
@@ -79,8 +91,10 @@ interface Figures {
   accelerator: string;
   readonly cold: number[];
   readonly start: number[];
+  readonly cached: number[];
   readonly exec: number[];
   readonly read: number[];
+  readonly blockRead: number[];
   readonly hostRead: number[];
   readonly memory: number[];
   readonly wholeMemory: number[];
@@ -108,15 +122,31 @@ async function startPod({ runtime }: Client, runtimeHandler: keyof typeof handle
 }
 
 /** The first pod boots, and the template is made behind it. */
-async function makeTemplate(client: Client): Promise<void> {
-  const { podSandboxId } = await startPod(client, "vm");
+async function makeTemplate(client: Client, handler: keyof typeof handlers): Promise<void> {
   const templates = `${work}/berth/root/vm/templates`;
-  const isMade = (): boolean =>
-    existsSync(templates) &&
-    readdirSync(templates).some((name) => existsSync(`${templates}/${name}/template.json`) && !name.startsWith("."));
-  for (const end = Date.now() + TEMPLATE_MS; !isMade(); await pause(100))
-    if (Date.now() > end) throw new Error("no template was made");
+  const count = (): number =>
+    namesIn(templates).filter((name) => existsSync(`${templates}/${name}/template.json`) && !name.startsWith("."))
+      .length;
+  const before = count();
+  const { podSandboxId } = await startPod(client, handler);
+  await until("a template", () => count() > before);
   await client.runtime.removePodSandbox({ podSandboxId });
+}
+
+const namesIn = (directory: string): string[] => (existsSync(directory) ? readdirSync(directory) : []);
+
+async function until(what: string, isSo: () => boolean): Promise<void> {
+  for (const end = Date.now() + TEMPLATE_MS; !isSo(); await pause(100))
+    if (Date.now() > end) throw new Error(`not within ${TEMPLATE_MS / 1000} s: ${what}`);
+}
+
+/** A machine waits, which its description names once it is ready. */
+function isWaiting(): boolean {
+  const machines = `${state}/berth/vm`;
+  return namesIn(machines).some(
+    (name) =>
+      name.startsWith("vmc-") && readFileSync(`${machines}/${name}/machine.json`, "utf8").includes('"apart":true'),
+  );
 }
 
 async function measured(client: Client): Promise<Figures> {
@@ -125,15 +155,18 @@ async function measured(client: Client): Promise<Figures> {
     accelerator: "",
     cold: [],
     start: [],
+    cached: [],
     exec: [],
     read: [],
+    blockRead: [],
     hostRead: [],
     memory: [],
     wholeMemory: [],
   };
   const hostFile = `${work}/file`;
-  writeFileSync(hostFile, Buffer.alloc(READ_MB * MIB));
-  await makeTemplate(client);
+  writeFileSync(hostFile, data);
+  await makeTemplate(client, "vm");
+  await makeTemplate(client, "cached");
   // What one more pod has in common with others is theirs already.
   await startPod(client, "vm");
   for (let round = 0; round < Number(flags.rounds); round++) {
@@ -151,12 +184,24 @@ async function measured(client: Client): Promise<Figures> {
     figures.memory.push(after.pss - before.pss);
     figures.wholeMemory.push(after.whole - before.whole);
 
-    const exec = (script: string) => runtime.execSync({ containerId, cmd: ["/bin/sh", "-c", script], timeout: 60n });
-    for (let count = 0; count < EXECS; count++) figures.exec.push(await timed(() => exec("true")));
-    await exec(`dd if=/dev/zero of=/file bs=1M count=${READ_MB}; sync`);
-    figures.read.push(await timed(() => exec("cat /file >/dev/null")));
+    const exec = (id: string, script: string) =>
+      runtime.execSync({ containerId: id, cmd: ["/bin/sh", "-c", script], timeout: 60n });
+    for (let count = 0; count < EXECS; count++) figures.exec.push(await timed(() => exec(containerId, "true")));
+    const read = (id: string): Promise<number> => timed(() => exec(id, "cat /file >/dev/null"));
+    figures.read.push(await read(containerId));
     figures.hostRead.push(await timed(() => Promise.resolve(readFileSync(hostFile))));
     await runtime.removePodSandbox({ podSandboxId });
+
+    const block = await startPod(client, "block");
+    figures.blockRead.push(await read(block.containerId));
+    await runtime.removePodSandbox({ podSandboxId: block.podSandboxId });
+
+    await until("a machine waits", isWaiting);
+    const cached = await startPod(client, "cached");
+    figures.cached.push(cached.ms);
+    // The next one is made: nobody else is to have that beside him.
+    await until("a machine waits", isWaiting);
+    await runtime.removePodSandbox({ podSandboxId: cached.podSandboxId });
   }
   return figures;
 }
@@ -191,19 +236,25 @@ async function timed(call: () => Promise<unknown>): Promise<number> {
 }
 
 async function report(figures: Figures): Promise<void> {
-  const { accelerator, cold, start, exec, read, hostRead, memory, wholeMemory } = figures;
+  const { accelerator, cold, start, cached, exec, read, blockRead, hostRead, memory, wholeMemory } = figures;
   const image = await readImage(`${work}/berth/root/vm/image`);
   const rows = [
     ["", "median", "aim"],
     ["cold RunPodSandbox and a container running, ms", median(cold).toFixed(0), "4500"],
     ["the same from a template, ms", median(start).toFixed(0), "600"],
+    ["the same from the cache, ms", median(cached).toFixed(0), ""],
     ["exec of true, ms", median(exec).toFixed(1), "50"],
     ["private memory of one more idle pod from a template, PSS, MB", median(memory).toFixed(1), "60"],
     ["the same with what nobody has touched, MB", median(wholeMemory).toFixed(1), ""],
     ["guest user space, unpacked, MB", ((image?.initrdSize ?? 0) / MIB).toFixed(1), "5"],
     [
-      "64 MB read through the root file system, times as long as the host",
+      "64 MB of the image read by virtio-fs, times as long as the host",
       (median(read) / median(hostRead)).toFixed(1),
+      "",
+    ],
+    [
+      "64 MB of the image read from a block device, times as long as the host",
+      (median(blockRead) / median(hostRead)).toFixed(1),
       "",
     ],
   ];
