@@ -98,8 +98,7 @@ export async function startMachine(vm: VmHost, request: MachineRequest): Promise
   const kind = isCopyable ? await kindOf(vm, wanted) : undefined;
   const taken = kind && (await tryTake(vm, pod, kind));
   const found = isCopyable ? await vm.factory?.find(vm, wanted) : undefined;
-  const started = taken ?? (await startNew(vm, pod, found));
-  if (found && !found.template) vm.factory?.make(vm, wanted, found);
+  const started = taken ?? (await startNew(vm, pod, wanted, found));
   if (kind) vm.cache?.keep(kind);
   return started;
 }
@@ -177,11 +176,14 @@ async function tryTake(vm: VmHost, pod: Pod, { digest }: Stock<IdleMachine>): Pr
   }
 }
 
-/** Copied where there is a template that can be, else booted. */
-async function startNew(vm: VmHost, pod: Pod, found: Found | undefined): Promise<PodMachine> {
+/** Copied where there is a template that can be; else booted, and a template made behind it. */
+async function startNew(vm: VmHost, pod: Pod, wanted: Wanted, found: Found | undefined): Promise<PodMachine> {
   const start = await prepare(vm, pod);
   const copied = found?.template && (await tryCopy(vm, pod, start, { ...found, template: found.template }));
-  return copied ?? (await bootMachine(vm, pod, start));
+  if (copied) return copied;
+  const booted = await bootMachine(vm, pod, start);
+  if (found) vm.factory?.make(vm, wanted, found);
+  return booted;
 }
 
 /** All that its programs are started with. */

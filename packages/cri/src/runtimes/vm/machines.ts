@@ -1,4 +1,5 @@
 /** The virtual machines of this daemon's pods, as long as it knows them: found again by their directories when it does not. */
+import { existsSync } from "node:fs";
 import {
   Cache,
   DEFAULT_IMAGE_DIRECTORY,
@@ -178,7 +179,8 @@ export class Machines {
   /** What daemons before this one have left that is no pod's. */
   async sweep(context: CriContext): Promise<void> {
     const host = this.hostOf(context);
-    await host.factory?.sweep(host);
+    // Where there never was a machine nothing is looked at.
+    if (existsSync(host.machines)) await host.factory?.sweep(host);
   }
 
   /** False: it is gone. */

@@ -48,6 +48,8 @@ export function qemuProgram(machine: Machine, options: QemuOptions): Program {
     ["display", "none"],
     ["name", `sandbox-${machine.id},debug-threads=on`],
     ["machine", machineFlag(machine, options)],
+    // QEMU's is legacy by default, which virtiofsd takes no part in.
+    ...(options.machineType === "microvm" ? [["global", "virtio-mmio.force-legacy=false"] as const] : []),
     ["cpu", cpuFlag(options)],
     ["smp", `${machine.vcpus},sockets=${machine.maxVcpus},cores=1,threads=1,maxcpus=${machine.maxVcpus}`],
     ["m", memoryFlag(machine, options)],
