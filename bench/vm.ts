@@ -133,7 +133,9 @@ async function makeTemplate(client: Client, handler: keyof typeof handlers): Pro
   await client.runtime.removePodSandbox({ podSandboxId });
 }
 
-const namesIn = (directory: string): string[] => (existsSync(directory) ? readdirSync(directory) : []);
+function namesIn(directory: string): string[] {
+  return existsSync(directory) ? readdirSync(directory) : [];
+}
 
 async function until(what: string, isSo: () => boolean): Promise<void> {
   for (const end = Date.now() + TEMPLATE_MS; !isSo(); await pause(100))
