@@ -1,5 +1,6 @@
 /** Debian's containerd runs berth's containers by runtime_type alone: `ctr run --runtime io.containerd.berth.v2`, and its CRI. Needs root. */
 import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
@@ -64,7 +65,7 @@ describe("containerd with berth's shim", { skip: why ?? false }, () => {
     assert.match(missing.stderr, /no such file or directory/);
     const args = ["run", "--rm", "-t", "--snapshotter", "native", "--runtime", RUNTIME, IMAGE, "tty"];
     // One that ends while ctr still sets its own terminal up: packages/shim/test/last-word.
-    const tty = peer.ctrTty(...args, "sh", "-c", "tty; sleep 0.5; exit 3");
+    const tty = peer.typed("ctr", undefined, ...args, "sh", "-c", "tty; sleep 0.5; exit 3");
     assert.match(tty.stdout, /\/dev\/pts\/0/);
     assert.equal(tty.status, 3);
     await nothingLeft();
@@ -91,9 +92,21 @@ describe("containerd with berth's shim", { skip: why ?? false }, () => {
       const exec = (id: string, ...words: string[]): Ran => peer.ctr("task", "exec", "--exec-id", id, "jobs", ...words);
       const plain = exec("e1", "sh", "-c", "echo o; echo e >&2; exit 4");
       assert.deepEqual([plain.stdout, plain.status], ["o\n", 4]);
-      const fed = peer.ctrFed("typed\n", "task", "exec", "--exec-id", "e2", "jobs", "cat");
+      const fed = peer.fed("ctr", "typed\n", "task", "exec", "--exec-id", "e2", "jobs", "cat");
       assert.deepEqual([fed.stdout, fed.status], ["typed\n", 0]);
-      const tty = peer.ctrTty("task", "exec", "-t", "--exec-id", "e3", "jobs", "sh", "-c", "tty; exit 6");
+      const tty = peer.typed(
+        "ctr",
+        undefined,
+        "task",
+        "exec",
+        "-t",
+        "--exec-id",
+        "e3",
+        "jobs",
+        "sh",
+        "-c",
+        "tty; exit 6",
+      );
       assert.match(tty.stdout, /\/dev\/pts\/0/);
       assert.equal(tty.status, 6);
       peer.does("ctr", "task", "pause", "jobs");
@@ -111,6 +124,33 @@ describe("containerd with berth's shim", { skip: why ?? false }, () => {
     } finally {
       listener.kill();
     }
+  });
+
+  test("ctr task attach: to a container's streams, and to its terminal", async () => {
+    create("fed", "read line; echo got $line; echo bad >&2; exit 4");
+    const plain = peer.fed("ctr", "word\n", "task", "attach", "fed");
+    assert.deepEqual([plain.stdout, plain.status], ["got word\n", 4]);
+    assert.match(plain.stderr, /^bad\n/);
+    peer.does("ctr", "containers", "delete", "fed");
+    const args = ["run", "-d", "-t", "--snapshotter", "native", "--runtime", RUNTIME, IMAGE, "screen"];
+    assert.equal(peer.typed("ctr", undefined, ...args, "sh", "-c", "read line; echo got $line; tty; exit 5").status, 0);
+    const screen = peer.typed("ctr", "word\n", "task", "attach", "screen");
+    assert.match(screen.stdout, /got word\r+\n\/dev\/pts\/0\r+\n/);
+    assert.equal(screen.status, 5);
+    peer.does("ctr", "containers", "delete", "screen");
+    await nothingLeft();
+  });
+
+  test("ctr task checkpoint: where criu works here, and else refused with its reason", async () => {
+    create("kept", "while :; do sleep 0.05; done");
+    const images = join(peer.directory, "images");
+    const { status, stderr } = peer.ctr("task", "checkpoint", "--image-path", images, "kept");
+    if (spawnSync("criu", ["check"]).status === 0) {
+      assert.deepEqual([status, stderr], [0, ""]);
+      assert.ok(existsSync(join(images, "inventory.img")));
+    } else assert.match(stderr, /checkpoints need criu, /);
+    assert.equal(peer.taskState("kept"), "RUNNING");
+    await removed("kept");
   });
 
   test("the Task API's refusals, and what ctr has no command for: update, sizes, the API's third version", async () => {
@@ -179,13 +219,14 @@ describe("containerd with berth's shim", { skip: why ?? false }, () => {
       linux: { cgroup_parent: `/${name}`, security_context: { namespace_options: { network: NODE } } },
     });
     const pod = peer.does("crictl", "runp", sandbox);
-    const container = (word: string, script: string): string => {
+    const container = (word: string, script: string, more: object = {}): string => {
       const config = peer.file(word, {
         metadata: { name: word },
         image: { image: IMAGE },
         command: ["/bin/sh", "-c", script],
         log_path: `${word}.log`,
         linux: { resources: { memory_limit_in_bytes: 64 << 20, oom_score_adj: 500 } },
+        ...more,
       });
       return peer.does("crictl", "create", pod, config, sandbox);
     };
@@ -193,12 +234,17 @@ describe("containerd with berth's shim", { skip: why ?? false }, () => {
       (JSON.parse(peer.does("crictl", "inspect", id)) as { status: { state: string; exitCode: number } }).status;
     const first = container("first", "trap 'exit 3' TERM; echo up; while :; do /bin/sleep 0.1; done");
     const second = container("second", "while :; do /bin/sleep 0.1; done");
+    const fed = container("fed", "cat; exit 6", { stdin: true, stdin_once: true });
     assert.equal(stateOf(first).state, "CONTAINER_CREATED");
-    for (const id of [first, second]) peer.does("crictl", "start", id);
+    for (const id of [first, second, fed]) peer.does("crictl", "start", id);
     assert.equal(stateOf(first).state, "CONTAINER_RUNNING");
     assert.equal(peer.shims().length, 1, "one shim holds the pod and its containers");
     assert.equal(peer.does("crictl", "exec", "-s", first, "/bin/id", "-u"), "0");
     assert.notEqual(peer.crictl("exec", "-s", first, "/bin/sh", "-c", "exit 4").status, 0);
+    assert.equal(peer.fed("crictl", "typed\n", "exec", "-i", first, "/bin/cat").stdout, "typed\n");
+    assert.match(peer.typed("crictl", undefined, "exec", "-i", "-t", first, "/bin/tty").stdout, /\/dev\/pts\/\d/);
+    assert.equal(peer.fed("crictl", "typed\n", "attach", "-i", fed).stdout, "typed\n");
+    await until("its input has ended", () => stateOf(fed).exitCode === 6);
     await until("the log has its line", () => peer.crictl("logs", first).stdout === "up\n");
     peer.does("crictl", "update", "--memory", String(96 << 20), first);
     assert.match(peer.does("crictl", "stats", "-o", "json"), new RegExp(first));

@@ -7,7 +7,7 @@ import { after, before, describe, test } from "node:test";
 import { packJson, TaskService } from "@berth/shim";
 import { CODE, TtrpcError } from "@berth/ttrpc";
 import { makeGuestImage } from "../bench/lib/guest-image.ts";
-import { Containerd, IMAGE, until, whyNoContainerd } from "./support/containerd.ts";
+import { CNI, Containerd, IMAGE, type Ran, until, whyNoContainerd } from "./support/containerd.ts";
 import { vmProblem } from "./support/vm.ts";
 
 const RUNTIME = "io.containerd.berth-vm.v2";
@@ -26,10 +26,10 @@ pod_annotations = ["io.katacontainers.*"]
 [@CRI@.containerd.runtimes.vm.options]
   ConfigPath = "@DIRECTORY@/kata.toml"`,
       },
-      cni: `bin_dir = "/usr/lib/cni"`,
+      cni: `bin_dir = "${CNI}"`,
     });
     const image = join(peer.directory, "image");
-    await makeGuestImage(image);
+    await makeGuestImage(image, undefined, { debugConsole: true });
     const keys = {
       kernel: `"${image}/vmlinuz"`,
       initrd: `"${image}/initrd"`,
@@ -37,7 +37,10 @@ pod_annotations = ["io.katacontainers.*"]
       default_maxmemory: 1024,
     };
     const lines = Object.entries(keys).map(([key, value]) => `${key} = ${value}\n`);
-    writeFileSync(join(peer.directory, "kata.toml"), `[hypervisor.qemu]\n${lines.join("")}`);
+    writeFileSync(
+      join(peer.directory, "kata.toml"),
+      `[hypervisor.qemu]\n${lines.join("")}[agent.kata]\ndebug_console_enabled = true\n`,
+    );
     mkdirSync(join(peer.directory, "cni"));
     const ipam = {
       type: "host-local",
@@ -57,22 +60,12 @@ pod_annotations = ["io.katacontainers.*"]
     spawnSync("ip", ["link", "delete", BRIDGE]);
   });
 
-  const run = (id: string, script: string): string =>
-    peer.does(
-      "ctr",
-      "run",
-      "-d",
-      "--snapshotter",
-      "native",
-      "--runtime",
-      RUNTIME,
-      ...configured(),
-      IMAGE,
-      id,
-      "sh",
-      "-c",
-      script,
-    );
+  const words = (...more: string[]): string[] => [
+    ...["run", ...more, "--snapshotter", "native", "--runtime", RUNTIME],
+    ...configured(),
+    IMAGE,
+  ];
+  const run = (id: string, script: string): string => peer.does("ctr", ...words("-d"), id, "sh", "-c", script);
   const configured = (): string[] => ["--runtime-config-path", join(peer.directory, "kata.toml")];
 
   async function nothingLeft(): Promise<void> {
@@ -82,7 +75,16 @@ pod_annotations = ["io.katacontainers.*"]
     assert.deepEqual(globSync(`/sys/fs/cgroup/{,*/}${peer.namespace}/*/`), []);
   }
 
-  test("ctr: one machine for a container; exec, terminal, pause, metrics, update, exit codes, and nothing left", async () => {
+  test("the shim is killed: its machine is gone too, and the template that it was making", async () => {
+    run("orphan", "sleep 1000");
+    for (const shim of peer.shims()) process.kill(shim, "SIGKILL");
+    await until("containerd has noticed", () => peer.taskState("orphan") !== "RUNNING");
+    if (peer.taskState("orphan") !== undefined) peer.ctr("task", "delete", "orphan");
+    peer.does("ctr", "containers", "delete", "orphan");
+    await nothingLeft();
+  });
+
+  test("ctr: one machine for a container; exec, terminal, pause, metrics, update, ps, exit codes, and nothing left", async () => {
     run("vm", "trap 'exit 9' TERM; echo out; while :; do sleep 0.05; done");
     assert.equal(machines(peer).length, 1);
     const exec = (id: string, ...words: string[]) => peer.ctr("task", "exec", "--exec-id", id, "vm", ...words);
@@ -92,19 +94,47 @@ pod_annotations = ["io.katacontainers.*"]
     assert.equal(plain.status, 4);
     const missing = exec("e2", "/no/such/program");
     assert.match(missing.stderr, /\/no\/such\/program: no such file or directory/i);
-    assert.deepEqual(peer.ctrFed("typed\n", "task", "exec", "--exec-id", "e3", "vm", "cat").stdout, "typed\n");
-    const tty = peer.ctrTty("task", "exec", "-t", "--exec-id", "e4", "vm", "sh", "-c", "tty; exit 6");
+    assert.equal(peer.fed("ctr", "typed\n", "task", "exec", "--exec-id", "e3", "vm", "cat").stdout, "typed\n");
+    const tty = peer.typed("ctr", undefined, "task", "exec", "-t", "--exec-id", "e4", "vm", "sh", "-c", "tty; exit 6");
     assert.match(tty.stdout, /\/dev\/pts\/\d/);
     assert.equal(tty.status, 6);
+    peer.does("ctr", "task", "exec", "-d", "--exec-id", "e5", "vm", "sleep", "1000");
+    assert.match(peer.does("ctr", "task", "ps", "vm"), /^\d+ +-\n\d+ +exec_id:"e5"$/m);
+    peer.does("ctr", "task", "kill", "--exec-id", "e5", "-s", "SIGKILL", "vm");
+    await until("the exec is gone", () => !peer.does("ctr", "task", "ps", "vm").includes("e5"));
     peer.does("ctr", "task", "pause", "vm");
     assert.equal(peer.taskState("vm"), "PAUSED");
     peer.does("ctr", "task", "resume", "vm");
     assert.match(peer.does("ctr", "task", "metrics", "vm"), /memory\.usage\S*\s+[1-9]/);
     await api(peer.address("vm"));
+    await until("the template is there, that later machines are copies of", () => peer.templates().length > 0);
     peer.does("ctr", "task", "kill", "-s", "SIGTERM", "vm");
     await until("it has ended", () => peer.taskState("vm") === "STOPPED");
     assert.match(peer.ctr("task", "delete", "vm").stderr, /exit code 9/);
     peer.does("ctr", "containers", "delete", "vm");
+    await nothingLeft();
+  });
+
+  test("ctr run and attach: copies of the template, with output, input, a terminal, and an interface by CNI", async () => {
+    const plain = peer.ctr(...words("--rm"), "plain", "sh", "-c", "echo out; echo err >&2; exit 7");
+    assert.deepEqual([plain.stdout, plain.status], ["out\n", 7]);
+    assert.match(plain.stderr, /^err\n/);
+    const missing = peer.ctr(...words("--rm"), "missing", "/no/such/program");
+    assert.match(missing.stderr, /\/no\/such\/program: no such file or directory/i);
+    run("fed", "read line; echo got $line; echo bad >&2; exit 4");
+    assert.deepEqual(machines(peer).map(isCopy), [true]);
+    const fed = peer.fed("ctr", "word\n", "task", "attach", "fed");
+    assert.deepEqual([fed.stdout, fed.status], ["got word\n", 4]);
+    assert.match(fed.stderr, /^bad\n/);
+    peer.does("ctr", "containers", "delete", "fed");
+    const script = "read line; echo got $line; tty; cat /proc/net/fib_trie; exit 5";
+    const started = peer.typed("ctr-cni", undefined, ...words("-d", "-t", "--cni"), "screen", "sh", "-c", script);
+    assert.equal(started.status, 0, started.stdout);
+    const screen = peer.typed("ctr", "word\n", "task", "attach", "screen");
+    assert.match(screen.stdout, /got word\r+\n\/dev\/pts\/\d+\r+\n/);
+    assert.ok(screen.stdout.includes(`-- ${SUBNET.replace(/\.0\/24$/, ".")}`), screen.stdout);
+    assert.equal(screen.status, 5);
+    peer.does("ctr", "containers", "delete", "screen");
     await nothingLeft();
   });
 
@@ -128,20 +158,23 @@ pod_annotations = ["io.katacontainers.*"]
   }
 
   test("the CRI: a pod's containers in one machine with its network, over a restart of containerd", async () => {
+    const policy = Buffer.from(policyText('input.process.Args[0] != "/bin/touch"')).toString("base64");
     const sandbox = peer.file("pod", {
       metadata: { name: peer.namespace, namespace: "default", uid: peer.namespace, attempt: 0 },
       hostname: "in-a-vm",
+      annotations: { "io.katacontainers.config.agent.policy": policy },
       log_directory: join(peer.directory, "logs"),
       linux: { cgroup_parent: `/${peer.namespace}` },
     });
     const pod = peer.does("crictl", "runp", sandbox);
-    const container = (word: string, script: string): string => {
+    const container = (word: string, script: string, more: object = {}): string => {
       const config = peer.file(word, {
         metadata: { name: word },
         image: { image: IMAGE },
         command: ["/bin/sh", "-c", script],
         log_path: `${word}.log`,
         linux: { resources: { memory_limit_in_bytes: 64 << 20 } },
+        ...more,
       });
       return peer.does("crictl", "create", pod, config, sandbox);
     };
@@ -149,8 +182,9 @@ pod_annotations = ["io.katacontainers.*"]
       (JSON.parse(peer.does("crictl", "inspect", id)) as { status: { state: string; exitCode: number } }).status;
     const first = container("first", "trap 'exit 3' TERM; echo up; while :; do sleep 0.1; done");
     const second = container("second", "while :; do sleep 0.1; done");
-    for (const id of [first, second]) peer.does("crictl", "start", id);
-    assert.equal(machines(peer).length, 1, "one machine has all of the pod");
+    const fed = container("fed", "cat; exit 6", { stdin: true, stdin_once: true });
+    for (const id of [first, second, fed]) peer.does("crictl", "start", id);
+    assert.deepEqual(machines(peer).map(isCopy), [true], "one machine has all of the pod");
     const { status } = JSON.parse(peer.does("crictl", "inspectp", pod)) as { status: { network: { ip: string } } };
     const script = "hostname 2>/dev/null || cat /proc/sys/kernel/hostname; cat /proc/net/fib_trie";
     const inside = peer.does("crictl", "exec", "-s", first, "/bin/sh", "-c", script);
@@ -158,6 +192,14 @@ pod_annotations = ["io.katacontainers.*"]
     assert.ok(inside.includes(`-- ${status.network.ip}\n`), `${status.network.ip} is none of its addresses: ${inside}`);
     await until("the log has its line", () => peer.crictl("logs", first).stdout === "up\n");
     assert.match(peer.does("crictl", "stats", "-o", "json"), new RegExp(first));
+    assert.equal(peer.fed("crictl", "typed\n", "exec", "-i", first, "/bin/cat").stdout, "typed\n");
+    assert.match(peer.typed("crictl", undefined, "exec", "-i", "-t", first, "/bin/tty").stdout, /\/dev\/pts\/\d/);
+    assert.equal(peer.fed("crictl", "typed\n", "attach", "-i", fed).stdout, "typed\n");
+    await until("its input has ended", () => stateOf(fed).exitCode === 6);
+    peer.does("crictl", "update", "--memory", String(96 << 20), first);
+    const limit = peer.does("crictl", "exec", "-s", first, "/bin/cat", "/sys/fs/cgroup/memory.max");
+    assert.equal(limit, String(96 << 20));
+    managed(pod, first);
     await peer.kill("SIGKILL");
     await peer.start();
     await until("containerd knows it again", () => stateOf(first).state === "CONTAINER_RUNNING");
@@ -169,18 +211,31 @@ pod_annotations = ["io.katacontainers.*"]
     await nothingLeft();
   });
 
-  test("the hypervisor is killed: its container has ended; the shim is killed: its machine is gone too", async () => {
+  /** By berth-vm, as berthd's machines. */
+  function managed(pod: string, container: string): void {
+    const metrics = peer.does("berth-vm", "metrics", pod);
+    for (const name of ["kata_hypervisor_fds", "kata_virtiofsd_fds", "kata_guest_meminfo", "kata_agent_total_rss"])
+      assert.match(metrics, new RegExp(`^${name}`, "m"));
+    assert.match(metrics, /^kata_shim_rpc_durations_\w+_count\{action="create"\} 4$/m);
+    assert.match(metrics, /^kata_shim_agent_rpc_durations_\w+_count\{action="grpc.CreateContainerRequest"\} 4$/m);
+    const shell = peer.fed("berth-vm", "cat /proc/1/comm; exit\n", "exec", pod);
+    assert.match(shell.stdout, /\r\nbosun-guest\r\n/);
+    assert.match(peer.fed("berth-vm", undefined, "iptables", "get", "--sandbox-id", pod).stderr, /no \/sbin\/iptables/);
+
+    const touch = (): Ran => peer.crictl("exec", "-s", container, "/bin/touch", "/touched");
+    assert.match(touch().stderr, /ExecProcessRequest is blocked by policy/);
+    const policy = join(peer.directory, "policy.rego");
+    writeFileSync(policy, policyText("true"));
+    peer.does("berth-vm", "policy", "set", "--sandbox-id", pod, policy);
+    assert.equal(touch().status, 0);
+  }
+
+  test("the hypervisor is killed: its container has ended", async () => {
     run("lost", "sleep 1000");
     for (const machine of machines(peer)) process.kill(machine, "SIGKILL");
     await until("containerd has noticed", () => peer.taskState("lost") === "STOPPED");
     assert.match(peer.ctr("task", "delete", "lost").stderr, /exit code 137/);
     peer.does("ctr", "containers", "delete", "lost");
-    await nothingLeft();
-    run("orphan", "sleep 1000");
-    for (const shim of peer.shims()) process.kill(shim, "SIGKILL");
-    await until("containerd has noticed", () => peer.taskState("orphan") !== "RUNNING");
-    if (peer.taskState("orphan") !== undefined) peer.ctr("task", "delete", "orphan");
-    peer.does("ctr", "containers", "delete", "orphan");
     await nothingLeft();
   });
 
@@ -195,6 +250,18 @@ pod_annotations = ["io.katacontainers.*"]
     assert.deepEqual(machines(peer), []);
   });
 });
+
+/** Allows all that a pod needs, and execs where `exec` holds. */
+function policyText(exec: string): string {
+  const allowed = [
+    ...["CreateSandbox", "UpdateInterface", "UpdateRoutes", "CreateContainer", "StartContainer", "UpdateContainer"],
+    ...["ReadStream", "WriteStream", "SignalProcess", "StatsContainer", "GetMetrics", "GetIPTables", "SetPolicy"],
+  ];
+  const rules = allowed.map((name) => `default ${name}Request := true\n`);
+  return `package agent_policy\n${rules.join("")}ExecProcessRequest if ${exec}\n`;
+}
+
+const isCopy = (machine: number): boolean => readFileSync(`/proc/${machine}/cmdline`, "utf8").includes("-incoming");
 
 /** Hypervisors of this containerd's. */
 function machines(peer: Containerd): number[] {

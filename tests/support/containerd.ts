@@ -16,6 +16,8 @@ import { join } from "node:path";
 import { imageArchive } from "../../scripts/busybox-image.ts";
 
 const BIN = new URL("../../bin/", import.meta.url).pathname;
+/** Debian's plugins. */
+export const CNI = "/usr/lib/cni";
 export const IMAGE = "localhost/shim:1";
 const BUSYBOX = "/bin/busybox";
 const APPLETS = [
@@ -44,6 +46,9 @@ export function whyNoContainerd(): string | undefined {
   const missing = ["containerd", "ctr", "script"].find((name) => spawnSync("which", [name]).status !== 0);
   return missing === undefined ? undefined : `needs ${missing}`;
 }
+
+/** ctr-cni: a ctr that finds this containerd's CNI configuration where it looks for one. */
+type Program = "ctr" | "ctr-cni" | "crictl" | "berth-vm";
 
 export interface Ran {
   readonly status: number | null;
@@ -122,12 +127,27 @@ ${tables.map((table) => table.replaceAll("@CRI@", cri).replaceAll("@DIRECTORY@",
   }
 
   ctr(...args: readonly string[]): Ran {
-    return this.#run("ctr", ["--address", this.#address, ...args]);
+    return this.fed("ctr", undefined, ...args);
   }
 
-  /** As `ctr`, with something on its standard input. */
-  ctrFed(input: string, ...args: readonly string[]): Ran {
-    return this.#run("ctr", ["--address", this.#address, ...args], input);
+  crictl(...args: readonly string[]): Ran {
+    return this.fed("crictl", undefined, ...args);
+  }
+
+  /** With something on its standard input, which ends then. */
+  fed(program: Program, input: string | undefined, ...args: readonly string[]): Ran {
+    return this.#run([...this.#command(program), ...args], input);
+  }
+
+  /** In a terminal, in which `input` is typed. */
+  typed(program: Program, input: string | undefined, ...args: readonly string[]): Ran {
+    const words = [...this.#command(program), ...args].map((word) => `'${word.replaceAll("'", `'\\''`)}'`);
+    const command = ["script", "-qec", words.join(" "), "/dev/null"];
+    if (input === undefined) return this.#run(command);
+    // script(1) gives up when a pipe ends.
+    const keys = join(this.directory, "keys");
+    writeFileSync(keys, input);
+    return this.#run(["sh", "-c", `"$@" <${keys}`, "sh", ...command]);
   }
 
   /** Runs on until it is killed; its output goes to a file. */
@@ -136,21 +156,9 @@ ${tables.map((table) => table.replaceAll("@CRI@", cri).replaceAll("@DIRECTORY@",
     return spawn("sh", ["-c", command], { env: this.environment });
   }
 
-  /** In a terminal. */
-  ctrTty(...args: readonly string[]): Ran {
-    const words = ["ctr", "--address", this.#address, ...args].map((word) => `'${word.replaceAll("'", `'\\''`)}'`);
-    return this.#run("script", ["-qec", words.join(" "), "/dev/null"]);
-  }
-
-  crictl(...args: readonly string[]): Ran {
-    const endpoint = `unix://${this.#address}`;
-    const own = ["--runtime-endpoint", endpoint, "--image-endpoint", endpoint, "--timeout", "200s"];
-    return this.#run(join(BIN, "crictl"), [...own, ...args]);
-  }
-
   /** What must succeed; without the newline. */
-  does(program: "ctr" | "crictl", ...args: readonly string[]): string {
-    const { status, stdout, stderr } = program === "ctr" ? this.ctr(...args) : this.crictl(...args);
+  does(program: Program, ...args: readonly string[]): string {
+    const { status, stdout, stderr } = this.fed(program, undefined, ...args);
     assert.equal(status, 0, `${program} ${args.join(" ")}: ${stderr}${this.lastWords()}`);
     return stdout.trimEnd();
   }
@@ -198,9 +206,14 @@ ${tables.map((table) => table.replaceAll("@CRI@", cri).replaceAll("@DIRECTORY@",
       .map(Number);
   }
 
-  /** What is left of shims that have ended: sockets, directories of monitors and machines, mounts. */
+  /** Of virtual machines, whole ones. */
+  templates(): string[] {
+    return globSync(`${this.#shims}/templates/*/template.json`);
+  }
+
+  /** What is left of shims that have ended: sockets, directories of monitors and machines, mounts. Templates are to stay. */
   left(): string[] {
-    const files = globSync(`${this.#shims}/{s,berth,berth/vm}/*`).filter((path) => !/\/(vm|seccomp)$/.test(path));
+    const files = globSync(`${this.#shims}/{s,sbs,berth,berth/vm}/*`).filter((path) => !/\/(vm|seccomp)$/.test(path));
     const mounts = readFileSync("/proc/self/mountinfo", "utf8").split("\n");
     return [...files, ...mounts.filter((line) => line.includes(this.#shims))];
   }
@@ -212,7 +225,20 @@ ${tables.map((table) => table.replaceAll("@CRI@", cri).replaceAll("@DIRECTORY@",
     rmSync(this.directory, { recursive: true, force: true });
   }
 
-  #run(program: string, args: readonly string[], input?: string): Ran {
+  #command(program: Program): string[] {
+    if (program === "ctr") return ["ctr", "--address", this.#address];
+    if (program === "ctr-cni") {
+      const places = `mount -t tmpfs none /etc; mkdir -p /etc/cni; ln -s ${this.directory}/cni /etc/cni/net.d
+mount -t tmpfs none /opt; mkdir -p /opt/cni; ln -s ${CNI} /opt/cni/bin`;
+      return ["unshare", "--mount", "sh", "-ec", `${places}\nexec ctr "$@"`, "ctr", "--address", this.#address];
+    }
+    if (program === "berth-vm") return [join(BIN, program), "--state", this.#shims];
+    const endpoint = `unix://${this.#address}`;
+    const own = ["--runtime-endpoint", endpoint, "--image-endpoint", endpoint, "--timeout", "200s"];
+    return [join(BIN, program), ...own];
+  }
+
+  #run([program = "", ...args]: readonly string[], input?: string): Ran {
     const options = { encoding: "utf8", timeout: LIMIT_MS, env: this.environment, input } as const;
     const { status, stdout, stderr } = spawnSync(program, args, options);
     return { status, stdout, stderr };

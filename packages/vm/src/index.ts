@@ -34,12 +34,13 @@ export { releaseStorage, shareContainer, type SharedContainer, unshareContainer 
 export { cpusOf, type Limits, sizeMachine } from "./sandbox/size.ts";
 export { plugDevices, unplugDevices } from "./sandbox/devices.ts";
 export { UNLIMITED } from "./hypervisor/machine.ts";
+export { pinOrders, unpinOrders } from "./network/namespace.ts";
 export { refreshNetwork } from "./network/refresh.ts";
 export { guestFilesOf } from "./sandbox/files.ts";
 export { hypervisorOf, hypervisorProgram, virtiofsdOf } from "./hypervisor/drivers.ts";
 export { manageMachine, type ManagedMachine } from "./management/machine.ts";
-export { sandboxesOf } from "./management/place.ts";
+export { DEFAULT_STATE, sandboxesOf } from "./management/place.ts";
 export { removeManagement } from "./management/server.ts";
 export { MachineCounters } from "./monitor/sandbox.ts";
-export { allowSandbox, type Guard, guarded } from "./policy/guarded.ts";
+export { allowSandbox, type Guard, guardedMachine } from "./policy/guarded.ts";
 export { DEFAULT_POLICY, PodPolicy } from "./policy/pod.ts";

@@ -12,21 +12,28 @@ import { parseStatus, type StreamEnd, type StreamOutputs, type Wired } from "./c
 // Imported, node:http would load all of undici for three of its names: 16 MB and 50 ms.
 const { request: httpRequest } = process.getBuiltinModule("node:http");
 
+export interface Connected {
+  readonly connection: SpdyConnection;
+  /** Of those that were asked for. */
+  readonly protocol: string;
+}
+
 /** Asks for SPDY with one of these protocols. Rejects with Failure where the server will not. */
 export async function connectSpdy(
   url: string,
   protocols: readonly string[],
   tls: ConnectionOptions = {},
-): Promise<SpdyConnection> {
-  const { promise, resolve, reject } = Promise.withResolvers<SpdyConnection>();
+): Promise<Connected> {
+  const { promise, resolve, reject } = Promise.withResolvers<Connected>();
   const headers = { connection: "Upgrade", upgrade: "SPDY/3.1", "x-stream-protocol-version": [...protocols] };
   const secure = url.startsWith("https:");
   const call = secure
     ? httpsRequest(url, { method: "POST", headers, agent: false, ...tls })
     : httpRequest(url, { method: "POST", headers, agent: false });
-  call.on("upgrade", (_response: IncomingMessage, socket: Duplex, head: Buffer) => {
+  call.on("upgrade", (response: IncomingMessage, socket: Duplex, head: Buffer) => {
     if (head.length > 0) socket.unshift(head);
-    resolve(new SpdyConnection(socket, { role: "client" }));
+    const connection = new SpdyConnection(socket, { role: "client", resetEnds: true });
+    resolve({ connection, protocol: String(response.headers["x-stream-protocol-version"] ?? "") });
   });
   call.on("response", (response) => {
     void text(response).then((said) =>
@@ -47,11 +54,12 @@ export interface SpdyRequest {
   readonly tls: ConnectionOptions;
 }
 
-const PROTOCOLS = ["v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io", "channel.k8s.io"];
+const V4 = "v4.channel.k8s.io";
+const PROTOCOLS = [V4, "v3.channel.k8s.io", "v2.channel.k8s.io", "channel.k8s.io"];
 
 /** Output flows from now on. */
 export async function openSpdyStream({ url, stdin, tty, tls }: SpdyRequest, outputs: StreamOutputs): Promise<Wired> {
-  const connection = await connectSpdy(url, PROTOCOLS, tls);
+  const { connection, protocol } = await connectSpdy(url, PROTOCOLS, tls);
   const open = (type: string): Promise<SpdyStream> => connection.open(new Map([["streamtype", type]]));
   const error = await open("error");
   error.end();
@@ -62,7 +70,8 @@ export async function openSpdyStream({ url, stdin, tty, tls }: SpdyRequest, outp
   const sizes = tty ? await open("resize") : undefined;
   sizes?.resume();
   let detached = false;
-  const ended = endOf(connection, error, [copy(out, outputs.stdout), ...(err ? [copy(err, outputs.stderr)] : [])]);
+  const copies = [copy(out, outputs.stdout), ...(err ? [copy(err, outputs.stderr)] : [])];
+  const ended = endOf(connection, error, copies, protocol !== V4);
   return {
     ended: ended.then((end): StreamEnd => (detached ? { kind: "detached" } : end)),
     writeStdin: (chunk) => write(input, Buffer.from(chunk)),
@@ -79,16 +88,18 @@ export async function openSpdyStream({ url, stdin, tty, tls }: SpdyRequest, outp
 const copy = (from: SpdyStream, to: Writable): Promise<void> =>
   pipeline(from, to, { end: false }).catch(() => undefined);
 
+/** `silentSuccess`: as it is before v4. */
 async function endOf(
   connection: SpdyConnection,
   error: SpdyStream,
   outputs: readonly Promise<void>[],
+  silentSuccess: boolean,
 ): Promise<StreamEnd> {
   const status = await text(error).catch(() => undefined);
   await Promise.all(outputs);
   connection.destroy();
-  if (status === undefined) return { kind: "lost", message: "the connection was lost" };
-  // Before v4 success says nothing.
+  if (status === undefined || (status === "" && !silentSuccess))
+    return { kind: "lost", message: "the connection was lost" };
   return status === "" ? { kind: "exit", code: 0 } : parseStatus(Buffer.from(status));
 }
 

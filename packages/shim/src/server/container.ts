@@ -61,11 +61,14 @@ export class Container extends TaskProcess {
   }
 
   async start(): Promise<void> {
-    if (!this.link || this.session !== undefined || this.exit)
+    const { link } = this;
+    if (!link || this.session !== undefined || this.exit)
       throw new TtrpcError(CODE.failedPrecondition, `container ${this.id} is not created, it is started already`);
-    this.pid = (await this.link.start()).pid;
-    this.session = 0;
-    await this.#making.started(this.pid);
+    await this.#making.start(async () => {
+      this.pid = (await link.start()).pid;
+      this.session = 0;
+      return this.pid;
+    });
   }
 
   async exec(request: task.ExecProcessRequest, process: oci.Process): Promise<void> {
@@ -146,6 +149,8 @@ export class Container extends TaskProcess {
       plan,
       terminal: this.terminal ? { rows: 24, columns: 80 } : undefined,
       stdin: request.stdin !== "",
+      // containerd says by CloseIO when it ends.
+      stdinOnce: true,
       oom,
     });
     this.pid = pid;

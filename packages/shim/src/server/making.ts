@@ -51,8 +51,8 @@ export interface Making {
   prepare(): Promise<Prepared>;
   /** The monitor's process has parked. */
   parked(pid: number): Promise<void>;
-  /** Its program runs. */
-  started(pid: number): Promise<void>;
+  /** Has its program run: `start` does that where it is parked, and answers its process. */
+  start(start: () => Promise<number>): Promise<void>;
   exec(pid: number, process: oci.Process): Promise<PreparedExec>;
   /** SIGKILL for all that is in it. */
   killAll(): Promise<void>;
@@ -71,6 +71,8 @@ export interface Making {
 
 export interface Maker {
   readonly machine: Machine;
+  /** Told how long each call took, by its name in Kata's metrics, in milliseconds. */
+  readonly observe?: (milliseconds: number, verb: string) => void;
   making(request: MakingRequest): Making;
   /** The shim ends. */
   close(): Promise<void>;

@@ -14,7 +14,6 @@ import {
 import { planContainer, planExec } from "@berth/runtime";
 import type { oci } from "@berth/spec";
 import { runcOptions } from "@berth/spec/shim";
-import { CODE, TtrpcError } from "@berth/ttrpc";
 import { unpackMessage } from "../any.ts";
 import { runHooks } from "./hooks.ts";
 import type { Machine, Maker, Making, MakingRequest, Prepared, PreparedExec } from "./making.ts";
@@ -40,10 +39,13 @@ class OwnMaking implements Making {
   readonly #options: runcOptions.Options | undefined;
   readonly #unit: SystemdPlace | undefined;
   readonly #cgroup: string;
+  /** As it is in fact: a restored one may be in a namespace more. */
+  #spec: oci.Spec;
 
   constructor(machine: Machine, request: MakingRequest, options: runcOptions.Options | undefined) {
     this.#machine = machine;
     this.#request = request;
+    this.#spec = request.spec;
     this.#options = options;
     const path = request.spec.linux?.cgroupsPath ?? `/${request.id}`;
     this.#unit = options?.systemdCgroup ? systemdPlace(path, request.id) : undefined;
@@ -53,9 +55,12 @@ class OwnMaking implements Making {
   async prepare(): Promise<Prepared> {
     const { hand, host, log } = this.#machine;
     const { id, bundle, spec, rootfsPath, rootfs: mounts, terminal, checkpoint } = this.#request;
-    if (checkpoint !== "")
-      throw new TtrpcError(CODE.unimplemented, "berth's shim does not restore checkpoints; berthd and berth-runc do");
     const rootfs = await rootfsOf(hand, bundle, rootfsPath, mounts);
+    const oom = oomCounter(this.#cgroup, host);
+    if (checkpoint !== "") {
+      const { planRestored } = await import("./restore.ts");
+      return { plan: await planRestored(this.#machine, this.#request, rootfs, this.#cgroup), oom };
+    }
     const { plan, warnings } = planContainer(spec, {
       id,
       rootfs,
@@ -70,7 +75,7 @@ class OwnMaking implements Making {
       checksProgram: true,
     });
     for (const warning of warnings) log(`container ${id}: ${warning}`);
-    return { plan, oom: oomCounter(this.#cgroup, host) };
+    return { plan, oom };
   }
 
   async parked(pid: number): Promise<void> {
@@ -81,13 +86,17 @@ class OwnMaking implements Making {
     await systemd.start({ place: this.#unit, pids: [pid], host: this.#machine.host, resources, annotations });
   }
 
-  async started(pid: number): Promise<void> {
+  async start(start: () => Promise<number>): Promise<void> {
+    const pid = await start();
+    if (this.#request.checkpoint !== "") {
+      const { withTimeNamespace } = await import("@berth/runtime/criu");
+      this.#spec = withTimeNamespace(this.#spec, pid);
+    }
     await runHooks(this.#machine, { ...this.#request, pid }, "poststart");
   }
 
   async exec(pid: number, process: oci.Process): Promise<PreparedExec> {
-    const { spec } = this.#request;
-    const target = { pid, spec, cgroup: { path: this.#cgroup } };
+    const target = { pid, spec: this.#spec, cgroup: { path: this.#cgroup } };
     const options = { host: this.#machine.host, seccomp: await this.#seccomp(), terminal: process.terminal === true };
     return { plan: planExec(target, process, options).plan };
   }

@@ -2,8 +2,9 @@
 import { createHash } from "node:crypto";
 import { join } from "node:path";
 
-/** As containerd has it; another for tests, and for the warm-up of a bundle. */
-const BASE = process.env["BERTH_SHIM_STATE"] ?? "/run/containerd";
+/** Undefined: containerd's. Another is for tests, and for the warm-up of a bundle. */
+export const ownState = process.env["BERTH_SHIM_STATE"];
+const BASE = ownState ?? "/run/containerd";
 const SOCKETS = join(BASE, "s");
 const STATE = join(BASE, "berth");
 const SHORT = 20;

@@ -8,6 +8,7 @@ import { TtrpcServer } from "@berth/ttrpc";
 import type { Invocation } from "./arguments.ts";
 import { handlerOptions } from "./bootstrap.ts";
 import type { Machine, Maker } from "./making.ts";
+import { measured } from "./measured.ts";
 import { bosun, handDir, stateDir } from "./place.ts";
 import type { Listening, Program } from "./program.ts";
 import { Publisher } from "./publisher.ts";
@@ -33,7 +34,7 @@ export function serve(program: Program, invocation: Invocation, listening: Liste
   const server = new TtrpcServer();
   const onShutdown = (): void => void end(server, maker, publisher, listening);
   const dirOf = (id: string): string => stateDir(address, namespace, id);
-  const tasks = new Tasks({ maker, publisher, dirOf, onShutdown });
+  const tasks = measured(new Tasks({ maker, publisher, dirOf, onShutdown }), maker);
   // The same messages, whichever name it is asked by.
   server.add(task.Task, tasks).add(taskV3.Task, tasks);
   listening.taken((connection) => server.serve(connection));

@@ -151,10 +151,12 @@ export class Tasks implements Service {
 
   readonly pids: Service["pids"] = async ({ id }) => {
     const container = this.#container(id);
-    const execs = new Map([...container.execs.values()].map((exec) => [exec.pid, exec.id]));
-    const pids = await container.pids();
+    const running = [...container.execs.values()].filter(({ status }) => status === Status.RUNNING);
+    const execs = new Map(running.map((exec) => [exec.pid, exec.id]));
+    // Processes that stand for those in a machine are in no cgroup of the container's.
+    const pids = new Set([...(await container.pids()), ...execs.keys()]);
     return {
-      processes: pids.map((pid) => {
+      processes: [...pids].map((pid) => {
         const execId = execs.get(pid);
         if (execId === undefined) return { pid };
         return { pid, info: packMessage(runcOptions.ProcessDetailsSchema, { execId }) };

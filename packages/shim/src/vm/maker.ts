@@ -1,15 +1,19 @@
 /** Containers in a virtual machine, one machine for all of this shim's. */
-import { cgroupRemoval, CLONE, killCgroup, type Order, type Plan } from "@berth/kernel";
+import { cgroupRemoval, killCgroup } from "@berth/kernel";
 import { cgroupCreation } from "@berth/runtime";
 import type { oci } from "@berth/spec";
 import { CODE, TtrpcError } from "@berth/ttrpc";
 import {
+  MachineCounters,
+  plugDevices,
   type PodMachine,
+  refreshNetwork,
   releaseStorage,
   shareContainer,
   sizeMachine,
   standInOom,
   standInPlan,
+  unplugDevices,
   unshareContainer,
   type VmHost,
 } from "@berth/vm";
@@ -20,7 +24,7 @@ import { packStats } from "../server/stats.ts";
 import { roleOf } from "./annotations.ts";
 import { inVmsWords } from "./errors.ts";
 import { limitsOf, merged } from "./limits.ts";
-import { bootMachine, dropMachine, vmHostOf } from "./machine.ts";
+import { type Booted, bootMachine, dropMachine, vmHostOf } from "./machine.ts";
 
 /** How long after its exit output of a further process is awaited that a grandchild may still hold open. */
 const DRAIN_MS = 2_000;
@@ -33,7 +37,8 @@ export class VmMaker implements Maker {
   readonly vm: VmHost;
   readonly #id: string;
   readonly #options: Any | undefined;
-  #booted: Promise<PodMachine> | undefined;
+  readonly #counters = new MachineCounters();
+  #booted: Promise<Booted> | undefined;
   readonly #resources = new Map<string, oci.LinuxResources | undefined>();
   #owner: string | undefined;
 
@@ -49,23 +54,34 @@ export class VmMaker implements Maker {
     return new VmMaking(this, request);
   }
 
+  observe(milliseconds: number, verb: string): void {
+    this.#counters.verbs.observe(milliseconds, verb);
+  }
+
   /** The machine; booted for what may have one of its own. */
-  async machineFor({ id, spec, options }: MakingRequest): Promise<PodMachine> {
+  async machineFor({ id, spec, options }: MakingRequest): Promise<Booted> {
     if (this.#booted) return await this.#booted;
     if (roleOf(spec) === "container")
       throw new TtrpcError(CODE.failedPrecondition, `container ${id}: its pod has no virtual machine (any more)`);
     this.#owner = id;
-    const asked = { id: this.#id, spec, cgroup: cgroupOf(spec, id), options: options ?? this.#options };
-    const booted = (this.#booted = inVmsWords(() => bootMachine(this.vm, asked)));
-    const machine = await booted;
-    void machine.ended.then((reason) => {
-      if (this.#booted === booted) this.machine.log(`the virtual machine is gone: ${reason}`);
+    const asked = {
+      id: this.#id,
+      pod: id,
+      spec,
+      cgroup: cgroupOf(spec, id),
+      options: options ?? this.#options,
+      counters: this.#counters,
+    };
+    const booting = (this.#booted = inVmsWords(() => bootMachine(this.vm, asked)));
+    const booted = await booting;
+    void booted.machine.ended.then((reason) => {
+      if (this.#booted === booting) this.machine.log(`the virtual machine is gone: ${reason}`);
     });
-    return machine;
+    return booted;
   }
 
   /** Undefined: there is none, or none that could be booted. */
-  async found(): Promise<PodMachine | undefined> {
+  async found(): Promise<Booted | undefined> {
     return await this.#booted?.catch(() => undefined);
   }
 
@@ -75,18 +91,26 @@ export class VmMaker implements Maker {
     await inVmsWords(() => sizeMachine(machine, [...this.#resources.values()].map(limitsOf)));
   }
 
+  /** Without what a container could use that is gone. */
+  async shrink(machine: PodMachine, id: string): Promise<void> {
+    this.#resources.delete(id);
+    if (this.#owner !== id) await sizeMachine(machine, [...this.#resources.values()].map(limitsOf));
+  }
+
   /** The machine goes with the container that it was booted for. */
   async released(id: string): Promise<void> {
     this.#resources.delete(id);
     if (this.#owner !== id) return;
-    const machine = await this.found();
+    const booted = await this.found();
     this.#booted = undefined;
     this.#owner = undefined;
-    await machine?.close();
-    await dropMachine(this.vm, this.#id);
+    await booted?.close();
+    await dropMachine(this.vm, this.#id, id);
   }
 
+  /** A template that is not made by then is another's to make. */
   async close(): Promise<void> {
+    await this.vm.factory?.close();
     await (await this.found())?.close();
   }
 }
@@ -108,19 +132,19 @@ class VmMaking implements Making {
     if (checkpoint !== "")
       throw new TtrpcError(CODE.unimplemented, "a container in a virtual machine cannot be restored from a checkpoint");
     const { hand, host, cache, log } = this.#maker.machine;
-    const machine = await this.#maker.machineFor(this.#request);
+    const { machine, netns } = await this.#maker.machineFor(this.#request);
     await this.#maker.fit(machine, id, spec.linux?.resources ?? {});
     const rootfs = await rootfsOf(hand, bundle, rootfsPath, mounts);
     const warn = (message: string): void => log(`container ${id}: ${message}`);
-    const guests = await inVmsWords(async () => {
-      const own = await withGuestsPids(machine, withinMachine(spec));
-      const shared = { id, spec: own, rootfs, shm: shmOf(spec), warn };
-      return await shareContainer({ hand, host }, machine, shared);
+    const last = await inVmsWords(async () => {
+      const plugged = await plugDevices(machine, spec);
+      const own = await withGuestsPids(machine, withinMachine(plugged));
+      const guests = await shareContainer({ hand, host }, machine, { id, spec: own, rootfs, shm: shmOf(spec), warn });
+      const container = { id, spec: guests, terminal, stdin, directory: dir, seccompCache: cache, warn };
+      return await machine.runtime.create(container);
     });
-    const container = { id, spec: guests, terminal, stdin, directory: dir, seccompCache: cache, warn };
-    const last = await inVmsWords(() => machine.runtime.create(container));
     const cgroup = cgroupCreation(this.#cgroup, host);
-    return { plan: inOwnNetwork(standInPlan(last, { terminal, cgroup, parks: true })), oom: standInOom(dir) };
+    return { plan: standInPlan(last, { terminal, cgroup, netns, parks: true }), oom: standInOom(dir) };
   }
 
   parked(pid: number): Promise<void> {
@@ -128,46 +152,52 @@ class VmMaking implements Making {
     return Promise.resolve();
   }
 
-  started(): Promise<void> {
-    return Promise.resolve();
+  /** By now CNI has been called for whom it is called for once there is a process. */
+  async start(start: () => Promise<number>): Promise<void> {
+    const { hand } = this.#maker.machine;
+    const { machine, netns } = await this.#booted();
+    await inVmsWords(() => refreshNetwork(hand, machine, netns));
+    await machine.runtime.told(this.#request.id, start());
   }
 
   async exec(_pid: number, process: oci.Process): Promise<PreparedExec> {
     const { id, dir: directory } = this.#request;
     const { cache: seccompCache } = this.#maker.machine;
-    const { runtime } = await this.#machine();
     const asked = { id, process, directory, seccompCache, drainMs: DRAIN_MS };
-    const call = await inVmsWords(() => runtime.exec(asked));
+    const call = await this.#asked(({ runtime }) => runtime.exec(asked));
     const plan = standInPlan(call.last, { terminal: process.terminal === true, parks: false });
     return { plan, told: (work) => call.told(work), dispose: () => Promise.resolve(call[Symbol.asyncDispose]()) };
   }
 
   async killAll(): Promise<void> {
-    await (await this.#machine()).runtime.kill(this.#request.id);
+    await this.#asked(({ runtime }) => runtime.kill(this.#request.id));
   }
 
   async signal(signal: number): Promise<void> {
-    await (await this.#machine()).runtime.signal(this.#request.id, signal);
+    await this.#asked(({ runtime }) => runtime.signal(this.#request.id, signal));
   }
 
   async pause(): Promise<void> {
-    await (await this.#machine()).runtime.pause(this.#request.id);
+    await this.#asked(({ runtime }) => runtime.pause(this.#request.id));
   }
 
   async resume(): Promise<void> {
-    await (await this.#machine()).runtime.resume(this.#request.id);
+    await this.#asked(({ runtime }) => runtime.resume(this.#request.id));
   }
 
   async update(resources: oci.LinuxResources): Promise<void> {
-    const machine = await this.#machine();
-    await this.#maker.fit(machine, this.#request.id, resources);
-    await machine.runtime.update(this.#request.id, resources);
+    const { id } = this.#request;
+    await this.#asked(async (machine) => {
+      await this.#maker.fit(machine, id, resources);
+      await machine.runtime.update(id, resources);
+    });
   }
 
   async stats(): Promise<Any> {
     const { id, dir } = this.#request;
-    const stats = await (await this.#machine()).runtime.stats(id, dir);
-    if (!stats) throw new TtrpcError(CODE.notFound, `container ${id} has ended`);
+    const stats = await this.#asked(({ runtime }) => runtime.stats(id, dir));
+    if (!stats)
+      throw new TtrpcError(CODE.notFound, `container ${id} has ended, or its policy does not let it be measured`);
     return packStats(stats);
   }
 
@@ -181,14 +211,16 @@ class VmMaking implements Making {
   }
 
   async release(): Promise<void> {
-    const { id, bundle } = this.#request;
+    const { id, bundle, spec } = this.#request;
     const { hand, host, log } = this.#maker.machine;
-    const machine = await this.#maker.found();
+    const machine = (await this.#maker.found())?.machine;
     if (machine) {
       // What cannot be given back there goes with the machine.
       await machine.runtime
         .release(id)
         .then(() => releaseStorage(machine, id))
+        .then(() => unplugDevices(machine, devicesOf(spec)))
+        .then(() => this.#maker.shrink(machine, id))
         .catch((error: Error) => log(`container ${id}: ${error.message}`));
       await unshareContainer(hand, machine, id);
     }
@@ -198,12 +230,19 @@ class VmMaking implements Making {
     await unmountRootfs(hand, bundle);
   }
 
-  async #machine(): Promise<PodMachine> {
-    const machine = await this.#maker.found();
-    if (!machine) throw new TtrpcError(CODE.notFound, `container ${this.#request.id}: its virtual machine is gone`);
-    return machine;
+  async #asked<T>(work: (machine: PodMachine) => Promise<T>): Promise<T> {
+    const { machine } = await this.#booted();
+    return await inVmsWords(() => work(machine));
+  }
+
+  async #booted(): Promise<Booted> {
+    const booted = await this.#maker.found();
+    if (!booted) throw new TtrpcError(CODE.notFound, `container ${this.#request.id}: its virtual machine is gone`);
+    return booted;
   }
 }
+
+const devicesOf = ({ linux }: oci.Spec): string[] => (linux?.devices ?? []).map(({ path }) => path);
 
 /** What containerd mounts there on the host is the machine's own in it. */
 const shmOf = ({ mounts = [] }: oci.Spec): string =>
@@ -226,11 +265,4 @@ async function withGuestsPids({ runtime }: PodMachine, spec: oci.Spec): Promise<
   const { pid } = (await runtime.findInit()) ?? (await runtime.startInit());
   const own = namespaces.map((one) => (one.type === "pid" && one.path ? { ...one, path: `/proc/${pid}/ns/pid` } : one));
   return { ...spec, linux: { ...spec.linux, namespaces: own } };
-}
-
-/** Who asks for the network of a container's process (as `ctr run --cni` does) is not to find the node's. */
-function inOwnNetwork({ orders }: Plan): Plan {
-  const isolated = (order: Order): Order =>
-    order.order === "clone" ? { ...order, args: { ...order.args, flags: order.args.flags | CLONE.NEWNET } } : order;
-  return { orders: orders.map(isolated) };
 }

@@ -45,8 +45,11 @@ async function deleteLeft(left: Pick<Machine, "hand" | "host">, invocation: Invo
   const spec = specOf(bundle);
   if (spec) {
     // No machine outlives its shim, nor the container that it was booted for.
+    const vm = vmHostOf(left);
     if (roleOf(spec) !== "container" || !(await isServed(groupSocket(invocation))))
-      await dropMachine(vmHostOf(left), machineOf(invocation));
+      await dropMachine(vm, machineOf(invocation), id);
+    // Nor a template that it has not finished.
+    await vm.factory?.sweep(vm);
     const cgroup = cgroupOf(spec, id);
     await killCgroup(cgroup, host);
     const dir = stateDir(address, namespace, id);

@@ -1,8 +1,9 @@
-/** Templates of one daemon: found for a pod, made behind the first one that has none, given up where they do not work. */
+/** Templates of one daemon or shim: found for a pod, made behind the first one that has none, given up where they do not work. */
 import type { VmSettings } from "../configuration/settings.ts";
 import type { Hypervisor, Machine } from "../hypervisor/machine.ts";
 import type { VmHost } from "../sandbox/host.ts";
 import { removeMachine } from "../sandbox/remove.ts";
+import { claimTemplate } from "./claim.ts";
 import { templateKey, templateProblem, type TemplateKey } from "./key.ts";
 import { makeTemplate } from "./make.ts";
 import { isAbandoned, namesIn } from "./names.ts";
@@ -62,7 +63,7 @@ export class Factory {
     await this.#swept;
   }
 
-  /** In the background, once. What goes wrong is told, and costs nobody a pod. */
+  /** In the background, once, and by one of all processes. What goes wrong is told, and costs nobody a pod. */
   make(vm: VmHost, wanted: Wanted, found: Found): void {
     const { digest } = found.key;
     if (this.#making.has(digest) || this.#isHopeless(digest) || this.#stop.signal.aborted) return;
@@ -93,7 +94,7 @@ export class Factory {
   }
 
   async close(): Promise<void> {
-    this.#stop.abort(new Error("the daemon ends"));
+    this.#stop.abort(new Error("whoever makes the template ends"));
     await this.idle();
   }
 
@@ -104,6 +105,8 @@ export class Factory {
   async #make(vm: VmHost, wanted: Wanted, { key, place }: Found): Promise<void> {
     const { signal } = this.#stop;
     try {
+      await using claim = await claimTemplate(place, key.digest);
+      if (!claim || (await findTemplate(place, key))) return;
       await makeTemplate(vm, { ...wanted, key, place, signal });
       await removeStale(place);
     } catch (error) {

@@ -6,6 +6,7 @@ import { randomBytes } from "node:crypto";
 import { existsSync } from "node:fs";
 import { mkdir, readFile, rename, rm, stat, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { isAbandoned } from "./claim.ts";
 import { isCurrent, type TemplateKey } from "./key.ts";
 import { namesIn } from "./names.ts";
 
@@ -92,7 +93,8 @@ export async function listTemplates(place: string): Promise<TemplateAbout[]> {
 export async function removeStale(place: string): Promise<void> {
   for (const name of await namesIn(place)) {
     const pid = NEW.exec(name)?.[1];
-    if (pid !== undefined && !existsSync(`/proc/${pid}`)) await rm(join(place, name), { recursive: true, force: true });
+    const isLeft = pid === undefined ? await isAbandoned(place, name) : !existsSync(`/proc/${pid}`);
+    if (isLeft) await rm(join(place, name), { recursive: true, force: true });
   }
   for (const [index, template] of (await listTemplates(place)).entries())
     if (index >= MOST || !(await isCurrent(template.key.inputs))) await removeTemplate(template);

@@ -18,6 +18,7 @@ import {
   type ProcessTally,
 } from "@berth/kernel";
 import type { oci } from "@berth/spec";
+import { joinOrders } from "../network/namespace.ts";
 
 /** Where the guest has what all its containers share. */
 export interface GuestPlaces {
@@ -158,6 +159,8 @@ export interface StandIn {
   readonly terminal: boolean;
   /** On the host, for a container's; a further process's is in its monitor's. */
   readonly cgroup?: { readonly orders: readonly Order[]; readonly slot: number | undefined };
+  /** A pinned network namespace that it is in: who asks for the network of the container's process finds the machine's. Undefined: the node's. */
+  readonly netns?: string | undefined;
   /** Whether it waits to be started: a container's does. */
   readonly parks: boolean;
 }
@@ -166,11 +169,12 @@ const ROOT_SLOT = 0;
 const SIZE = { rows: 24, columns: 80 } as const;
 
 /** The plan of a process of this node's that stands for one in a guest; its terminal is of the node's own devpts. */
-export function standInPlan(last: Order, { terminal, cgroup, parks }: StandIn): Plan {
+export function standInPlan(last: Order, { terminal, cgroup, netns, parks }: StandIn): Plan {
   const root: Order = { order: "open", args: { slot: ROOT_SLOT, path: "/", flags: BigInt(O.PATH | O.DIRECTORY) } };
   return {
     orders: [
       ...(cgroup?.orders ?? []),
+      ...(netns === undefined ? [] : joinOrders(netns)),
       ...(terminal ? [root] : []),
       {
         order: "clone",

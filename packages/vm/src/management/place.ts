@@ -6,7 +6,8 @@ import { VmError } from "../errors.ts";
 
 /** Of Kata's runtime in Go, and of the one in Rust. */
 export const KATA_DIRECTORIES = ["/run/vc/sbs", "/run/kata"] as const;
-const DEFAULT_STATE = "/run/berth";
+/** Of berthd. */
+export const DEFAULT_STATE = "/run/berth";
 
 /** Where berthd with this state directory has them. */
 export const sandboxesOf = (state: string): string => (state === DEFAULT_STATE ? KATA_DIRECTORIES[0] : `${state}/sbs`);

@@ -2,6 +2,7 @@
 import type { GuestRuntime } from "../guest/runtime.ts";
 import type { MachineCounters } from "../monitor/sandbox.ts";
 import { VmError } from "../errors.ts";
+import type { PodMachine } from "../sandbox/machine.ts";
 import type { PodPolicy } from "./pod.ts";
 import { createContainer, execProcess, ofContainer } from "./requests.ts";
 import type { Value } from "./syntax.ts";
@@ -11,8 +12,12 @@ export interface Guard {
   readonly counters: MachineCounters;
 }
 
+/** The machine with its guest's runtime behind its pod's policy. Not copied: not every machine has all of it to be looked at. */
+export const guardedMachine = (machine: PodMachine, guard: Guard): PodMachine =>
+  Object.create(machine, { runtime: { value: guarded(machine.runtime, guard), enumerable: true } }) as PodMachine;
+
 /** Its calls reject with VmError Denied where the policy says so. What ends and gives back is always allowed: it goes with the machine. */
-export function guarded(runtime: GuestRuntime, { policy, counters }: Guard): GuestRuntime {
+function guarded(runtime: GuestRuntime, { policy, counters }: Guard): GuestRuntime {
   const asked = async <T>(request: string, input: () => Value, work: () => Promise<T>): Promise<T> => {
     policy.check(request, input);
     return await counters.requests.time(`grpc.${request}`, work);

@@ -1,7 +1,6 @@
 /** The programs of a machine: each the process of a bosun monitor, which keeps its words and its end. */
 import { mkdir, readFile } from "node:fs/promises";
 import {
-  CLONE,
   cgroupCreation,
   connectMonitor,
   type HostFacts,
@@ -14,11 +13,11 @@ import {
 import { VmError } from "../errors.ts";
 import { listening } from "../hypervisor/connect.ts";
 import type { Program } from "../hypervisor/machine.ts";
+import { joinOrders } from "../network/namespace.ts";
 import { consoleWords } from "./console.ts";
 import { programDirectory, programLog, type ProgramName, type VmHost } from "./host.ts";
 
 const SIGKILL = 9;
-const NETNS_SLOT = 0;
 /** Letters of a log that an error quotes. */
 const QUOTED = 2000;
 
@@ -37,18 +36,10 @@ export const execOrder = ({ argv, env, keep = 0 }: Program): Order => ({ order: 
 /** Orders of a process that is in its place before it is anything; `end`: what it becomes. */
 export function programPlan(end: Order, { cgroup, netns, own = [] }: ProgramPlace, host: HostFacts): Plan {
   const { orders, slot } = cgroupCreation(cgroup, host);
-  const network: Order[] =
-    netns === undefined
-      ? []
-      : [
-          { order: "open", args: { slot: NETNS_SLOT, path: netns, flags: 0n } },
-          { order: "setns", args: { slot: NETNS_SLOT, type: CLONE.NEWNET } },
-          { order: "close", args: { slot: NETNS_SLOT } },
-        ];
   return {
     orders: [
       ...orders,
-      ...network,
+      ...(netns === undefined ? [] : joinOrders(netns)),
       { order: "clone", args: { flags: 0n, cgroupSlot: slot ?? NO_SLOT, uidMap: "", gidMap: "", denySetgroups: 0 } },
       { order: "setsid", args: {} },
       ...own,

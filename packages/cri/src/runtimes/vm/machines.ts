@@ -7,7 +7,7 @@ import {
   Factory,
   findMachine,
   forgetDirectVolumes,
-  guarded,
+  guardedMachine,
   MachineCounters,
   type MachineCache,
   manageMachine,
@@ -45,10 +45,6 @@ interface Known {
 
 /** A guest that hangs is asked so seldom what it has used. */
 const SILENCE_MS = 30_000;
-
-/** Not copied: not every machine has all of it to be looked at. */
-const withRuntime = (machine: PodMachine, runtime: PodMachine["runtime"]): PodMachine =>
-  Object.create(machine, { runtime: { value: runtime, enumerable: true } }) as PodMachine;
 
 /** Of the hypervisor and its helpers: in the pod's, as its containers' are. */
 export const machineCgroup = (context: CriContext, record: SandboxRecord): string =>
@@ -94,8 +90,8 @@ export class Machines {
     const { id } = sandbox.record;
     await policy.keepIn(machine.directory);
     const counters = new MachineCounters();
-    const runtime = guarded(machine.runtime, { policy, counters });
-    const known: Known = { machine: withRuntime(machine, runtime), counters, management: undefined, silentUntil: 0 };
+    const own = guardedMachine(machine, { policy, counters });
+    const known: Known = { machine: own, counters, management: undefined, silentUntil: 0 };
     this.#known.set(id, known);
     void machine.ended.then((reason) => this.#ended(context, sandbox, known, reason));
     await this.#manage(context, sandbox.record, known, policy);

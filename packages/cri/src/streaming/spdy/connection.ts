@@ -27,6 +27,8 @@ export interface SpdyOptions {
   readonly role?: "server" | "client";
   /** The other side's new stream; false refuses it. */
   readonly onStream?: (stream: SpdyStream) => boolean;
+  /** Streams that the other side resets have ended, with all that came before: Kubernetes' servers end so what they are done with. */
+  readonly resetEnds?: boolean;
   /** Called with each frame, either way. */
   readonly onActivity?: () => void;
 }
@@ -41,6 +43,7 @@ export class SpdyConnection implements StreamOwner {
   readonly #socket: Duplex;
   readonly #onStream: (stream: SpdyStream) => boolean;
   readonly #onActivity: () => void;
+  readonly #resetEnds: boolean;
   readonly #parity: 0 | 1;
   readonly #reader = new FrameReader();
   readonly #inflater = new HeaderInflater();
@@ -67,6 +70,7 @@ export class SpdyConnection implements StreamOwner {
     this.#socket = socket;
     this.#onStream = options.onStream ?? (() => false);
     this.#onActivity = options.onActivity ?? (() => undefined);
+    this.#resetEnds = options.resetEnds ?? false;
     this.#parity = options.role === "client" ? 1 : 0;
     this.#nextStream = this.#pings = 2 - this.#parity;
     socket.on("error", () => socket.destroy());
@@ -232,7 +236,10 @@ export class SpdyConnection implements StreamOwner {
   #rstStream(id: number, status: number): void {
     this.#opening.get(id)?.reject(new Error(`the stream was refused (status ${status})`));
     this.#opening.delete(id);
-    this.#forget(id)?.destroy();
+    const stream = this.#forget(id);
+    if (!this.#resetEnds) return void stream?.destroy();
+    stream?.receiveFin();
+    stream?.abandon(gone(), LINGER_MS);
   }
 
   #settings(frame: ControlFrame): void {

@@ -1,0 +1,48 @@
+/** A container made of a checkpoint: CRIU restores its processes, which run on when it is started. */
+import { mkdir, readFile } from "node:fs/promises";
+import { join } from "node:path";
+import type { Plan } from "@berth/kernel";
+import type { Rootfs } from "@berth/runtime";
+import { DESCRIPTORS_FILE, planMountPoints, planRestore } from "@berth/runtime/criu";
+import { CODE, TtrpcError } from "@berth/ttrpc";
+import { checkCriu, criuEnvironment } from "./criu.ts";
+import type { Machine, MakingRequest } from "./making.ts";
+
+/** FailedPrecondition: CRIU cannot work here; InvalidArgument: `checkpoint` is none of berth's. */
+export async function planRestored(
+  { hand, host, log }: Machine,
+  { id, bundle, spec, dir, checkpoint }: MakingRequest,
+  rootfs: Rootfs,
+  cgroup: string,
+): Promise<Plan> {
+  await checkCriu(hand);
+  const rootPlace = join(dir, "criu-root");
+  await mkdir(rootPlace, { mode: 0o700 });
+  const restoration = {
+    id,
+    bundle,
+    rootfs,
+    rootPlace,
+    cgroup: { path: cgroup },
+    host,
+    place: { images: checkpoint, work: dir },
+    descriptors: await descriptorsOf(checkpoint),
+    options: { manageCgroupsMode: "ignore" },
+    env: criuEnvironment(),
+  };
+  await hand.run(planMountPoints(spec, restoration));
+  const { plan, warnings } = planRestore(spec, restoration);
+  for (const warning of warnings) log(`container ${id}: ${warning}`);
+  return plan;
+}
+
+async function descriptorsOf(images: string): Promise<string[]> {
+  const file = join(images, DESCRIPTORS_FILE);
+  try {
+    const value: unknown = JSON.parse(await readFile(file, "utf8"));
+    if (Array.isArray(value) && value.every((one) => typeof one === "string")) return value;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ENOENT" && !(error instanceof SyntaxError)) throw error;
+  }
+  throw new TtrpcError(CODE.invalidArgument, `checkpoint: ${file} is no list of descriptors, as berth's have one`);
+}
