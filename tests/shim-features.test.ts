@@ -1,7 +1,9 @@
 /** Runtime handlers whose shim says what its runtime can do (`-info`): berth's own shims do, containerd 1.6's does not. */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { chmodSync, chownSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { chmodSync, chownSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { fromBinary, toBinary } from "@bufbuild/protobuf";
 import { AnySchema } from "@bufbuild/protobuf/wkt";
@@ -21,6 +23,21 @@ const map = [{ containerId: 0, hostId: SHIFT, length: 65_536 }];
 const linux = (pid: number = CONTAINER): object => ({
   linux: { securityContext: { namespaceOptions: { pid, usernsOptions: { mode: POD, uids: map, gids: map } } } },
 });
+/** As containerd 2.3's library makes shims: all that they are to know is on standard input, and what they answer is a message. */
+const NEWER = `#!/bin/sh
+case " $* " in
+*" start "*) ;;
+*) exec ${OWN} "$@" ;;
+esac
+cat >params
+if ! grep -q '\\.ttrpc' params; then
+  echo "the shim was started through the deprecated API but was built against the new API" >&2
+  exit 1
+fi
+address=$(${OWN} "$@" <params | sed 's/.*"address":"\\([^"]*\\)".*/\\1/')
+length=$(printf '\\\\%o' \${#address})
+printf '\\010\\003\\022'"$length"'%s\\032\\005ttrpc' "$address"
+`;
 const SLEEP = "while :; do sleep 1000; done";
 
 interface Features {
@@ -49,11 +66,16 @@ test("-info: name, version, the options it was asked with, and the features of i
 describe("handlers", { skip: process.getuid?.() !== 0 && "needs root" }, () => {
   let daemon: TestDaemon;
   let empty: Inventory;
+  let programs = "";
   let supported = false;
   before(async () => {
     const table = (name: string, path: string): string =>
       `[${RUNTIMES}.${name}]\nruntime_type = "io.containerd.berth.v2"\nruntime_path = "${path}"\n`;
-    const tables = [table("own", OWN), table("machines", OF_MACHINES), table("silent", SILENT)];
+    programs = mkdtempSync(join(tmpdir(), "berth-shim-"));
+    const newer = join(programs, "newer");
+    writeFileSync(newer, NEWER, { mode: 0o755 });
+    const shims = { own: OWN, machines: OF_MACHINES, silent: SILENT, newer };
+    const tables = Object.entries(shims).map(([name, path]) => table(name, path));
     daemon = await TestDaemon.start({ config: `version = 3\n${tables.join("")}` });
     // As /run is: the container's root reaches its bundle as somebody else on the host.
     chmodSync(daemon.dir, 0o711);
@@ -63,6 +85,7 @@ describe("handlers", { skip: process.getuid?.() !== 0 && "needs root" }, () => {
   });
   after(async () => {
     await daemon[Symbol.asyncDispose]();
+    rmSync(programs, { recursive: true });
   });
 
   async function gone(podSandboxId: string): Promise<void> {
@@ -114,6 +137,16 @@ describe("handlers", { skip: process.getuid?.() !== 0 && "needs root" }, () => {
     await daemon.kill("SIGKILL");
     await daemon.startAgain();
     assert.equal(await sh(daemon, id, "id -u"), "0\n");
+    await gone(pod.id);
+  });
+
+  test("a shim of containerd 2.3's: started by its messages, and found again by the next berthd", async () => {
+    const pod = await runPod(daemon, {}, "newer");
+    const id = await startContainer(daemon, pod, SLEEP);
+    assert.equal(await sh(daemon, id, "echo there"), "there\n");
+    await daemon.kill("SIGKILL");
+    await daemon.startAgain();
+    assert.equal(await sh(daemon, id, "echo again"), "again\n");
     await gone(pod.id);
   });
 

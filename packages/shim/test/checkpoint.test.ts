@@ -43,7 +43,8 @@ test("a container is checkpointed, ends, and goes on from there", { skip: whyNoS
   assert.equal(count(), at, "it does not run before it is started");
   assert.equal((await service.call("start", { id: ID })).pid, pid);
   await until("it counts on", () => count() > at);
-  const spec = packJson("Process", { args: ["sh", "-c", "exit 3"], cwd: "/", user: { uid: 0, gid: 0 } });
+  const process = { args: ["sh", "-c", "exit 3"], env: ["PATH=/bin"], cwd: "/", user: { uid: 0, gid: 0 } };
+  const spec = packJson("Process", process);
   await service.call("exec", { id: ID, execId: "e", spec });
   await service.call("start", { id: ID, execId: "e" });
   assert.equal((await service.call("wait", { id: ID, execId: "e" })).exitStatus, 3);

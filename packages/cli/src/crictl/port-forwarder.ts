@@ -56,7 +56,8 @@ export class PortForwarder implements AsyncDisposable {
   }
 
   static async open(context: Context, { url, transport, tls, ports }: Forwarding): Promise<PortForwarder> {
-    const connection = transport === "spdy" ? (await connectSpdy(url, [PROTOCOL], tls)).connection : await tunnel(url, tls);
+    const connection =
+      transport === "spdy" ? (await connectSpdy(url, [PROTOCOL], tls)).connection : await tunnel(url, tls);
     return new PortForwarder(context, connection, ports);
   }
 

@@ -127,6 +127,24 @@ async function arrived(frames: FrameReader): Promise<NonNullable<ReturnType<Fram
   }
 }
 
+test("a stream that is reset is broken; for who asks so it has ended, with all that came before", async () => {
+  for (const resetEnds of [true, false]) {
+    const [a, b] = duplexPair();
+    const onStream = (stream: SpdyStream): boolean => {
+      stream.write("status", () => stream.destroy());
+      return true;
+    };
+    const server = new SpdyConnection(a, { onStream });
+    const client = new SpdyConnection(b, { role: "client", resetEnds });
+    const stream = await client.open(headers("error"));
+    const said = buffer(stream);
+    if (resetEnds) assert.equal(String(await said), "status");
+    else await assert.rejects(said);
+    server.destroy();
+    client.destroy();
+  }
+});
+
 test("pings are answered, wrong stream numbers reset, nonsense ends the connection", async () => {
   const { client, server, frames, syn } = byHand();
   const writer = new HeaderWriter();

@@ -2,4 +2,5 @@
 export { DUMP_LOG, planDump, type DumpOptions, type DumpTarget } from "./dump.ts";
 export { DESCRIPTORS_FILE, type CriuPlace } from "./options.ts";
 export { planMountPoints, planRestore, RESTORE_LOG, type RestoreContext } from "./restore.ts";
+export { criuWords } from "./words.ts";
 export { withTimeNamespace } from "./time.ts";

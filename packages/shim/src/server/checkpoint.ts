@@ -8,6 +8,7 @@ import type { runcOptions } from "@berth/spec/shim";
 import { CODE, TtrpcError } from "@berth/ttrpc";
 import { checkCriu, criuEnvironment } from "./criu.ts";
 import type { Machine } from "./making.ts";
+import { inCriusWords } from "./restore.ts";
 
 interface Running {
   readonly pid: number;
@@ -44,5 +45,5 @@ export async function checkpoint(
     },
     criuEnvironment(),
   );
-  await hand.run(plan);
+  await inCriusWords(hand.run(plan), work);
 }

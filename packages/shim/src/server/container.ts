@@ -143,8 +143,8 @@ export class Container extends TaskProcess {
 
   async #make(request: task.CreateTaskRequest): Promise<void> {
     await mkdir(this.#dir, { recursive: true, mode: 0o700 });
-    const { plan, oom } = await this.#making.prepare();
-    const { pid } = await this.#machine.hand.monitor({
+    const { plan, oom, told } = await this.#making.prepare();
+    const made = this.#machine.hand.monitor({
       dir: this.#dir,
       plan,
       terminal: this.terminal ? { rows: 24, columns: 80 } : undefined,
@@ -153,6 +153,7 @@ export class Container extends TaskProcess {
       stdinOnce: true,
       oom,
     });
+    const { pid } = await (told?.(made) ?? made);
     this.pid = pid;
     const link = (this.link = await connectMonitor(this.#dir, plan));
     link.exited.then(

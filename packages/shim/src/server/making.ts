@@ -35,6 +35,8 @@ export interface MakingRequest {
 export interface Prepared {
   readonly plan: Plan;
   readonly oom: MonitorRequest["oom"];
+  /** Puts the failure of the plan (`work`) in the words of what carries it out. */
+  readonly told?: <T>(work: Promise<T>) => Promise<T>;
 }
 
 /** A further process: `told` puts the failure of its start (`work`) in the words of what made it. */

@@ -58,8 +58,9 @@ class OwnMaking implements Making {
     const rootfs = await rootfsOf(hand, bundle, rootfsPath, mounts);
     const oom = oomCounter(this.#cgroup, host);
     if (checkpoint !== "") {
-      const { planRestored } = await import("./restore.ts");
-      return { plan: await planRestored(this.#machine, this.#request, rootfs, this.#cgroup), oom };
+      const { inCriusWords, planRestored } = await import("./restore.ts");
+      const plan = await planRestored(this.#machine, this.#request, rootfs, this.#cgroup);
+      return { plan, oom, told: (work) => inCriusWords(work, this.#request.dir) };
     }
     const { plan, warnings } = planContainer(spec, {
       id,

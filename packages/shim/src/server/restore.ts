@@ -3,7 +3,7 @@ import { mkdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Plan } from "@berth/kernel";
 import type { Rootfs } from "@berth/runtime";
-import { DESCRIPTORS_FILE, planMountPoints, planRestore } from "@berth/runtime/criu";
+import { criuWords, DESCRIPTORS_FILE, planMountPoints, planRestore } from "@berth/runtime/criu";
 import { CODE, TtrpcError } from "@berth/ttrpc";
 import { checkCriu, criuEnvironment } from "./criu.ts";
 import type { Machine, MakingRequest } from "./making.ts";
@@ -34,6 +34,16 @@ export async function planRestored(
   const { plan, warnings } = planRestore(spec, restoration);
   for (const warning of warnings) log(`container ${id}: ${warning}`);
   return plan;
+}
+
+/** FailedPrecondition for what CRIU fails at; `work`: where its log is. */
+export async function inCriusWords<T>(made: Promise<T>, work: string): Promise<T> {
+  try {
+    return await made;
+  } catch (error) {
+    const words = await criuWords(error, work);
+    throw words === undefined ? error : new TtrpcError(CODE.failedPrecondition, words);
+  }
 }
 
 async function descriptorsOf(images: string): Promise<string[]> {

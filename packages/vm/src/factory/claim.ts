@@ -1,7 +1,7 @@
 /** Which process makes a template, of all that share its place: daemons, and shims, of which a node starts many at once. */
-import { existsSync } from "node:fs";
 import { mkdir, readlink, rm, symlink } from "node:fs/promises";
 import { join } from "node:path";
+import { isAlive } from "./processes.ts";
 
 /** A link to the number of the process, as that is made at once or not at all. */
 const CLAIM = ".making-";
@@ -19,7 +19,7 @@ export async function claimTemplate(place: string, digest: string): Promise<Asyn
 }
 
 /** Whether an entry of a place is a claim of a process that is gone. */
-export async function isAbandoned(place: string, name: string): Promise<boolean> {
+export async function isLeftClaim(place: string, name: string): Promise<boolean> {
   return name.startsWith(CLAIM) && !(await isHeld(join(place, name)));
 }
 
@@ -35,7 +35,7 @@ async function linked(path: string): Promise<boolean> {
 
 async function isHeld(path: string): Promise<boolean> {
   try {
-    return existsSync(`/proc/${await readlink(path)}`);
+    return isAlive(await readlink(path));
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === "ENOENT") return false;
     throw error;

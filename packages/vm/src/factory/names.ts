@@ -1,7 +1,7 @@
 /** Machines that are no pod's yet: being made into a template, or waiting for a pod. Named by who makes them. */
 import { randomBytes } from "node:crypto";
-import { existsSync } from "node:fs";
 import { readdir } from "node:fs/promises";
+import { isAlive } from "./processes.ts";
 
 export type Purpose = "tpl" | "vmc";
 
@@ -28,7 +28,7 @@ export function makerOf(name: string): { readonly purpose: Purpose; readonly pid
 export function isAbandoned(name: string): boolean {
   const maker = makerOf(name);
   if (!maker) return false;
-  return maker.pid === process.pid ? !own.has(name) : !existsSync(`/proc/${maker.pid}`);
+  return maker.pid === process.pid ? !own.has(name) : !isAlive(maker.pid);
 }
 
 /** Empty where the directory is not there. */

@@ -3,12 +3,12 @@
  * a template opens its files first, and may go on when they are removed.
  */
 import { randomBytes } from "node:crypto";
-import { existsSync } from "node:fs";
 import { mkdir, readFile, rename, rm, stat, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { isAbandoned } from "./claim.ts";
+import { isLeftClaim } from "./claim.ts";
 import { isCurrent, type TemplateKey } from "./key.ts";
 import { namesIn } from "./names.ts";
+import { isAlive } from "./processes.ts";
 
 export interface Template {
   readonly directory: string;
@@ -93,7 +93,7 @@ export async function listTemplates(place: string): Promise<TemplateAbout[]> {
 export async function removeStale(place: string): Promise<void> {
   for (const name of await namesIn(place)) {
     const pid = NEW.exec(name)?.[1];
-    const isLeft = pid === undefined ? await isAbandoned(place, name) : !existsSync(`/proc/${pid}`);
+    const isLeft = pid === undefined ? await isLeftClaim(place, name) : !isAlive(pid);
     if (isLeft) await rm(join(place, name), { recursive: true, force: true });
   }
   for (const [index, template] of (await listTemplates(place)).entries())
