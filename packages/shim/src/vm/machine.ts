@@ -4,6 +4,7 @@ import {
   DEFAULT_IMAGE_DIRECTORY,
   DEFAULT_POLICY,
   Factory,
+  forgetDirectVolumes,
   guardedMachine,
   loadSettings,
   machineDirectory,
@@ -87,7 +88,7 @@ export async function bootMachine(vm: VmHost, asked: MachineAsked): Promise<Boot
   const netns = network.path || (await ownNetwork(vm, id));
   const machine = await startMachine(vm, {
     id,
-    pod: annotations["io.kubernetes.cri.sandbox-id"],
+    pod,
     settings,
     netns,
     cgroup: machineCgroup(asked.cgroup),
@@ -153,4 +154,5 @@ export async function dropMachine(vm: VmHost, id: string, pod: string): Promise<
   await removeManagement(sandboxesDirectory, pod);
   await vm.hand.run({ orders: unpinOrders(ownNetns(vm, id)) });
   await removeMachine(vm, id);
+  await forgetDirectVolumes(pod);
 }
