@@ -1,7 +1,7 @@
 /** A pod in a virtual machine, under TCG: two containers, with all that the CRI can ask of them. */
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { createConnection } from "node:net";
 import { availableParallelism } from "node:os";
 import { buffer } from "node:stream/consumers";
@@ -109,6 +109,8 @@ ConfigPath = "${daemon.dir}/kata.toml"
     assert.ok((stats?.memory?.workingSetBytes?.value ?? 0n) > 0n);
 
     await streams(pod.id, server);
+    await attached(pod);
+    await told(pod.id, client);
 
     // Another daemon finds the machine and its containers, whose logs went on without one.
     await daemon.kill("SIGKILL");
@@ -180,6 +182,49 @@ ConfigPath = "${daemon.dir}/kata.toml"
     stream.end("GET / HTTP/1.0\r\n\r\n");
     assert.match(String(await buffer(stream)), /200 OK[^]*hello/);
     connection.socket.destroy();
+  }
+
+  /** Attach, to a container's streams and to its terminal. */
+  async function attached(pod: Awaited<ReturnType<typeof runPod>>): Promise<void> {
+    const { runtime } = daemon.client;
+    const fed = await startContainer(daemon, pod, "cat; echo end >&2; exit 4", { stdin: true, stdinOnce: true });
+    const want = { stdin: true, stdout: true };
+    const plain = await spdyExec((await runtime.attach({ containerId: fed, ...want, stderr: true })).url, want);
+    plain.stdin?.end("typed\n");
+    assert.equal(String(await plain.stdout), "typed\n");
+    assert.equal(String(await plain.stderr), "end\n");
+    assert.equal((await exited(daemon, fed)).exitCode, 4);
+    const script = `until [ "$(stty size)" = "31 91" ]; do sleep 0.02; done; read line; echo got $line; exit 5`;
+    const screen = await startContainer(daemon, pod, script, { tty: true, stdin: true });
+    const onScreen = { ...want, tty: true };
+    const typed = await spdyExec((await runtime.attach({ containerId: screen, ...onScreen })).url, onScreen);
+    typed.resize?.write('{"Width":91,"Height":31}\n');
+    typed.stdin?.write("word\n");
+    assert.match(String(await typed.stdout), /got word\r\n/);
+    assert.equal((await exited(daemon, screen)).exitCode, 5);
+  }
+
+  /** What lists tell of a pod in a machine, and what its kubelet changes of it. */
+  async function told(podSandboxId: string, containerId: string): Promise<void> {
+    const { runtime } = daemon.client;
+    const { stats } = await runtime.listContainerStats({ filter: { podSandboxId, id: containerId } });
+    assert.ok((stats[0]?.memory?.workingSetBytes?.value ?? 0n) > 0n);
+    const { stats: one } = await runtime.podSandboxStats({ podSandboxId });
+    const { stats: all } = await runtime.listPodSandboxStats({ filter: { id: podSandboxId } });
+    for (const linux of [one?.linux, all[0]?.linux]) {
+      assert.ok(linux);
+      assert.ok(linux.containers.some(({ attributes }) => attributes?.id === containerId));
+      assert.ok((linux.memory?.usageBytes?.value ?? 0n) > 0n);
+      assert.ok((linux.network?.defaultInterface?.rxBytes?.value ?? 0n) > 0n);
+    }
+    await runtime.updatePodSandboxResources({ podSandboxId, resources: { cpuShares: 512n } });
+    const { logPath } = await status(daemon, containerId);
+    renameSync(logPath, `${logPath}.1`);
+    await runtime.reopenContainerLog({ containerId });
+    await sh(daemon, containerId, "echo anew >/proc/1/fd/1");
+    await eventually("the new log has it", () =>
+      Promise.resolve(/stdout F anew\n/.test(readFileSync(logPath, "utf8"))),
+    );
   }
 
   test("a machine that is killed is a dead pod at once, with nothing of it left", async () => {

@@ -1,11 +1,24 @@
 /** What a template is known by, and where it is; machines that are copies are in tests/vm-template.test.ts. */
 import assert from "node:assert/strict";
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, utimesSync, writeFileSync } from "node:fs";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, test } from "node:test";
 import { berthVm } from "../src/commands/program.ts";
 import { settingsOf } from "../src/configuration/settings.ts";
+import { claimTemplate } from "../src/factory/claim.ts";
 import { cacheDigest, isCurrent, templateKey, type TemplateKey, templateProblem } from "../src/factory/key.ts";
 import { addTemplate, findTemplate, listTemplates, removeStale } from "../src/factory/store.ts";
 import { machineShape } from "../src/hypervisor/choose.ts";
@@ -125,6 +138,42 @@ test("a template comes whole or not at all, from whoever is first", async () => 
   const found = await findTemplate(place(), key);
   assert.equal(found?.memory, join(place(), key.digest, "memory"));
   assert.deepEqual(readdirSync(found?.directory ?? "").sort(), ["memory", "state", "template.json"]);
+});
+
+async function until(holds: () => boolean): Promise<void> {
+  for (const end = Date.now() + 60_000; !holds();) {
+    assert.ok(Date.now() < end, "timed out");
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+}
+
+test("one process of all makes a template; one that has ended makes none, though its parent has not heard of it", async () => {
+  const claim = `.making-x`;
+  {
+    await using own = await claimTemplate(place(), "x");
+    assert.ok(own);
+    assert.equal(await claimTemplate(place(), "x"), undefined);
+    await removeStale(place());
+    assert.deepEqual(readdirSync(place()), [claim]);
+  }
+  assert.deepEqual(readdirSync(place()), []);
+  const parent = spawn("sh", ["-c", "exec 3<&0; cat <&3 & echo $!; exec sleep 1000"]);
+  try {
+    const [line] = (await once(parent.stdout, "data")) as [Buffer];
+    const zombie = line.toString().trim();
+    await until(() => readFileSync(`/proc/${parent.pid}/comm`, "utf8") === "sleep\n");
+    // Its child ends, and sleep(1) waits for none.
+    parent.stdin.end();
+    await until(() => readFileSync(`/proc/${zombie}/stat`, "utf8").includes(") Z "));
+    symlinkSync(zombie, join(place(), claim));
+    await removeStale(place());
+    assert.deepEqual(readdirSync(place()), []);
+    symlinkSync(zombie, join(place(), claim));
+    await using own = await claimTemplate(place(), "x");
+    assert.ok(own);
+  } finally {
+    parent.kill();
+  }
 });
 
 test("what is of no use any more goes: of changed files, of a maker that is gone, the longest unused of too many", async () => {
