@@ -106,9 +106,10 @@ export class VmMaker implements Maker {
     this.#owner = undefined;
     await booted?.close();
     await dropMachine(this.vm, this.#id, id);
+    // The shim is told to end next: a template that is not made by now is another's to make.
+    await this.vm.factory?.close();
   }
 
-  /** A template that is not made by then is another's to make. */
   async close(): Promise<void> {
     await this.vm.factory?.close();
     await (await this.found())?.close();
