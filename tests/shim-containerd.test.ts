@@ -65,7 +65,7 @@ describe("containerd with berth's shim", { skip: why ?? false }, () => {
     assert.match(missing.stderr, /no such file or directory/);
     const args = ["run", "--rm", "-t", "--snapshotter", "native", "--runtime", RUNTIME, IMAGE, "tty"];
     // One that ends while ctr still sets its own terminal up: packages/shim/test/last-word.
-    const tty = peer.typed("ctr", undefined, ...args, "sh", "-c", "tty; sleep 0.5; exit 3");
+    const tty = peer.typed("ctr", "", ...args, "sh", "-c", "tty; sleep 0.5; exit 3");
     assert.match(tty.stdout, /\/dev\/pts\/0/);
     assert.equal(tty.status, 3);
     await nothingLeft();
@@ -96,7 +96,7 @@ describe("containerd with berth's shim", { skip: why ?? false }, () => {
       assert.deepEqual([fed.stdout, fed.status], ["typed\n", 0]);
       const tty = peer.typed(
         "ctr",
-        undefined,
+        "",
         "task",
         "exec",
         "-t",
@@ -133,7 +133,7 @@ describe("containerd with berth's shim", { skip: why ?? false }, () => {
     assert.match(plain.stderr, /^bad\n/);
     peer.does("ctr", "containers", "delete", "fed");
     const args = ["run", "-d", "-t", "--snapshotter", "native", "--runtime", RUNTIME, IMAGE, "screen"];
-    assert.equal(peer.typed("ctr", undefined, ...args, "sh", "-c", "read line; echo got $line; tty; exit 5").status, 0);
+    assert.equal(peer.typed("ctr", "", ...args, "sh", "-c", "read line; echo got $line; tty; exit 5").status, 0);
     const screen = peer.typed("ctr", "word\n", "task", "attach", "screen");
     assert.match(screen.stdout, /got word\r+\n\/dev\/pts\/0\r+\n/);
     assert.equal(screen.status, 5);
@@ -242,7 +242,7 @@ describe("containerd with berth's shim", { skip: why ?? false }, () => {
     assert.equal(peer.does("crictl", "exec", "-s", first, "/bin/id", "-u"), "0");
     assert.notEqual(peer.crictl("exec", "-s", first, "/bin/sh", "-c", "exit 4").status, 0);
     assert.equal(peer.fed("crictl", "typed\n", "exec", "-i", first, "/bin/cat").stdout, "typed\n");
-    assert.match(peer.typed("crictl", undefined, "exec", "-i", "-t", first, "/bin/tty").stdout, /\/dev\/pts\/\d/);
+    assert.match(peer.typed("crictl", "", "exec", "-i", "-t", first, "/bin/tty").stdout, /\/dev\/pts\/\d/);
     assert.equal(peer.fed("crictl", "typed\n", "attach", "-i", fed).stdout, "typed\n");
     await until("its input has ended", () => stateOf(fed).exitCode === 6);
     await until("the log has its line", () => peer.crictl("logs", first).stdout === "up\n");

@@ -94,7 +94,7 @@ pod_annotations = ["io.katacontainers.*"]
     const missing = exec("e2", "/no/such/program");
     assert.match(missing.stderr, /\/no\/such\/program: no such file or directory/i);
     assert.equal(peer.fed("ctr", "typed\n", "task", "exec", "--exec-id", "e3", "vm", "cat").stdout, "typed\n");
-    const tty = peer.typed("ctr", undefined, "task", "exec", "-t", "--exec-id", "e4", "vm", "sh", "-c", "tty; exit 6");
+    const tty = peer.typed("ctr", "", "task", "exec", "-t", "--exec-id", "e4", "vm", "sh", "-c", "tty; exit 6");
     assert.match(tty.stdout, /\/dev\/pts\/\d/);
     assert.equal(tty.status, 6);
     peer.does("ctr", "task", "exec", "-d", "--exec-id", "e5", "vm", "sleep", "1000");
@@ -127,7 +127,7 @@ pod_annotations = ["io.katacontainers.*"]
     assert.match(fed.stderr, /^bad\n/);
     peer.does("ctr", "containers", "delete", "fed");
     const script = "read line; echo got $line; tty; cat /proc/net/fib_trie; exit 5";
-    const started = peer.typed("ctr-cni", undefined, ...words("-d", "-t", "--cni"), "screen", "sh", "-c", script);
+    const started = peer.typed("ctr-cni", "", ...words("-d", "-t", "--cni"), "screen", "sh", "-c", script);
     assert.equal(started.status, 0, started.stdout);
     const screen = peer.typed("ctr", "word\n", "task", "attach", "screen");
     assert.match(screen.stdout, /got word\r+\n\/dev\/pts\/\d+\r+\n/);
@@ -192,7 +192,7 @@ pod_annotations = ["io.katacontainers.*"]
     await until("the log has its line", () => peer.crictl("logs", first).stdout === "up\n");
     assert.match(peer.does("crictl", "stats", "-o", "json"), new RegExp(first));
     assert.equal(peer.fed("crictl", "typed\n", "exec", "-i", first, "/bin/cat").stdout, "typed\n");
-    assert.match(peer.typed("crictl", undefined, "exec", "-i", "-t", first, "/bin/tty").stdout, /\/dev\/pts\/\d/);
+    assert.match(peer.typed("crictl", "", "exec", "-i", "-t", first, "/bin/tty").stdout, /\/dev\/pts\/\d/);
     assert.equal(peer.fed("crictl", "typed\n", "attach", "-i", fed).stdout, "typed\n");
     await until("its input has ended", () => stateOf(fed).exitCode === 6);
     peer.does("crictl", "update", "--memory", String(96 << 20), first);

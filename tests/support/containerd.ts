@@ -140,14 +140,13 @@ ${tables.map((table) => table.replaceAll("@CRI@", cri).replaceAll("@DIRECTORY@",
   }
 
   /** In a terminal, in which `input` is typed. */
-  typed(program: Program, input: string | undefined, ...args: readonly string[]): Ran {
+  typed(program: Program, input: string, ...args: readonly string[]): Ran {
     const words = [...this.#command(program), ...args].map((word) => `'${word.replaceAll("'", `'\\''`)}'`);
     const command = ["script", "-qec", words.join(" "), "/dev/null"];
-    if (input === undefined) return this.#run(command);
-    // script(1) gives up when a pipe ends.
+    // script(1) gives up when its input ends: a FIFO that it holds open itself never does.
     const keys = join(this.directory, "keys");
-    writeFileSync(keys, input);
-    return this.#run(["sh", "-c", `"$@" <${keys}`, "sh", ...command]);
+    const held = `rm -f ${keys}; mkfifo ${keys}; exec 3<>${keys}; printf %s "$1" >&3; shift; exec "$@" <&3`;
+    return this.#run(["sh", "-ec", held, "sh", input, ...command]);
   }
 
   /** Runs on until it is killed; its output goes to a file. */
