@@ -241,6 +241,9 @@ describe("containerd with berth's shim", { skip: why ?? false }, () => {
     assert.equal(peer.shims().length, 1, "one shim holds the pod and its containers");
     assert.equal(peer.does("crictl", "exec", "-s", first, "/bin/id", "-u"), "0");
     assert.notEqual(peer.crictl("exec", "-s", first, "/bin/sh", "-c", "exit 4").status, 0);
+    // containerd kills what it could not start, which must not be the container.
+    assert.match(peer.crictl("exec", "-s", first, "/no/such/program").stderr, /no such file or directory/);
+    assert.equal(stateOf(first).state, "CONTAINER_RUNNING");
     assert.equal(peer.fed("crictl", "typed\n", "exec", "-i", first, "/bin/cat").stdout, "typed\n");
     assert.match(peer.typed("crictl", "", "exec", "-i", "-t", first, "/bin/tty").stdout, /\/dev\/pts\/\d/);
     assert.equal(peer.fed("crictl", "typed\n", "attach", "-i", fed).stdout, "typed\n");

@@ -55,6 +55,10 @@ export class Container extends TaskProcess {
     }
   }
 
+  protected override get reached(): number {
+    return this.session ?? 0;
+  }
+
   override get status(): taskTypes.Status {
     const status = super.status;
     return status === taskTypes.Status.RUNNING && this.paused ? taskTypes.Status.PAUSED : status;

@@ -21,6 +21,7 @@ export class ExecProcess extends TaskProcess {
   readonly #process: oci.Process;
   protected link: MonitorLink | undefined;
   protected session: number | undefined;
+  #isStarted = false;
   #dispose: PreparedExec["dispose"];
 
   constructor(container: Owner, request: task.ExecProcessRequest, process: oci.Process) {
@@ -30,8 +31,13 @@ export class ExecProcess extends TaskProcess {
     this.#process = process;
   }
 
+  protected override get reached(): number | undefined {
+    return this.session;
+  }
+
   async start(): Promise<void> {
-    if (this.link) throw new TtrpcError(CODE.failedPrecondition, `process ${this.id} is started already`);
+    if (this.#isStarted) throw new TtrpcError(CODE.failedPrecondition, `process ${this.id} is started already`);
+    this.#isStarted = true;
     const { plan, link, told, dispose } = await this.#container.execPlan({ ...this.#process, terminal: this.terminal });
     this.link = link;
     this.#dispose = dispose;

@@ -29,6 +29,8 @@ export abstract class TaskProcess {
   protected abstract readonly link: MonitorLink | undefined;
   /** Of the monitor; undefined before its start. */
   protected abstract readonly session: number | undefined;
+  /** Whose signals and sizes are its own, also before its start; undefined: there is no process yet. */
+  protected abstract get reached(): number | undefined;
 
   get exit(): Exit | undefined {
     return this.#exit;
@@ -44,18 +46,20 @@ export abstract class TaskProcess {
     return this.session === undefined ? Status.CREATED : Status.RUNNING;
   }
 
-  /** NotFound: it has ended. */
+  /** NotFound: it has ended. FailedPrecondition: it was never started, and never will be by who asks this. */
   async kill(signal: number): Promise<void> {
-    const { link, session } = this;
-    const isThere = !this.#exit && link && (await link.kill(session ?? 0, signal).catch(lostIsFalse));
+    const { link, reached } = this;
+    if (reached === undefined) throw new TtrpcError(CODE.failedPrecondition, "process not created");
+    const isThere = !this.#exit && link && (await link.kill(reached, signal).catch(lostIsFalse));
     if (!isThere) throw new TtrpcError(CODE.notFound, "process already finished");
   }
 
   async resize(width: number, height: number): Promise<void> {
     if (!this.terminal) throw new TtrpcError(CODE.failedPrecondition, "the process has no terminal");
-    if (this.#exit || !this.link) return;
+    const { link, reached } = this;
+    if (this.#exit || !link || reached === undefined) return;
     try {
-      await this.link.resize(this.session ?? 0, height, width);
+      await link.resize(reached, height, width);
     } catch (error) {
       // It has ended meanwhile.
       if (error instanceof MonitorLost || (error instanceof OrderError && error.code === "ESRCH")) return;
