@@ -83,6 +83,8 @@ export async function bootMachine(vm: VmHost, asked: MachineAsked): Promise<Boot
     annotations,
   });
   for (const warning of settings.warnings) vm.log("warn", warning);
+  if (settings.factory.vm_cache_number > 0)
+    vm.log("warn", "vm_cache_number: machines wait for pods of berthd's; a shim has the one of its pod");
   const policy = await PodPolicy.open({ annotations, file: DEFAULT_POLICY });
   allowSandbox(policy, { id: pod, hostname, networked: Boolean(network.path) });
   const netns = network.path || (await ownNetwork(vm, id));
