@@ -94,19 +94,7 @@ describe("containerd with berth's shim", { skip: why ?? false }, () => {
       assert.deepEqual([plain.stdout, plain.status], ["o\n", 4]);
       const fed = peer.fed("ctr", "typed\n", "task", "exec", "--exec-id", "e2", "jobs", "cat");
       assert.deepEqual([fed.stdout, fed.status], ["typed\n", 0]);
-      const tty = peer.typed(
-        "ctr",
-        "",
-        "task",
-        "exec",
-        "-t",
-        "--exec-id",
-        "e3",
-        "jobs",
-        "sh",
-        "-c",
-        "tty; exit 6",
-      );
+      const tty = peer.typed("ctr", "", "task", "exec", "-t", "--exec-id", "e3", "jobs", "sh", "-c", "tty; exit 6");
       assert.match(tty.stdout, /\/dev\/pts\/0/);
       assert.equal(tty.status, 6);
       peer.does("ctr", "task", "pause", "jobs");
