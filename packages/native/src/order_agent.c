@@ -151,7 +151,9 @@ static void take_answers(struct stand_in *p)
   while ((whole = ttrpc_next(&p->agent, &answer)) > 0) {
     if (answer.type != TTRPC_RESPONSE)
       lost();
-    if (answer.stream == p->waiting)
+    if (!answer.stream)
+      ; /* nobody has asked that */
+    else if (answer.stream == p->waiting)
       take_end(&answer);
     else if (answer.stream == p->out[0].asked)
       take_output(p, 0, &answer);

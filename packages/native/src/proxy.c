@@ -15,6 +15,8 @@
 #include "stand_in.h"
 
 #define WAY_SIZE 16384u
+/* What a guest's monitor answers is short; one that announces more is not waited for, as it would all be kept here. */
+#define LONGEST_FRAME (256u << 10)
 
 /* One direction of one stream. `over`: nothing comes any more and all was handed on. */
 struct way { int from, to; bool ended, over; size_t at, size; uint8_t data[WAY_SIZE]; };
@@ -72,11 +74,20 @@ void proxy_done(struct proxy *p, const struct frame_header *header)
     buffer_free(&p->control.in);
 }
 
+/* As conn_frame. */
+static int next_frame(struct proxy *p, struct frame_header *header, const uint8_t **body)
+{
+  size_t at = 0;
+  int whole = conn_frame(&p->control, &at, header, body);
+  if (whole == 0 && p->control.in.size >= FRAME_HEADER && header->size > LONGEST_FRAME)
+    return -1;
+  return whole;
+}
+
 bool proxy_answer(struct proxy *p, uint32_t id, struct frame_header *header, const uint8_t **body)
 {
   for (;;) {
-    size_t at = 0;
-    int whole = conn_frame(&p->control, &at, header, body);
+    int whole = next_frame(p, header, body);
     if (whole < 0 || (whole == 0 && !fill(p, 0)))
       return false;
     if (whole == 1 && header->id == id)
@@ -93,15 +104,17 @@ static void control_ready(struct proxy *p)
   struct frame_header header;
   const uint8_t *body;
   bool more = fill(p, MSG_DONTWAIT);
-  for (size_t at = 0; conn_frame(&p->control, &at, &header, &body) == 1; at = 0) {
+  int whole;
+  while ((whole = next_frame(p, &header, &body)) == 1) {
     take_frame(p, &header, body);
     proxy_done(p, &header);
   }
-  if (more)
+  if (more && whole == 0)
     return;
   if (!exited)
     _exit(LOST_STATUS);
   fd_close(&p->control.fd);
+  buffer_free(&p->control.in);
 }
 
 /* --- signals ------------------------------------------------------------------------------------------------------------ */
