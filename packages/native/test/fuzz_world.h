@@ -173,8 +173,7 @@ static int world_close(int fd)
 
 static _Noreturn void world_exit(int status)
 {
-  if (status == 70)
-    abort();
+  (void)status;
   longjmp(ended, 1);
 }
 

@@ -17,6 +17,7 @@ import {
   standInOom,
 } from "../guest/runtime.ts";
 import { shareWritable } from "../sandbox/host.ts";
+import { believable } from "../guest/believable.ts";
 import { type AgentClient, AgentError } from "./client.ts";
 import { oomLinks } from "./oom.ts";
 import { agentProcessOrder } from "./process.ts";
@@ -68,7 +69,7 @@ export function agentRuntime(guest: AgentGuest): GuestRuntime {
     update: async (id, resources, options) => await update(client, id, resources, options?.signal),
     stats: async (id) => {
       const answer = await ifThere(client.call(method.statsContainer, { containerId: id }, WITHIN));
-      return answer && statsOfAgent(answer);
+      return answer && believable(statsOfAgent(answer));
     },
     // It tells of cgroups what StatsContainer has, and of processes nothing.
     detail: () => Promise.resolve(undefined),

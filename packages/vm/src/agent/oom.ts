@@ -1,6 +1,7 @@
 /** Containers that were killed for memory, as the agent tells it: each one's stand-in has a counter on the host that is set then. */
 import { readlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { agent } from "@berth/spec/kata";
 import { CODE } from "@berth/ttrpc";
 import { VmError } from "../errors.ts";
@@ -10,14 +11,23 @@ import { type AgentClient, AgentError } from "./client.ts";
 /** Links by container to the directory that is its counter's: what comes from the guest is only ever looked up here. */
 export const oomLinks = (machine: string): string => join(machine, "containers");
 
+const EVERY_MS = 50;
+const LONGEST_ID = 100;
 const IS_ID = /^[A-Za-z0-9][A-Za-z0-9_.-]*$/;
 
 /** Until the client is closed or the agent has gone. `warn` is told what else ends it. */
 export async function followOoms(client: AgentClient, machine: string, warn: (message: string) => void): Promise<void> {
+  let isWarned = false;
   for (;;) {
     try {
       const { containerId } = await client.call(agent.AgentService.method.getOOMEvent, {});
-      await mark(machine, containerId, warn);
+      if (IS_ID.test(containerId)) await mark(machine, containerId);
+      else if (!isWarned) {
+        isWarned = true;
+        warn(`the guest's agent tells of a kill for memory in ${JSON.stringify(containerId.slice(0, LONGEST_ID))}`);
+      }
+      // It may tell as often as it likes.
+      await sleep(EVERY_MS);
     } catch (error) {
       if (!(error instanceof AgentError) || error.status !== CODE.unavailable)
         return warn(`kills for memory are not told any more: ${(error as Error).message}`);
@@ -37,8 +47,7 @@ async function isThere(client: AgentClient): Promise<boolean> {
   }
 }
 
-async function mark(machine: string, id: string, warn: (message: string) => void): Promise<void> {
-  if (!IS_ID.test(id)) return warn(`the guest's agent tells of a kill for memory in ${JSON.stringify(id)}`);
+async function mark(machine: string, id: string): Promise<void> {
   try {
     await writeFile(standInOom(await readlink(join(oomLinks(machine), id))).file, "oom_kill 1\n");
   } catch (error) {

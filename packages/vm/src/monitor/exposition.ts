@@ -92,13 +92,26 @@ function familyOf(name: string, families: ReadonlyMap<string, Growing>): { name:
   return undefined;
 }
 
-const SAMPLE = /^([a-zA-Z_:][\w:]*)\s*(?:\{(.*)\})?\s+(\S+)(?:\s+-?\d+)?\s*$/;
+const NAME = /^[a-zA-Z_:][\w:]*/;
 const LABEL = /\s*([a-zA-Z_]\w*)\s*=\s*"((?:[^"\\]|\\.)*)"\s*(?:,|$)/y;
 
+/** In one pass over the line, which may be a guest's, as long as that likes. "": it is none of the format. */
+function parts(line: string): { name: string; inside: string; text: string } {
+  const [name = ""] = NAME.exec(line) ?? [];
+  const behind = line.slice(name.length).trim();
+  const close = behind.startsWith("{") ? behind.lastIndexOf("}") : 0;
+  const [text = "", time = "0", ...more] = behind
+    .slice(close && close + 1)
+    .trim()
+    .split(/\s+/);
+  const isSample = close >= 0 && more.length === 0 && /^-?\d+$/.test(time);
+  return { name, inside: close > 0 ? behind.slice(1, close) : "", text: isSample ? text : "" };
+}
+
 function parseSample(line: string, number: number): { name: string; labels: Labels; value: number } {
-  const [, name, inside = "", text = ""] = SAMPLE.exec(line) ?? [];
+  const { name, inside, text } = parts(line);
   const value = /^[+-]?Inf$/.test(text) ? (text.startsWith("-") ? -Infinity : Infinity) : Number(text);
-  if (name === undefined || (Number.isNaN(value) && text !== "NaN"))
+  if (name === "" || text === "" || (Number.isNaN(value) && text !== "NaN"))
     throw new Error(`line ${number}: is no sample of a metric`);
   const labels: Record<string, string> = {};
   LABEL.lastIndex = 0;
@@ -115,7 +128,7 @@ export function mergeFamilies(all: Iterable<Family>): Family[] {
   const merged = new Map<string, Growing>();
   for (const family of all) {
     const known = merged.get(family.name);
-    if (known) known.samples.push(...family.samples);
+    if (known) for (const sample of family.samples) known.samples.push(sample);
     else merged.set(family.name, { ...family, samples: [...family.samples] });
   }
   return [...merged.values()].sort((one, other) => (one.name < other.name ? -1 : 1));

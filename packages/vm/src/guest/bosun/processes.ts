@@ -1,6 +1,7 @@
 /** What the processes of a container in its guest hold, counted in the guest's /proc. */
 import { O, type Order, type ProcessLook, type ProcessTally, tallyProcesses } from "@berth/kernel";
 import type { Guest } from "../../sandbox/guest.ts";
+import { believable } from "../believable.ts";
 
 const ROOT = 0;
 const TIMEOUT_MS = 10_000;
@@ -29,5 +30,5 @@ export async function countProcesses({ hand }: Guest, pids: readonly number[]): 
       .slice(0, -1);
     return stat === "" ? [] : [{ stat, descriptors }];
   });
-  return tallyProcesses(looks, text(1 + some.length * 2));
+  return believable(tallyProcesses(looks, text(1 + some.length * 2)));
 }

@@ -12,6 +12,7 @@ import {
   readCgroupDetail,
   readCgroupStats,
 } from "@berth/kernel";
+import { believable } from "../believable.ts";
 import type { Guest } from "../../sandbox/guest.ts";
 
 const FILES = [
@@ -90,7 +91,7 @@ async function understood<T>(
       await writeFile(path, data);
     }
     const unified = { mountpoint, controllers: facts.cgroups.unified?.controllers ?? [] };
-    return await read(cgroup, { ...facts, cgroups: { ...facts.cgroups, unified } });
+    return believable(await read(cgroup, { ...facts, cgroups: { ...facts.cgroups, unified } }));
   } finally {
     await rm(mountpoint, { recursive: true, force: true });
   }

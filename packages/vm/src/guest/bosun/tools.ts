@@ -4,6 +4,7 @@ import { VmError } from "../../errors.ts";
 import { exposition } from "../../monitor/exposition.ts";
 import { guestFamilies } from "../../monitor/guest.ts";
 import type { Guest } from "../../sandbox/guest.ts";
+import { believable } from "../believable.ts";
 import { bootOf } from "./boot.ts";
 import type { GuestTools, Usage, VolumeStats, VolumeUsage } from "../runtime.ts";
 
@@ -16,17 +17,23 @@ const CGROUP2 = "/sys/fs/cgroup";
 
 export const bosunTools = (guest: Guest): GuestTools => ({
   metrics: async () => exposition(await guestFamilies(guest.hand)),
-  usage: () => usage(guest),
-  boot: () => bootOf(guest.hand),
+  usage: async () => believable(await usage(guest)),
+  boot: async () => believable(await bootOf(guest.hand)),
   readIptables: (v6) => iptables(guest, `/sbin/${v6 ? "ip6tables" : "iptables"}-save`),
   writeIptables: async (v6, rules) =>
     void (await iptables(guest, `/sbin/${v6 ? "ip6tables" : "iptables"}-restore`, rules)),
   volumeStats: (path) => volumeStats(guest, path),
 });
 
+/** Six numbers of 64 bits. */
+const FILE_SYSTEM_BYTES = 48;
+
 async function volumeStats({ hand }: Guest, path: string): Promise<VolumeStats> {
   const outputs = await hand.run({ orders: [{ order: "file_system", args: { path } }] }, { timeoutMs: TIMEOUT_MS });
-  const numbers = new BigUint64Array(Uint8Array.from(outputs.get(0) ?? []).buffer);
+  const told = Uint8Array.from(outputs.get(0) ?? []);
+  if (told.length !== FILE_SYSTEM_BYTES)
+    throw new VmError("Guest", `the guest tells of a file system in ${told.length} bytes`);
+  const numbers = new BigUint64Array(told.buffer);
   const [fragment = 0n, blocks = 0n, free = 0n, , inodes = 0n, freeInodes = 0n] = numbers;
   const usage = (unit: "bytes" | "inodes", total: bigint, available: bigint): VolumeUsage => ({
     unit,
@@ -36,7 +43,7 @@ async function volumeStats({ hand }: Guest, path: string): Promise<VolumeStats> 
   });
   return {
     // What root may still write, as Kata's agent has it.
-    usage: [usage("bytes", blocks * fragment, free * fragment), usage("inodes", inodes, freeInodes)],
+    usage: believable([usage("bytes", blocks * fragment, free * fragment), usage("inodes", inodes, freeInodes)]),
     condition: { abnormal: false, message: "OK" },
   };
 }
