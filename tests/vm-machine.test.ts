@@ -343,7 +343,7 @@ describe("machines", { skip: vmProblem() ?? false, timeout: 900_000 }, () => {
       boot(t, "dead", { initrd: join(dir, "no-initrd") }),
       /the guest did not answer|hypervisor ended with status/,
     );
-    assert.match(readFileSync(join(dir, "m/dead/console.log"), "utf8"), /Kernel panic/);
+    assert.match(readFileSync(join(dir, "m/dead/hypervisor.log"), "utf8"), /Kernel panic/);
   });
 });
 

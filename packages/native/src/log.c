@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -139,6 +140,22 @@ static size_t keep_whole_entries(struct log *log, size_t written)
   return whole;
 }
 
+/* The file becomes FILE.1; where it cannot, it begins anew. */
+static void begin_another(struct log *log)
+{
+  char old[PATH_MAX];
+  log->written = 0;
+  if (snprintf(old, sizeof old, "%s.1", log->path) >= (int)sizeof old || rename(log->path, old) < 0 || log_reopen(log) < 0)
+    (void)!ftruncate(log->fd, 0);
+}
+
+static void count_written(struct log *log, size_t size)
+{
+  log->written += size;
+  if (log->bound && log->written >= log->bound && !log->out.size)
+    begin_another(log);
+}
+
 void log_flush(struct log *log)
 {
   log->retry = 0;
@@ -148,11 +165,14 @@ void log_flush(struct log *log)
       continue;
     if (n == (ssize_t)log->out.size) {
       log->out.size = 0;
-      return;
+      return count_written(log, (size_t)n);
     }
     /* A short write is a full disk on the next try: wait at once, with the file whole. */
-    if (n > 0)
-      buffer_consume(&log->out, keep_whole_entries(log, (size_t)n));
+    if (n > 0) {
+      size_t kept = keep_whole_entries(log, (size_t)n);
+      buffer_consume(&log->out, kept);
+      log->written += kept;
+    }
     if (log->out.size)
       log->retry = now_ms() + RETRY_MS;
     return;

@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "monitor.h"
+#include "orders.h"
 
 #define DRAIN_MS 300           /* of the container's own process */
 #define LOG_LIMIT_MS 5000      /* after the exit, for a log that cannot be written */
@@ -321,6 +322,22 @@ static char *copy(const char *text)
   return copied;
 }
 
+/* What the plan says of the log; 0: nothing. */
+static uint64_t bound_of(const struct bytes *plan)
+{
+  struct report ignored = {0};
+  struct reader orders, body;
+  union any_order order;
+  uint32_t left;
+  uint16_t code;
+  if (!plan_begin(plan->data, plan->size, &left, &orders, &ignored))
+    return 0;
+  while (left-- > 0 && plan_next(&orders, &code, &body))
+    if (code == ORDER_BOUND_LOG && plan_decode(code, &body, &order))
+      return order.bound_log.bytes;
+  return 0;
+}
+
 static void settle_in(const struct message_monitor *message)
 {
   self.record = (struct record){.dir = open(message->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC), .monitor = getpid()};
@@ -339,6 +356,7 @@ static void settle_in(const struct message_monitor *message)
     snprintf(what, sizeof what, "open %s", message->log_path);
     undo_failed(errno, what);
   }
+  monitor_log.bound = bound_of(&message->plan);
   self.oom_file = copy(message->oom_file);
   self.oom_key = copy(message->oom_key);
 }

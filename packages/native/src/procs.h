@@ -95,6 +95,7 @@ struct log {
   struct buffer out;        /* formatted, not yet in the file; begins at the start of a line */
   uint64_t retry;           /* when to try again, ms; 0: not blocked */
   uint64_t lost;
+  uint64_t bound, written;  /* bytes of the file, above which another is begun (0: none), and what was written to it */
 };
 int log_open(struct log *log, const char *path, uint32_t max_line); /* -1 with errno */
 int log_reopen(struct log *log);                                     /* -1 with errno; the old file stays then */

@@ -1,8 +1,17 @@
 import assert from "node:assert/strict";
-import { mkdirSync, renameSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs";
+import {
+  mkdirSync,
+  readdirSync,
+  renameSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
-import { type Container, plan, runToEnd, serve, sh, until } from "./client.ts";
+import { CLONE, type Container, exec, plan, runToEnd, serve, sh, until } from "./client.ts";
 import { parseLog, rejoin } from "./cri-log.ts";
 
 async function logOf(t: TestContext, script: string, options: Record<string, number> = {}): Promise<Buffer> {
@@ -226,4 +235,34 @@ test("a disk that stays full to the end: the exit is told all the same, and how 
     const written = Array.from({ length: 2000 }, (_, i) => String(i + 1).length + 41).reduce((a, b) => a + b);
     assert.equal(Number(fields["lost"]), written - statSync(log).size);
   });
+});
+
+test("a log that a plan bounds begins anew, and what was before is kept once", async (t) => {
+  const bound = 8192;
+  const s = await serve(t);
+  const script = "i=0; while [ $i -lt 2000 ]; do i=$((i + 1)); echo line $i; done";
+  const bounded = plan(
+    ["bound_log", { bytes: BigInt(bound) }],
+    CLONE,
+    ["setsid"],
+    ["park"],
+    exec("/bin/sh", "-c", script),
+  );
+  const log = join(s.directory, "log");
+  await runToEnd(await s.container(bounded, { logPath: log }));
+  const [before, now] = [`${log}.1`, log].map((path) => readFileSync(path));
+  // One turn of reading may go beyond it.
+  for (const file of [before, now]) assert.ok(file && file.length < bound + 3 * 65_536, `${file?.length} bytes`);
+  assert.ok(before && before.length >= bound);
+  const numbers = parseLog(Buffer.concat([before, now ?? Buffer.alloc(0)])).map(({ content }) =>
+    Number(/^line (\d+)$/.exec(String(content))?.[1]),
+  );
+  assert.equal(numbers.at(-1), 2000);
+  numbers.forEach((number, index) => assert.equal(number, (numbers[0] ?? 0) + index));
+  assert.deepEqual(
+    readdirSync(s.directory)
+      .filter((name) => /^log/.test(name))
+      .sort(),
+    ["log", "log.1"],
+  );
 });

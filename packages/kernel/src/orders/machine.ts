@@ -120,6 +120,11 @@ export const MACHINE_ORDERS = {
   /** Gives an existing regular file another content, in place: whoever has it mounted or open sees that. */
   fill_file: { code: 170, fields: { path: "str", data: "bytes" }, words: "fill {path} with {data}" },
   /**
+   * For a monitor's plan: its log file is at most so large; when it is, it becomes FILE.1, in the place of what was that, and another is
+   * begun. The process itself does nothing.
+   */
+  bound_log: { code: 193, fields: { bytes: "u64" }, words: "keep {bytes} bytes of log" },
+  /**
    * Gives a tree to a group, as the kubelet and Kata's agent do: files become readable and writable for it (`readonly`: readable),
    * directories are entered by it and pass it on (S_ISGID). No link is followed and no other mount entered. `onMismatch`: only where the
    * directory itself is not like that.

@@ -14,7 +14,7 @@ import {
   statusMask,
 } from "@berth/kernel";
 import { VmError } from "../errors.ts";
-import { consoleWords } from "./console.ts";
+import { consolePlace, consoleWords } from "./console.ts";
 import { GUEST_SERVE, relaySocket } from "./host.ts";
 
 export interface Guest {
@@ -44,7 +44,7 @@ export async function connectGuest(machine: string, { timeoutMs, signal, facts }
     signal?.throwIfAborted();
     throw new VmError(
       "Guest",
-      `the guest did not answer: ${(error as Error).message}${await consoleWords(machine)}; its console is ${machine}/console.log`,
+      `the guest did not answer: ${(error as Error).message}${await consoleWords(machine)}; its console is ${consolePlace(machine)}`,
       { cause: error },
     );
   }

@@ -1,5 +1,5 @@
 /** The programs of a machine: each the process of a bosun monitor, which keeps its words and its end. */
-import { mkdir, readFile } from "node:fs/promises";
+import { mkdir } from "node:fs/promises";
 import {
   cgroupCreation,
   connectMonitor,
@@ -14,10 +14,12 @@ import { VmError } from "../errors.ts";
 import { listening } from "../hypervisor/connect.ts";
 import type { Program } from "../hypervisor/machine.ts";
 import { joinOrders } from "../network/namespace.ts";
-import { consoleWords } from "./console.ts";
+import { consoleWords, ENTRY, IS_CONSOLE, tail } from "./console.ts";
 import { programDirectory, programLog, type ProgramName, type VmHost } from "./host.ts";
 
 const SIGKILL = 9;
+/** A guest can make any of them say something for ever. */
+const LOG_BYTES = 1n << 20n;
 /** Letters of a log that an error quotes. */
 const QUOTED = 2000;
 
@@ -38,6 +40,7 @@ export function programPlan(end: Order, { cgroup, netns, own = [] }: ProgramPlac
   const { orders, slot } = cgroupCreation(cgroup, host);
   return {
     orders: [
+      { order: "bound_log", args: { bytes: LOG_BYTES } },
       ...orders,
       ...(netns === undefined ? [] : joinOrders(netns)),
       { order: "clone", args: { flags: 0n, cgroupSlot: slot ?? NO_SLOT, uidMap: "", gidMap: "", denySetgroups: 0 } },
@@ -103,14 +106,12 @@ export async function lastWords(machine: string, name: ProgramName): Promise<str
 }
 
 async function loggedWords(machine: string, name: ProgramName): Promise<string> {
-  let text: string;
-  try {
-    text = await readFile(programLog(machine, name), "utf8");
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return "";
-    throw error;
-  }
-  const said = text.replaceAll(/^\S+ (stdout|stderr) [FP] /gm, "").trim();
+  const entries = (await tail(programLog(machine, name))).split("\n");
+  const said = entries
+    .filter((entry) => name !== "hypervisor" || !IS_CONSOLE.test(entry))
+    .map((entry) => entry.replace(ENTRY, ""))
+    .join("\n")
+    .trim();
   return said === "" ? "" : `: ${said.slice(-QUOTED)}`;
 }
 

@@ -3,7 +3,6 @@ import { VmError } from "../../errors.ts";
 import {
   AGENT_PORT,
   channelSocket,
-  consoleLog,
   controlSocket,
   COPY_MEMORY_FD,
   type Machine,
@@ -56,7 +55,7 @@ export function qemuProgram(machine: Machine, options: QemuOptions): Program {
     ["object", memoryBackend(machine, options)],
     ...monitors(machine, options),
     ...kernel(machine, options),
-    ...console(machine, options),
+    ...console(options),
     ...(options.firmware === "" ? [] : [["bios", options.firmware] as const]),
     ...options.pflashes.map((file): Flag => ["drive", `if=pflash,format=raw,file=${escape(file)}`]),
     ...(options.sandbox === "" ? [] : [["sandbox", options.sandbox] as const]),
@@ -160,8 +159,9 @@ function monitors({ directory }: Machine, { extraMonitor }: QemuOptions): Flag[]
   return [own, chardev, ["mon", `chardev=extra,mode=${mode}${pretty}`]];
 }
 
-function console({ directory }: Machine, options: QemuOptions): Flag[] {
-  const chardev: Flag = ["chardev", `file,id=console,path=${escape(consoleLog(directory))},append=on`];
+/** What it says goes where the hypervisor's own words go: a file of its own would be as large as a guest likes. */
+function console(options: QemuOptions): Flag[] {
+  const chardev: Flag = ["chardev", "stdio,id=console,signal=off"];
   if (options.legacySerial) return [chardev, ["serial", "chardev:console"]];
   return [
     chardev,
