@@ -24,6 +24,15 @@ const FAMILIES = {
   kata_agent_: "io_stat proc_stat proc_status scrape_count threads total_rss total_time total_vm",
 };
 
+const BOOT_STEPS = [
+  "start virtiofsd",
+  "start the hypervisor",
+  "wait for the guest",
+  "set up the guest",
+  "set up the guest's network",
+  "join the pod's network",
+];
+
 describe("tools for pods in virtual machines", { skip: vmProblem() ?? false, timeout: 900_000 }, () => {
   let daemon: TestDaemon;
   let empty: Inventory;
@@ -135,6 +144,8 @@ describe("tools for pods in virtual machines", { skip: vmProblem() ?? false, tim
         spans.find(({ step }) => step === name),
       );
       assert.ok(wait);
+      const own = spans.filter(({ step }) => /virtiofsd|hypervisor|guest|network/.test(step)).map(({ step }) => step);
+      for (const step of BOOT_STEPS) assert.ok(own.includes(step), `${step}: ${own.join(", ")}`);
       if (kernel) return assert.ok(kernel.startedAt < kernel.finishedAt && kernel.startedAt < wait.finishedAt);
       if (Date.now() > end) assert.fail("the guest's boot is not part of the trace");
     }

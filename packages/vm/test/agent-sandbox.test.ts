@@ -244,6 +244,28 @@ test("a sandbox that the agent refuses is told in its words", async (t) => {
   await assert.rejects(AgentClient.connect({ socket }, { timeoutMs: WAIT_MS }), /says that it does not serve/);
 });
 
+test("a policy is the agent's too, where it has policies", async (t) => {
+  const machine = scratch(t);
+  const socket = join(machine, "agent.sock");
+  const double = await doubleAt(t, socket);
+  const warnings: string[] = [];
+  const options = { timeoutMs: WAIT_MS, warn: (message: string) => void warnings.push(message) };
+  const sandbox = await startAgentSandbox(machine, { socket }, REQUEST, options);
+  assert.equal(double.last<agent.SetPolicyRequest>("SetPolicy").policy, "package agent_policy");
+  await sandbox.runtime.tools.setPolicy("package another");
+  assert.equal(double.last<agent.SetPolicyRequest>("SetPolicy").policy, "package another");
+  double.refusals.set("SetPolicy", new TtrpcError(7, "SetPolicyRequest is blocked by policy"));
+  await assert.rejects(sandbox.runtime.tools.setPolicy("package third"), /SetPolicy: SetPolicyRequest is blocked/);
+  sandbox.close();
+  assert.deepEqual(warnings, []);
+
+  double.refusals.set("SetPolicy", new TtrpcError(12, "not implemented"));
+  const without = await startAgentSandbox(machine, { socket }, REQUEST, options);
+  await without.runtime.tools.setPolicy("package fourth");
+  without.close();
+  assert.match(warnings.join(), /^the guest's agent has no policies of its own/);
+});
+
 test("an agent's health is asked again and again, until it is not well", async () => {
   let asked = 0;
   const check = async (): Promise<void> => {

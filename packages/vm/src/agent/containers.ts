@@ -19,6 +19,7 @@ import {
 import { shareWritable } from "../sandbox/host.ts";
 import { believable } from "../guest/believable.ts";
 import { type AgentClient, AgentError } from "./client.ts";
+import { setAgentPolicy } from "./policy.ts";
 import { oomLinks } from "./oom.ts";
 import { agentProcessOrder } from "./process.ts";
 import { agentProcess, agentResources, agentSpec, wantsSandboxPids } from "./spec.ts";
@@ -52,6 +53,7 @@ const agentTools = (client: AgentClient): GuestTools => ({
   boot: () => Promise.resolve(undefined),
   readIptables: async (isIpv6) => (await client.call(method.getIPTables, { isIpv6 })).data,
   writeIptables: async (isIpv6, data) => void (await client.call(method.setIPTables, { isIpv6, data })),
+  setPolicy: async (policy) => void (await setAgentPolicy(client, policy)),
   volumeStats: async (volumeGuestPath) => volumeStatsOf(await client.call(method.getVolumeStats, { volumeGuestPath })),
 });
 

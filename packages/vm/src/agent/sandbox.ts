@@ -12,6 +12,7 @@ import type { AgentAddress } from "./connect.ts";
 import { agentRuntime } from "./containers.ts";
 import { followHealth } from "./health.ts";
 import { startInfra } from "./infra.ts";
+import { setAgentPolicy } from "./policy.ts";
 import { configureAgentNetwork } from "./network.ts";
 import { followOoms } from "./oom.ts";
 import { sandboxStorages } from "./storage.ts";
@@ -81,7 +82,8 @@ export async function startAgentSandbox(
   await mkdir(join(shareWritable(machine), "watchable"), { recursive: true, mode: 0o711 });
   const client = await AgentClient.connect(address, { timeoutMs, signal });
   try {
-    if (request.policy !== undefined) await client.call(method.setPolicy, { policy: request.policy }, options);
+    if (request.policy !== undefined && !(await setAgentPolicy(client, request.policy, signal)))
+      warn("the guest's agent has no policies of its own; its pod is held to its policy before the agent is asked");
     await configureAgentNetwork(client, request.interfaces, options);
     await client.call(
       method.createSandbox,

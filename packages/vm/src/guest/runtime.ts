@@ -77,6 +77,8 @@ export interface GuestTools {
   readIptables(v6: boolean): Promise<Uint8Array>;
   /** As iptables-restore(8) takes it: what is there is replaced. */
   writeIptables(v6: boolean, rules: Uint8Array): Promise<void>;
+  /** In Rego, for an agent that has policies of its own. */
+  setPolicy(text: string): Promise<void>;
   /** Of the file system that is mounted at a path of the guest's. */
   volumeStats(path: string): Promise<VolumeStats>;
 }

@@ -83,6 +83,9 @@ function sandboxOf({ id, machine, policy, counters, cgroup, host }: ManagedMachi
       policy.check("ResizeVolumeRequest", () => ({ volume_guest_path: path, size }));
       await resizeDirectVolume(machine, path, size);
     },
-    setPolicy: async (text) => await policy.set(text),
+    setPolicy: async (text) => {
+      await policy.set(text);
+      await runtime.tools.setPolicy(text);
+    },
   };
 }

@@ -31,6 +31,7 @@ export interface Start {
   /** The hypervisor's user; undefined: root. */
   readonly owner: number | undefined;
   readonly signal: AbortSignal | undefined;
+  readonly onStep?: ((step: string) => void) | undefined;
 }
 
 /** A machine that runs. */
@@ -74,13 +75,16 @@ export function letGo({ link, control, helpers }: Omit<Running, "failed">): void
 }
 
 async function launchWhole(vm: VmHost, start: Start): Promise<Launched> {
+  const { hypervisor, machine, place, signal, onStep } = start;
+  if (machine.shares.length > 0) onStep?.("start virtiofsd");
   await startShares(vm, start);
-  const { hypervisor, machine, place, signal } = start;
+  onStep?.("start the hypervisor");
   return await launch(vm, { directory: machine.directory, hypervisor, machine, place, signal });
 }
 
 async function launchCopy(vm: VmHost, start: Start, template: Template): Promise<Launched> {
-  const { settings, accelerator, machine, place, signal } = start;
+  const { settings, accelerator, machine, place, signal, onStep } = start;
+  onStep?.("copy the template");
   // virtiofsd reads and writes the guest's memory: it must be the same for both.
   const kind = machine.shares.length > 0 ? "shared" : "private";
   const [launched] = await allOrFirst([

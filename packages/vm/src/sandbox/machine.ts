@@ -207,6 +207,7 @@ async function prepare(vm: VmHost, { request, accelerator, hypervisor, machine, 
     machine: whole,
     place: { cgroup, netns, own },
     owner: user?.uid,
+    onStep: request.onStep,
     signal,
   };
 }
@@ -237,7 +238,6 @@ async function tryCopy(
 async function bootMachine(vm: VmHost, pod: Pod, start: Start, template?: Template): Promise<PodMachine> {
   const { onStep } = pod.request;
   const { machine, settings, hypervisor } = start;
-  onStep?.(template ? "copy the template" : "start the hypervisor");
   const running = await startPrograms(vm, start, template);
   try {
     onStep?.("wait for the guest");
@@ -254,6 +254,7 @@ async function bootMachine(vm: VmHost, pod: Pod, start: Start, template?: Templa
 async function join(vm: VmHost, { request, hypervisor, interfaces }: Pod): Promise<void> {
   const { netns, settings } = request;
   if (netns === undefined || settings.runtime.internetworking_model === "macvtap") return;
+  request.onStep?.("join the pod's network");
   const limits = hypervisor.capabilities.limitsNics ? undefined : nicRates(settings);
   await redirect(vm.hand, netns, interfaces, limits);
 }
@@ -265,6 +266,7 @@ async function startGuest(vm: VmHost, pod: Pod, machine: Machine, isCopy: boolea
   const timeoutMs = isCopy ? COPY_MS : settings.agent.dial_timeout * 1000;
   const guest = await connectGuest(machine.directory, { timeoutMs, signal });
   const set = await setUpBosun(guest, pod, [...(isCopy ? [rescanOrder] : []), ...shareMounts(machine, settings)]);
+  if (interfaces.length > 0) request.onStep?.("set up the guest's network");
   await configureGuestNetwork(guest.hand, interfaces);
   return set;
 }

@@ -22,6 +22,7 @@ export const bosunTools = (guest: Guest): GuestTools => ({
   readIptables: (v6) => iptables(guest, `/sbin/${v6 ? "ip6tables" : "iptables"}-save`),
   writeIptables: async (v6, rules) =>
     void (await iptables(guest, `/sbin/${v6 ? "ip6tables" : "iptables"}-restore`, rules)),
+  setPolicy: () => Promise.resolve(),
   volumeStats: (path) => volumeStats(guest, path),
 });
 
