@@ -261,7 +261,7 @@ test("a log that a plan bounds begins anew, and what was before is kept once", a
   numbers.forEach((number, index) => assert.equal(number, (numbers[0] ?? 0) + index));
   assert.deepEqual(
     readdirSync(s.directory)
-      .filter((name) => /^log/.test(name))
+      .filter((name) => name.startsWith("log"))
       .sort(),
     ["log", "log.1"],
   );

@@ -4,11 +4,7 @@ import { CODE } from "@berth/ttrpc";
 import { type AgentClient, AgentError } from "./client.ts";
 
 /** False: this agent was built without policies. Rejects with AgentError where its present one does not allow it. */
-export async function setAgentPolicy(
-  client: AgentClient,
-  policy: string,
-  signal?: AbortSignal | undefined,
-): Promise<boolean> {
+export async function setAgentPolicy(client: AgentClient, policy: string, signal?: AbortSignal): Promise<boolean> {
   try {
     await client.call(agent.AgentService.method.setPolicy, { policy }, { signal });
     return true;
