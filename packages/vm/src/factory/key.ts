@@ -20,7 +20,7 @@ export interface TemplateKey {
 }
 
 /** Another way of making them is another number. */
-const MAKING = 1;
+const MAKING = 2;
 const BOOT_ID = "/proc/sys/kernel/random/boot_id";
 
 /** Why machines of these settings boot each for itself; undefined: they can be copies of a template. */

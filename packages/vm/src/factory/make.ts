@@ -1,10 +1,10 @@
 /** A template: a machine that has booted, without anything of a pod, and without the memory that it does not need. */
-import { readdir, readlink } from "node:fs/promises";
+import { readdir, readlink, writeFile } from "node:fs/promises";
 import { NO_SLOT, type Hand } from "@berth/kernel";
 import { VmError } from "../errors.ts";
 import type { Hypervisor, Machine } from "../hypervisor/machine.ts";
 import type { VmSettings } from "../configuration/settings.ts";
-import { connectGuest } from "../sandbox/guest.ts";
+import { connectGuest, guestWords } from "../sandbox/guest.ts";
 import { machineDirectory, type VmHost } from "../sandbox/host.ts";
 import { launch, writeState } from "../sandbox/launch.ts";
 import { endProgram } from "../sandbox/programs.ts";
@@ -48,6 +48,7 @@ async function bootAndSave(vm: VmHost, id: string, making: Making, template: Tem
     const timeoutMs = settings.agent.dial_timeout * 1000;
     const { hand } = await Promise.race([connectGuest(directory, { timeoutMs, signal }), failed]);
     const whole = machine.memory.mib * MIB;
+    await writeFile(template.guest, JSON.stringify(await guestWords(hand)));
     const used = await forget(hand, whole);
     await hand.close();
     if (accelerator === "kvm" || whole <= MOST_EMULATED) {

@@ -16,6 +16,8 @@ export interface Template {
   readonly memory: string;
   /** Of the machine's processors and devices, as QEMU migrates it. */
   readonly state: string;
+  /** What its guest says of itself (GuestWords). */
+  readonly guest: string;
 }
 
 /** template.json, whose time is that of the last use. */
@@ -29,6 +31,7 @@ const templateAt = (directory: string): Template => ({
   directory,
   memory: join(directory, "memory"),
   state: join(directory, "state"),
+  guest: join(directory, "guest.json"),
 });
 
 /** Undefined: it is not made. */

@@ -1,6 +1,6 @@
 /** A machine's programs, up to a hypervisor whose machine runs: booted, or copied from a template. */
-import { chown } from "node:fs/promises";
-import { type MonitorLink, O, type Order } from "@berth/kernel";
+import { chown, readFile } from "node:fs/promises";
+import { type HostFacts, type MonitorLink, O, type Order } from "@berth/kernel";
 import type { VmSettings } from "../configuration/settings.ts";
 import type { Template } from "../factory/store.ts";
 import { AGENT_SHARE_TAG } from "../agent/storage.ts";
@@ -15,6 +15,7 @@ import {
   type Vm,
 } from "../hypervisor/machine.ts";
 import { VmError } from "../errors.ts";
+import { guestFacts, type GuestWords } from "./guest.ts";
 import { type Helpers, helpersOf, watchHelpers } from "./helpers.ts";
 import { ROOTS_TAG, SHARE_TAG, type ShareServer, virtiofsSocket, type VmHost } from "./host.ts";
 import { launch, type Launched } from "./launch.ts";
@@ -50,9 +51,7 @@ export async function startPrograms(vm: VmHost, start: Start, template?: Templat
     ? launchCopy(vm, start, template)
     : launchWhole(vm, start));
   try {
-    await Promise.race([control.boot(), failed]);
-    await startRelay();
-    if (template) for (const share of machine.shares) await control.template?.addShare(share);
+    await allOrFirst([Promise.race([run(control, machine, template), failed]), startRelay()]);
     const helpers = await watchHelpers(machine.directory, helpersOf(hypervisor, machine), { link, vm: control });
     const helperFailed = helpers.failed.then((reason): never => {
       throw new VmError("Hypervisor", reason);
@@ -66,6 +65,16 @@ export async function startPrograms(vm: VmHost, start: Start, template?: Templat
     throw error;
   }
 }
+
+/** Shares have no state that a copy could read: they come behind it. */
+async function run(control: Vm, { shares }: Machine, template: Template | undefined): Promise<void> {
+  await control.boot();
+  if (template) for (const share of shares) await control.template?.addShare(share);
+}
+
+/** Of a copy's guest, which need not be asked. */
+export const factsOf = async ({ guest }: Template): Promise<HostFacts> =>
+  guestFacts(JSON.parse(await readFile(guest, "utf8")) as GuestWords);
 
 /** Ends the connections; the machine runs on. */
 export function letGo({ link, control, helpers }: Omit<Running, "failed">): void {

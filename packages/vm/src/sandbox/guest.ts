@@ -48,7 +48,11 @@ export async function connectGuest(machine: string, { timeoutMs, signal, facts }
       { cause: error },
     );
   }
-  return { hand, reach: reachThrough(relay, { timeoutMs: STREAM_MS }), facts: facts ?? (await guestFacts(hand)) };
+  return {
+    hand,
+    reach: reachThrough(relay, { timeoutMs: STREAM_MS }),
+    facts: facts ?? guestFacts(await guestWords(hand)),
+  };
 }
 
 /** A guest that has booted and does not open a stream within this hangs. */
@@ -60,7 +64,8 @@ const CGROUP2 = "/sys/fs/cgroup";
 /** As Linux has them since 4.15. */
 const DELEGATED = ["cgroup.procs", "cgroup.subtree_control", "cgroup.threads"];
 
-async function guestFacts(hand: Hand): Promise<HostFacts> {
+/** What the files say that facts are made of: a copy's say the same. */
+export async function guestWords(hand: Hand): Promise<GuestWords> {
   const files: readonly (readonly [root: number, path: string])[] = [
     [PROC, "/sys/kernel/osrelease"],
     [SYS, "/fs/cgroup/cgroup.controllers"],
@@ -75,32 +80,45 @@ async function guestFacts(hand: Hand): Promise<HostFacts> {
   ];
   const reads = files.map(([root, path]): Order => ({ order: "read_in", args: { root, path, max: MAX_TEXT } }));
   const outputs = await hand.run({ orders: [...roots, ...reads] });
-  const [release = "", controllers = "", status = "", last = "", limits = "", index] = files.map((_, position) => {
+  return files.map((_, position) => {
     const bytes = outputs.get(roots.length + position);
-    return bytes && Buffer.from(bytes).toString();
+    return bytes ? Buffer.from(bytes).toString() : null;
   });
-  const version = parseKernelVersion(release.trim());
+}
+
+/** In the order of the files; null: there is none. As JSON has it. */
+export type GuestWords = readonly (string | null)[];
+
+export function guestFacts([release, controllers, status, last, limits, index]: GuestWords): HostFacts {
+  const version = parseKernelVersion(textOf(release).trim());
   const cgroups: CgroupHierarchies = {
     mode: "v2",
     v1: [],
-    unified: { mountpoint: CGROUP2, controllers: controllers.split(/\s+/).filter((name) => name !== "") },
+    unified: {
+      mountpoint: CGROUP2,
+      controllers: textOf(controllers)
+        .split(/\s+/)
+        .filter((name) => name !== ""),
+    },
     swap: true,
     delegate: DELEGATED,
     bfq: false,
   };
   return {
-    kernel: { release: release.trim(), version },
-    features: featuresOfVersion(version, cgroups, index !== undefined),
+    kernel: { release: textOf(release).trim(), version },
+    features: featuresOfVersion(version, cgroups, typeof index === "string"),
     cgroups,
     capabilities: {
-      effective: statusMask(status, "CapEff"),
-      bounding: statusMask(status, "CapBnd"),
+      effective: statusMask(textOf(status), "CapEff"),
+      bounding: statusMask(textOf(status), "CapBnd"),
       last: Number(last),
     },
-    rlimits: parseLimits(limits),
+    rlimits: parseLimits(textOf(limits)),
     oomScoreAdj: 0,
     apparmor: false,
     selinux: false,
     warnings: [],
   };
 }
+
+const textOf = (word: string | null | undefined): string => word ?? "";

@@ -13,7 +13,7 @@ import type { VmSettings } from "../configuration/settings.ts";
 import { askNetwork } from "../network/host.ts";
 import { randomMac } from "../network/mac.ts";
 import { bringTaps, namespaceOf, ownNamespace } from "../network/apart.ts";
-import { letGo, type Running, sharesOf, startPrograms } from "./boot.ts";
+import { factsOf, letGo, type Running, sharesOf, startPrograms } from "./boot.ts";
 import { connectGuest, type Guest } from "./guest.ts";
 import { identityOrders, rescanOrder, shareMounts } from "./guest-orders.ts";
 import { machineDirectory, type VmHost } from "./host.ts";
@@ -78,7 +78,8 @@ async function start(vm: VmHost, id: string, request: IdleRequest): Promise<Idle
   const { control, failed } = running;
   try {
     const timeoutMs = template ? COPY_MS : settings.agent.dial_timeout * 1000;
-    const guest = await Promise.race([connectGuest(directory, { timeoutMs, signal }), failed]);
+    const facts = template && (await factsOf(template));
+    const guest = await Promise.race([connectGuest(directory, { timeoutMs, signal, facts }), failed]);
     for (const nic of nics) await control.addNic(nic);
     const orders = [...identityOrders(), rescanOrder, ...shareMounts(machine, settings)];
     await guest.hand.run({ orders }, { signal });

@@ -17,7 +17,7 @@ import { adoptedNetwork, configureGuestNetwork } from "../network/guest.ts";
 import { openTaps } from "../network/open-taps.ts";
 import { makeMacvtaps } from "../network/macvtap.ts";
 import { podInterfaces, redirect, type PodInterface } from "../network/host.ts";
-import { letGo, type Running, sharesOf, type Start, startPrograms } from "./boot.ts";
+import { factsOf, letGo, type Running, sharesOf, type Start, startPrograms } from "./boot.ts";
 import { guestFilesOf, findAcceleratorOf } from "./files.ts";
 import { connectGuest, type Guest } from "./guest.ts";
 import { helpersOf, watchHelpers } from "./helpers.ts";
@@ -241,7 +241,7 @@ async function bootMachine(vm: VmHost, pod: Pod, start: Start, template?: Templa
   const running = await startPrograms(vm, start, template);
   try {
     onStep?.("wait for the guest");
-    const guest = await Promise.race([startGuest(vm, pod, machine, template !== undefined), running.failed]);
+    const guest = await Promise.race([startGuest(vm, pod, machine, template), running.failed]);
     await join(vm, pod);
     return opened({ machine, settings, hypervisor, running, guest, apart: undefined });
   } catch (error) {
@@ -259,13 +259,14 @@ async function join(vm: VmHost, { request, hypervisor, interfaces }: Pod): Promi
   await redirect(vm.hand, netns, interfaces, limits);
 }
 
-async function startGuest(vm: VmHost, pod: Pod, machine: Machine, isCopy: boolean): Promise<OpenedGuest> {
+async function startGuest(vm: VmHost, pod: Pod, machine: Machine, template?: Template): Promise<OpenedGuest> {
   const { request, interfaces } = pod;
   const { settings, signal } = request;
   if (machine.agent !== undefined) return openedAgent(await startKataGuest(vm, machine, request, interfaces));
-  const timeoutMs = isCopy ? COPY_MS : settings.agent.dial_timeout * 1000;
-  const guest = await connectGuest(machine.directory, { timeoutMs, signal });
-  const set = await setUpBosun(guest, pod, [...(isCopy ? [rescanOrder] : []), ...shareMounts(machine, settings)]);
+  const facts = template && (await factsOf(template));
+  const timeoutMs = template ? COPY_MS : settings.agent.dial_timeout * 1000;
+  const guest = await connectGuest(machine.directory, { timeoutMs, signal, facts });
+  const set = await setUpBosun(guest, pod, [...(template ? [rescanOrder] : []), ...shareMounts(machine, settings)]);
   if (interfaces.length > 0) request.onStep?.("set up the guest's network");
   await configureGuestNetwork(guest.hand, interfaces);
   return set;

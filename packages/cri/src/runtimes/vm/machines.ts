@@ -46,6 +46,8 @@ interface Known {
 /** A guest that hangs is asked so seldom what it has used. */
 const SILENCE_MS = 30_000;
 
+const machinesOf = ({ paths }: CriContext): string => `${paths.state}/vm`;
+
 /** Of the hypervisor and its helpers: in the pod's, as its containers' are. */
 export const machineCgroup = (context: CriContext, record: SandboxRecord): string =>
   cgroupOf(context, record, `${record.id}-vm`).cgroupPath;
@@ -69,7 +71,7 @@ export class Machines {
     return {
       hand: context.hand,
       host: context.host,
-      machines: `${context.paths.state}/vm`,
+      machines: machinesOf(context),
       image: this.#options.image ?? DEFAULT_IMAGE_DIRECTORY,
       bosun: context.paths.bosun,
       factory: (this.#factory ??= new Factory(`${context.paths.root}/vm/templates`)),
@@ -174,9 +176,10 @@ export class Machines {
 
   /** What daemons before this one have left that is no pod's. */
   async sweep(context: CriContext): Promise<void> {
+    // A node that never had a machine is not to load what makes them.
+    if (!existsSync(machinesOf(context))) return;
     const host = this.hostOf(context);
-    // Where there never was a machine nothing is looked at.
-    if (existsSync(host.machines)) await host.factory?.sweep(host);
+    await host.factory?.sweep(host);
   }
 
   /** False: it is gone. */
