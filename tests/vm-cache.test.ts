@@ -123,6 +123,15 @@ describe("machines that wait for a pod", { skip: vmProblem() ?? false, timeout: 
       assert.match(await sh(daemon, id, "ip -o link show eth0"), / mtu 1500 /);
     }
     assert.equal(new Set(seen).size, seen.length);
+
+    // Its hypervisor is in no pod's network: what comes later is plugged all the same.
+    const [, , last = first] = pods;
+    const netns = `${daemon.netns}/berth-${last.id.slice(0, 20)}`;
+    for (const words of ["link add later type dummy", "address add 192.0.2.1/24 dev later", "link set later up"])
+      await run(["nsenter", `--net=${netns}`, "ip", ...words.split(" ")]);
+    const later = await startContainer(daemon, last, "ip -o -4 address show later | grep -q 192.0.2.1/24");
+    assert.equal((await exited(daemon, later)).exitCode, 0);
+    await daemon.client.runtime.removeContainer({ containerId: later });
     for (const { id } of [first, second]) await daemon.client.runtime.removePodSandbox({ podSandboxId: id });
     idle = await waiting(idle, third);
   });
