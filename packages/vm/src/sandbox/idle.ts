@@ -42,10 +42,10 @@ export interface IdleRequest {
   readonly signal: AbortSignal;
 }
 
-/** As little as the kernel gives (cpu.shares, cpu.weight): pods that work come first. */
-const LEAST_SHARES = 2;
 /** A copy of a template answers within milliseconds, or never. */
 export const COPY_MS = 20_000;
+/** Nobody waits for one that is made ahead, on however busy a node. */
+const PATIENCE_MS = 180_000;
 
 /** Rejects with VmError, or the signal's reason, and then nothing is left of it. */
 export async function startIdle(vm: VmHost, request: IdleRequest): Promise<IdleMachine> {
@@ -67,7 +67,6 @@ async function start(vm: VmHost, id: string, request: IdleRequest): Promise<Idle
   const machine: Machine = { ...request.machine, id, directory, shares, nics, disks: [], devices: [] };
   const state = { settings, accelerator, cgroup };
   await writeState(directory, state);
-  await vm.hand.run({ orders: cgroupCreation(cgroup, vm.host, { cpu: { shares: LEAST_SHARES } }).orders });
   await vm.hand.run({ orders: shareOrders(directory) }, { signal });
   const place = { cgroup, own: [ownNamespace] };
   const running = await startPrograms(
@@ -77,7 +76,7 @@ async function start(vm: VmHost, id: string, request: IdleRequest): Promise<Idle
   );
   const { control, failed } = running;
   try {
-    const timeoutMs = template ? COPY_MS : settings.agent.dial_timeout * 1000;
+    const timeoutMs = PATIENCE_MS;
     const facts = template && (await factsOf(template));
     const guest = await Promise.race([connectGuest(directory, { timeoutMs, signal, facts }), failed]);
     for (const nic of nics) await control.addNic(nic);
