@@ -110,7 +110,9 @@ async function launchCopy(vm: VmHost, start: Start, template: Template): Promise
 }
 
 /** As Promise.all, but with the first failure not before all have ended: what they start is theirs no more. */
-async function allOrFirst<T extends readonly unknown[]>(work: T): Promise<{ -readonly [K in keyof T]: Awaited<T[K]> }> {
+export async function allOrFirst<T extends readonly unknown[]>(
+  work: T,
+): Promise<{ -readonly [K in keyof T]: Awaited<T[K]> }> {
   await Promise.allSettled(work);
   return await Promise.all(work);
 }

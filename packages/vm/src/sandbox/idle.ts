@@ -13,7 +13,7 @@ import type { VmSettings } from "../configuration/settings.ts";
 import { askNetwork } from "../network/host.ts";
 import { randomMac } from "../network/mac.ts";
 import { bringTaps, namespaceOf, ownNamespace } from "../network/apart.ts";
-import { factsOf, letGo, type Running, sharesOf, startPrograms } from "./boot.ts";
+import { allOrFirst, factsOf, letGo, type Running, sharesOf, startPrograms } from "./boot.ts";
 import { connectGuest, type Guest } from "./guest.ts";
 import { identityOrders, rescanOrder, shareMounts } from "./guest-orders.ts";
 import { machineDirectory, type VmHost } from "./host.ts";
@@ -146,14 +146,13 @@ export async function takeIdle(vm: VmHost, idle: IdleMachine, taking: Taking): P
   await writeState(idle.directory, { ...state, formerCgroup: idle.cgroup });
   await rename(idle.directory, machine.directory);
   taking.onStep?.("plug in the pod's network");
-  const { failed } = idle.running;
-  const [guest, apart] = await Promise.race([
-    Promise.all([
-      connectGuest(machine.directory, { timeoutMs: COPY_MS, signal, facts: idle.facts }),
-      bringNics(vm, idle, taking),
-      moveIn(vm, idle, cgroup),
-    ]),
-    failed,
+  const gone = new AbortController();
+  idle.running.failed.catch((error: unknown) => gone.abort(error));
+  const either = signal ? AbortSignal.any([signal, gone.signal]) : gone.signal;
+  const [guest, apart] = await allOrFirst([
+    connectGuest(machine.directory, { timeoutMs: COPY_MS, signal: either, facts: idle.facts }),
+    bringNics(vm, idle, taking),
+    moveIn(vm, idle, cgroup),
   ]);
   await writeState(machine.directory, state);
   return { guest, links: idle.links, apart };
