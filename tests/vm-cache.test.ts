@@ -127,7 +127,8 @@ describe("machines that wait for a pod", { skip: vmProblem() ?? false, timeout: 
     // Its hypervisor is in no pod's network: what comes later is plugged all the same.
     const [, , last = first] = pods;
     const netns = `${daemon.netns}/berth-${last.id.slice(0, 20)}`;
-    for (const words of ["link add later type dummy", "address add 192.0.2.1/24 dev later", "link set later up"])
+    const veth = `link add later type veth peer name bl${process.pid} netns 1`;
+    for (const words of [veth, "address add 192.0.2.1/24 dev later", "link set later up"])
       await run(["nsenter", `--net=${netns}`, "ip", ...words.split(" ")]);
     const later = await startContainer(daemon, last, "ip -o -4 address show later | grep -q 192.0.2.1/24");
     assert.equal((await exited(daemon, later)).exitCode, 0);
