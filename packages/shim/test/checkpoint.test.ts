@@ -12,6 +12,8 @@ import { startShim, until, whyNoShim } from "./support/shim.ts";
 const ID = "counter";
 const CGROUP = `/berth-test-shim-${process.pid}`;
 const SCRIPT = "i=0; while :; do i=$((i+1)); echo $i >/new; busybox mv /new /count; sleep 0.05; done";
+/** So that what hangs is told. */
+const WITHIN = { timeoutMs: 120_000 };
 const criuWorks = spawnSync("criu", ["check"]).status === 0;
 
 test("a container is checkpointed, ends, and goes on from there", { skip: whyNoShim }, async (t) => {
@@ -31,7 +33,7 @@ test("a container is checkpointed, ends, and goes on from there", { skip: whyNoS
     assert.equal(existsSync(images), false);
     await service.call("kill", { id: ID, signal: 9 });
   }
-  await service.call("wait", { id: ID });
+  await service.call("wait", { id: ID }, WITHIN);
   await service.call("delete", { id: ID });
   assert.equal(existsSync(join(images, "inventory.img")), criuWorks);
   const again = service.call("create", { id: ID, bundle, checkpoint: images });
@@ -47,8 +49,8 @@ test("a container is checkpointed, ends, and goes on from there", { skip: whyNoS
   const spec = packJson("Process", process);
   await service.call("exec", { id: ID, execId: "e", spec });
   await service.call("start", { id: ID, execId: "e" });
-  assert.equal((await service.call("wait", { id: ID, execId: "e" })).exitStatus, 3);
+  assert.equal((await service.call("wait", { id: ID, execId: "e" }, WITHIN)).exitStatus, 3);
   await service.call("kill", { id: ID, signal: 9 });
-  assert.equal((await service.call("wait", { id: ID })).exitStatus, 137);
+  assert.equal((await service.call("wait", { id: ID }, WITHIN)).exitStatus, 137);
   await service.call("delete", { id: ID });
 });

@@ -147,7 +147,7 @@ export class Container extends TaskProcess {
 
   async #make(request: task.CreateTaskRequest): Promise<void> {
     await mkdir(this.#dir, { recursive: true, mode: 0o700 });
-    const { plan, oom, told } = await this.#making.prepare();
+    const { plan, oom, subreaper = false, told } = await this.#making.prepare();
     const made = this.#machine.hand.monitor({
       dir: this.#dir,
       plan,
@@ -155,6 +155,7 @@ export class Container extends TaskProcess {
       stdin: request.stdin !== "",
       // containerd says by CloseIO when it ends.
       stdinOnce: true,
+      subreaper,
       oom,
     });
     const { pid } = await (told?.(made) ?? made);

@@ -35,6 +35,8 @@ export interface MakingRequest {
 export interface Prepared {
   readonly plan: Plan;
   readonly oom: MonitorRequest["oom"];
+  /** Whether its process is a grandchild of the monitor's. */
+  readonly subreaper?: boolean;
   /** Puts the failure of the plan (`work`) in the words of what carries it out. */
   readonly told?: <T>(work: Promise<T>) => Promise<T>;
 }

@@ -60,7 +60,7 @@ class OwnMaking implements Making {
     if (checkpoint !== "") {
       const { inCriusWords, planRestored } = await import("./restore.ts");
       const plan = await planRestored(this.#machine, this.#request, rootfs, this.#cgroup);
-      return { plan, oom, told: (work) => inCriusWords(work, this.#request.dir) };
+      return { plan, oom, subreaper: true, told: (work) => inCriusWords(work, this.#request.dir) };
     }
     const { plan, warnings } = planContainer(spec, {
       id,
