@@ -1,11 +1,29 @@
 /** What machines stand on: guest images as NVDIMM and as block devices, and root file systems as disks. */
 import assert from "node:assert/strict";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  copyFileSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test, type TestContext } from "node:test";
 import { type Hand, probeHost, startHand } from "@berth/kernel";
-import { loadSettings, type PodMachine, removeMachine, settingsOf, startMachine, type VmHost } from "@berth/vm";
+import {
+  type ImageDescription,
+  loadSettings,
+  type PodMachine,
+  removeMachine,
+  settingsOf,
+  startMachine,
+  type VmHost,
+} from "@berth/vm";
 import { checkout } from "./support/daemon.ts";
 import { makeGuestImage } from "../bench/lib/guest-image.ts";
 import { vmProblem } from "./support/vm.ts";
@@ -71,6 +89,33 @@ describe("guest images", { skip: vmProblem() ?? false, timeout: 900_000 }, () =>
     assert.equal(await read(guest.hand, "/sys/block/pmem0/ro"), "1\n");
     await machine.vm.stop();
     assert.match(await machine.ended, /status 0/);
+  });
+
+  test("an image is read through dm-verity, and one with another byte in it is no root", async (t) => {
+    const { verity } = JSON.parse(readFileSync(join(dir, "image/image.json"), "utf8")) as ImageDescription;
+    const image = (directory: string): PodMachine["settings"] =>
+      settingsOf({
+        hypervisor: {
+          qemu: {
+            default_memory: 192,
+            default_maxmemory: 256,
+            kernel: `${dir}/image/vmlinuz`,
+            image: `${directory}/root.erofs`,
+            kernel_verity_params: verity["root.erofs"],
+          },
+        },
+      });
+    const machine = await boot(t, "verity", image(`${dir}/image`));
+    assert.match(await rootOf(machine), /^\/dev\/dm-0 \/ erofs ro,/);
+    const other = join(dir, "other");
+    mkdirSync(other);
+    for (const name of ["image.json", "root.erofs", "root.erofs.initrd"])
+      copyFileSync(join(dir, "image", name), join(other, name));
+    const file = openSync(join(other, "root.erofs"), "r+");
+    // A word of the superblock that nobody reads: its UUID's.
+    writeSync(file, "x", (4 << 20) + 1024 + 48);
+    closeSync(file);
+    await assert.rejects(boot(t, "other", image(other)), /data block 0 is corrupted|as the root: I\/O error/);
   });
 
   test("an ext4 image as a block device, which its superblock says", async (t) => {

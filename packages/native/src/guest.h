@@ -12,8 +12,11 @@ void guest_found(void);
 void guest_switch_root(void);
 /* One of the kernel's own file systems, with the flags that it is mounted by everywhere. */
 void guest_mount(const char *type, const char *target);
-/* Those that /etc/berth/modules lists; `once`: their files go. */
-void guest_load_modules(bool once);
+#define GUEST_MODULES "/etc/berth/modules"
+/* Those that the file lists, where it is there; `once`: their files go. */
+void guest_load_modules(const char *file, bool once);
+/* guest_verity.c. The mapped device that the kernel's command line names, if it does. */
+void guest_make_mapped(void);
 /* The rest of the mounts, the image's modules, the loopback. */
 void guest_furnish(void);
 /* Says what failed, and switches the machine off: there is nobody to tell it otherwise. */

@@ -19,7 +19,6 @@
 
 #define RAMFS_MAGIC 0x858458f6
 #define TMPFS_MAGIC 0x01021994
-#define MODULES "/etc/berth/modules"
 #define DESCRIPTORS 1048576
 
 bool guest_is_init(int count, char **arguments)
@@ -99,6 +98,18 @@ void guest_found(void)
   guest_mount("proc", "/proc");
 }
 
+/* In quotes a word goes on over spaces. NULL: the end. */
+static char *next_word(char **rest)
+{
+  bool quoted = false;
+  char *word = *rest + strspn(*rest, " \n"), *at = word;
+  for (; *at && (quoted || !strchr(" \n", *at)); at++)
+    quoted ^= *at == '"';
+  *rest = at + (*at != 0);
+  *at = 0;
+  return *word ? word : NULL;
+}
+
 bool kernel_argument(const char *key, char *value, size_t size)
 {
   char text[4096];
@@ -110,22 +121,28 @@ bool kernel_argument(const char *key, char *value, size_t size)
     return false;
   text[n] = 0;
   size_t length = strlen(key);
-  for (char *word = strtok(text, " \n"); word; word = strtok(NULL, " \n")) {
+  for (char *rest = text, *word; (word = next_word(&rest));) {
     if (strncmp(word, key, length) != 0 || word[length] != '=')
       continue;
-    snprintf(value, size, "%s", word + length + 1);
+    word += length + 1;
+    size_t end = strlen(word);
+    if (*word == '"' && end > 1 && word[end - 1] == '"') {
+      word[end - 1] = 0;
+      word++;
+    }
+    snprintf(value, size, "%s", word);
     return true;
   }
   return false;
 }
 
-void guest_load_modules(bool once)
+void guest_load_modules(const char *file, bool once)
 {
   char path[512];
-  FILE *list = fopen(MODULES, "re");
+  FILE *list = fopen(file, "re");
   if (!list) {
     if (errno != ENOENT)
-      guest_fail("open " MODULES ": %s", strerror(errno));
+      guest_fail("open %s: %s", file, strerror(errno));
     return;
   }
   while (fgets(path, sizeof path, list)) {
@@ -172,6 +189,6 @@ void guest_furnish(void)
   if (setrlimit(RLIMIT_NOFILE, &descriptors) < 0)
     guest_fail("setrlimit RLIMIT_NOFILE: %s", strerror(errno));
   /* The kernel has its own copy, and an initramfs is memory. */
-  guest_load_modules(is_initramfs());
+  guest_load_modules(GUEST_MODULES, is_initramfs());
   bring_loopback_up();
 }

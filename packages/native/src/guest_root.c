@@ -51,7 +51,8 @@ void guest_switch_root(void)
   guest_mount("sysfs", "/sys");
   guest_mount("devtmpfs", "/dev");
   /* The initramfs stays in memory as long as the machine runs: what is in it goes with its use. */
-  guest_load_modules(true);
+  guest_load_modules(GUEST_MODULES, true);
+  guest_make_mapped();
   if (!uevent_wait(is_there, root.device, DEVICE_WAIT_MS))
     guest_fail("wait for the root's device %s: %s", root.device, strerror(errno));
   mount_root(&root);

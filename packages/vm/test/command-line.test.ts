@@ -11,6 +11,7 @@ import { machineShape } from "../src/hypervisor/choose.ts";
 import { hypervisorOf } from "../src/hypervisor/drivers.ts";
 import type { Machine } from "../src/hypervisor/machine.ts";
 import { nicRates } from "../src/hypervisor/rates.ts";
+import { nvdimmImage } from "../src/image/nvdimm.ts";
 import { virtiofsdArguments } from "../src/sandbox/virtiofsd.ts";
 
 let dir: string;
@@ -65,6 +66,7 @@ const VALUES: Readonly<Record<string, () => Record<string, unknown>>> = {
   path: () => ({ path: file("other-qemu") }),
   image: () => ({ image: file("image") }),
   rootfs_type: () => ({ image: file("image"), rootfs_type: "ext4" }),
+  kernel_verity_params: () => ({ image: partitioned(), kernel_verity_params: VERITY }),
   vm_rootfs_driver: () => ({ image: file("image"), vm_rootfs_driver: "virtio-blk-pci" }),
   disable_image_nvdimm: () => ({ image: file("image"), disable_image_nvdimm: true }),
   machine_type: () => ({ machine_type: "pc" }),
@@ -93,6 +95,7 @@ const VALUES: Readonly<Record<string, () => Record<string, unknown>>> = {
 /** Beside what a value is compared: what it needs to be taken at all. */
 const BESIDE: Readonly<Record<string, () => Record<string, unknown>>> = {
   rootfs_type: () => ({ image: file("image") }),
+  kernel_verity_params: () => ({ image: partitioned() }),
   vm_rootfs_driver: () => ({ image: file("image") }),
   disable_image_nvdimm: () => ({ image: file("image") }),
   block_device_cache_direct: () => ({ block_device_cache_set: true }),
@@ -129,6 +132,34 @@ for (const [name, key] of Object.entries<Key>(HYPERVISOR_KEYS)) {
     const own = VALUES[name]?.() ?? { [name]: otherValue(key) };
     assert.notEqual(commandLines({ ...own }), commandLines(BESIDE[name]?.() ?? {}));
   });
+}
+
+test("a root for dm-verity is named as Kata names it, and what is wrong with it is told", () => {
+  const line = flagsOf({ image: partitioned(), kernel_verity_params: VERITY });
+  const table = "dm-verity,,,ro,0 8 verity 1 /dev/pmem0p1 /dev/pmem0p2 4096 4096 1 0 sha256 ab12 cd";
+  assert.ok(line.includes(` dm-mod.create="${table}" root=/dev/dm-0 ro rootfstype=erofs `), line);
+  assert.doesNotMatch(line, /dax/);
+  for (const [params, words] of [
+    ["root_hash", /"root_hash" is not NAME=VALUE/],
+    [VERITY.replace("ab12", "xy"), /root_hash: "xy" is no hexadecimal number/],
+    [VERITY.replace("salt=cd,", ""), /salt: "" is no hexadecimal/],
+    [VERITY.replace("data_block_size=4096", "data_block_size=100"), /data_block_size: "100" is no multiple of 512/],
+    [VERITY.replace("data_blocks=1", "data_blocks=0"), /data_blocks: "0" is no multiple of 1/],
+  ] as const)
+    assert.throws(() => flagsOf({ image: partitioned(), kernel_verity_params: params }), words);
+  assert.throws(() => flagsOf({ kernel_verity_params: VERITY }), /it is about image, and there is none/);
+  assert.throws(() => flagsOf({ image: file("image"), kernel_verity_params: VERITY }), /no partition for the hashes/);
+});
+
+const VERITY = "root_hash=ab12,salt=cd,data_blocks=1,data_block_size=4096,hash_block_size=4096";
+
+/** An image of one block. */
+function partitioned(): string {
+  const fileSystem = Buffer.alloc(4096);
+  Buffer.from([0xe2, 0xe1, 0xf5, 0xe0]).copy(fileSystem, 1024);
+  const path = file("partitioned");
+  writeFileSync(path, nvdimmImage(fileSystem, Buffer.alloc(4096)));
+  return path;
 }
 
 test("a kernel parameter of the configuration takes the place of the one with its name", () => {

@@ -21,6 +21,8 @@ export function addBuildImage(command: Command, context: Context): void {
       context.print(
         `${output}: Linux ${made.kernelRelease}, ${made.modules.length} modules, ${made.initrdSize} bytes unpacked`,
       );
+      for (const [name, parameters] of Object.entries(made.verity))
+        context.print(`${name}: kernel_verity_params = "${parameters}"`);
       if (made.absent.length > 0) context.print(`this kernel has no ${made.absent.join(", ")}`);
     });
 }

@@ -18,7 +18,11 @@ export const HYPERVISOR_KEYS = {
   rootfs_type: honoured("string", "", "rootfstype= of the kernel's command line; default: what the image is"),
   vm_rootfs_driver: honoured("string", "", "virtio-pmem, virtio-blk-pci or virtio-blk-mmio: how the image is plugged"),
   kernel_params: honoured("string", "", "put behind the kernel's own parameters, whose names it overrides"),
-  kernel_verity_params: refused("string", "", "the image is read-only, and shared; its blocks are not verified"),
+  kernel_verity_params: honoured(
+    "string",
+    "",
+    "dm-mod.create= of the kernel's command line: image is read through dm-verity",
+  ),
   firmware: honoured("string", "", "-bios"),
   firmware_volume: refused("string", "", "split firmware is given by pflashes"),
   pflashes: honoured("strings", [], "-drive if=pflash"),

@@ -5,6 +5,7 @@ import type { VmSettings } from "../configuration/settings.ts";
 import { VmError } from "../errors.ts";
 import { AGENT_PATH } from "../image/initramfs.ts";
 import { inspectImage, type RootType } from "../image/inspect.ts";
+import { parseVerity, verityParameter } from "./verity.ts";
 import { hypervisorProgram, isDebug } from "./drivers.ts";
 import { type DiskOptions, type GuestAgent, type Machine, type Memory, type RootImage, VSOCK_PORT } from "./machine.ts";
 import { diskRates } from "./rates.ts";
@@ -34,6 +35,8 @@ const NO_MORE: More = { memoryBytes: 0, cpus: 0 };
 export function machineShape(settings: VmSettings, files: GuestFiles, more: More = NO_MORE): MachineShape {
   const { hypervisor } = settings;
   const image = files.image === undefined ? undefined : rootImage(settings, files.image);
+  if (!image && settings.hypervisor.kernel_verity_params !== "")
+    throw new VmError("InvalidConfiguration", "kernel_verity_params: it is about image, and there is none");
   const maxVcpus = maxVcpusOf(settings);
   const own = hypervisor.default_vcpus;
   const vcpus = Math.min(cpuCount(own < 0 || more.cpus === 0 ? own : Math.max(1, own) + more.cpus, 1), maxVcpus);
@@ -120,7 +123,10 @@ function rootImage(settings: VmSettings, path: string): RootImage {
   const named = hypervisor.rootfs_type as RootType | "";
   if (named !== "" && type !== undefined && named !== type)
     throw new VmError("InvalidConfiguration", `rootfs_type: "${named}", but ${path} is ${type}`);
-  return { path, driver, size, partitioned, type: named === "" ? (type ?? "erofs") : named };
+  const verity = parseVerity(hypervisor.kernel_verity_params);
+  if (verity && !partitioned)
+    throw new VmError("InvalidConfiguration", `kernel_verity_params: ${path} has no partition for the hashes`);
+  return { path, driver, size, partitioned, type: named === "" ? (type ?? "erofs") : named, verity };
 }
 
 /** As they stand, or with a name before "=": the last of a name counts, so that those of the configuration do. */
@@ -196,8 +202,19 @@ function agentParameters(settings: VmSettings, agent: GuestAgent): string[] {
 const nameOf = (parameter: string): string => parameter.split("=")[0] ?? parameter;
 
 /** Its init is where the kernel looks for one: /sbin/init. */
-function imageParameters({ driver, type, partitioned }: RootImage): string[] {
+function imageParameters({ driver, type, partitioned, verity }: RootImage): string[] {
   const isPmem = driver === "pmem";
+  // Not by DAX: what is mapped would not be looked at.
+  if (verity) {
+    const flags = type === "ext4" ? ["rootflags=data=ordered,errors=remount-ro"] : [];
+    return [
+      verityParameter(verity, isPmem ? "/dev/pmem0p" : "/dev/vda"),
+      "root=/dev/dm-0",
+      "ro",
+      `rootfstype=${type}`,
+      ...flags,
+    ];
+  }
   const dax = type === "ext4" ? "rootflags=dax,data=ordered,errors=remount-ro" : "rootflags=dax";
   const device = isPmem ? `/dev/pmem0${partitioned ? "p1" : ""}` : `/dev/vda${partitioned ? "1" : ""}`;
   return [`root=${device}`, "ro", `rootfstype=${type}`, ...(isPmem ? [dax] : [])];

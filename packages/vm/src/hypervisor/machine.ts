@@ -85,6 +85,18 @@ export interface RootImage {
   readonly type: "erofs" | "ext4" | "xfs";
   /** The file system is in its first partition. */
   readonly partitioned: boolean;
+  /** dm-verity holds it against the hashes in the second. */
+  readonly verity?: RootVerity | undefined;
+}
+
+export interface RootVerity {
+  /** In hexadecimal. */
+  readonly rootHash: string;
+  readonly salt: string;
+  readonly dataBlocks: number;
+  /** Bytes. */
+  readonly dataBlockSize: number;
+  readonly hashBlockSize: number;
 }
 
 export interface Memory {

@@ -11,7 +11,7 @@ import { readAgent } from "./agent.ts";
 import { cpioArchive } from "./cpio.ts";
 import { guestEntries } from "./initramfs.ts";
 import { findKernel, type KernelSearch } from "./kernel.ts";
-import { FOR_ROOT, pickModules } from "./modules.ts";
+import { FOR_ROOT, FOR_VERITY, pickModules } from "./modules.ts";
 import { mkfs, writeErofs, writeExt4 } from "./root.ts";
 import { shellEntries } from "./shell.ts";
 
@@ -36,6 +36,8 @@ export interface ImageDescription {
   readonly initrd: string;
   /** Root file systems with the same in them, by type, for `image =`; each has its initramfs beside it (loaderOf). */
   readonly images: Readonly<Partial<Record<"erofs" | "ext4", string>>>;
+  /** By the names of these: what kernel_verity_params has to be for one. */
+  readonly verity: Readonly<Record<string, string>>;
   /** Kata's agent is the guest's PID 1, and bosun carries its socket. Undefined: bosun is. */
   readonly agent?: "kata";
   /** SHA-256 of the guest's /init: an image of another berth is made again. */
@@ -61,10 +63,11 @@ export const loaderOf = (image: string): string => `${image}.initrd`;
 
 export async function buildImage(options: BuildOptions): Promise<ImageDescription> {
   const kernel = await findKernel(options);
-  const [bosun, { modules, absent }, forRoot] = await Promise.all([
+  const [bosun, { modules, absent }, forRoot, forVerity] = await Promise.all([
     readFile(options.bosun),
     pickModules(kernel.modules),
     pickModules(kernel.modules, [], FOR_ROOT),
+    pickModules(kernel.modules, [], FOR_VERITY),
   ]);
   const agent = options.agent === undefined ? undefined : await readAgent(options.agent);
   const { release } = kernel;
@@ -79,6 +82,7 @@ export async function buildImage(options: BuildOptions): Promise<ImageDescriptio
     kernel: "vmlinuz",
     initrd: "initrd",
     images: { erofs: "root.erofs", ...(ext4 !== undefined && { ext4: "root.ext4" }) },
+    verity: {},
     ...(agent && { agent: "kata" as const }),
     bosun: createHash("sha256").update(bosun).digest("hex"),
     modules: modules.map(({ name }) => name),
@@ -90,19 +94,23 @@ export async function buildImage(options: BuildOptions): Promise<ImageDescriptio
   const kind = options.compression ?? "zstd";
   const packed = await compressed(archive, kind);
   const loader = await compressed(
-    cpioArchive(guestEntries({ bosun, modules: forRoot.modules, release, init: "init" })),
+    cpioArchive(guestEntries({ bosun, modules: forRoot.modules, verity: forVerity.modules, release, init: "init" })),
     kind,
   );
   const put = (name: string, write: (path: string) => Promise<void>): Promise<void> =>
     replace(join(options.output, name), write);
   await put("vmlinuz", (path) => copyFile(kernel.path, path));
   await put("initrd", (path) => writeFile(path, packed));
+  const verity: Record<string, string> = {};
   for (const [type, name] of Object.entries(description.images)) {
-    await put(name, (path) => (type === "erofs" ? writeErofs(path, root) : writeExt4(path, root, ext4 ?? "")));
+    await put(name, async (path) => {
+      verity[name] = await (type === "erofs" ? writeErofs(path, root) : writeExt4(path, root, ext4 ?? ""));
+    });
     await put(loaderOf(name), (path) => writeFile(path, loader));
   }
-  await put("image.json", (path) => writeFile(path, `${JSON.stringify(description, undefined, 2)}\n`));
-  return description;
+  const whole = { ...description, verity };
+  await put("image.json", (path) => writeFile(path, `${JSON.stringify(whole, undefined, 2)}\n`));
+  return whole;
 }
 
 /** Undefined: there is none. */

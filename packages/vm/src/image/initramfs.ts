@@ -6,6 +6,8 @@ export interface GuestTree {
   /** The binary. */
   readonly bosun: Uint8Array;
   readonly modules: readonly GuestModule[];
+  /** Loaded where the kernel's command line names a root for dm-verity. */
+  readonly verity?: readonly GuestModule[];
   /** Below /lib/modules. */
   readonly release: string;
   /** Where the kernel looks for it: "init" in an initramfs, "sbin/init" in a root file system. */
@@ -24,23 +26,21 @@ const MODULE_LIST = "etc/berth/modules";
 const CONSOLE = [5, 1] as const;
 const NULL = [1, 3] as const;
 
-export function guestEntries({ bosun, modules, release, init, agent, more = [] }: GuestTree): CpioEntry[] {
-  const files = modules.map(({ path, data }): CpioEntry & { kind: "file" } => ({
-    path: `lib/modules/${release}/${path}`,
-    kind: "file",
-    data,
-  }));
-  const list = files.map(({ path }) => `/${path}\n`).join("");
+export function guestEntries({ bosun, modules, verity = [], release, init, agent, more = [] }: GuestTree): CpioEntry[] {
+  const place = ({ path }: GuestModule): string => `lib/modules/${release}/${path}`;
+  const files = new Map([...modules, ...verity].map((one) => [place(one), one.data]));
+  const list = (some: readonly GuestModule[]): Buffer => Buffer.from(some.map((one) => `/${place(one)}\n`).join(""));
   const own: CpioEntry[] = [
     { path: init, kind: "file", data: bosun, mode: 0o755 },
     ...(agent ? [{ path: AGENT_PATH.slice(1), kind: "file", data: agent, mode: 0o755 } as const] : []),
-    { path: MODULE_LIST, kind: "file", data: Buffer.from(list) },
+    { path: MODULE_LIST, kind: "file", data: list(modules) },
+    ...(verity.length > 0 ? [{ path: `${MODULE_LIST}.verity`, kind: "file", data: list(verity) } as const] : []),
     // The kernel opens it for init's output before devtmpfs is mounted.
     { path: "dev/console", kind: "character", mode: 0o600, device: CONSOLE },
     { path: "dev/null", kind: "character", mode: 0o666, device: NULL },
   ];
   const mountPoints = ["proc", "sys", "run", "tmp"];
-  const all = [...own, ...files, ...more];
+  const all = [...own, ...[...files].map(([path, data]): CpioEntry => ({ path, kind: "file", data })), ...more];
   return [...directoriesOf([...all.map(({ path }) => path), ...mountPoints.map((name) => `${name}/.`)]), ...all];
 }
 

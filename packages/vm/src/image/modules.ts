@@ -47,6 +47,9 @@ export const FOR_ROOT = [
   "xfs",
 ] as const;
 
+/** For a root that dm-verity looks after (kernel_verity_params). */
+export const FOR_VERITY = ["dm_verity"] as const;
+
 export interface GuestModule {
   readonly name: string;
   /** Below the modules' directory, without the suffix of a compression. */

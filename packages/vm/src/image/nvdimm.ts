@@ -6,7 +6,7 @@
  *     0       master boot record: the disk's
  *     4 KiB   info block
  *     2 MiB   master boot record: the NVDIMM's
- *     4 MiB   the file system, to a multiple of 2 MiB
+ *     4 MiB   the file system, and behind it dm-verity's hashes of it, to a multiple of 2 MiB
  */
 import { createHash } from "node:crypto";
 
@@ -22,22 +22,37 @@ const LINUX = 0x83;
 /** PFN_MODE_RAM: the guest keeps the pages' descriptors in its memory, as it cannot write here. */
 const IN_RAM = 1;
 
-export function nvdimmImage(fileSystem: Uint8Array): Buffer {
-  const size = FILE_SYSTEM + Math.ceil(fileSystem.length / ALIGNMENT) * ALIGNMENT;
+/** `hashes`: dm-verity's, of the file system: the second partition. */
+export function nvdimmImage(fileSystem: Uint8Array, hashes: Uint8Array): Buffer {
+  const behind = FILE_SYSTEM + Math.ceil(fileSystem.length / PAGE) * PAGE;
+  const size = Math.ceil((behind + hashes.length) / ALIGNMENT) * ALIGNMENT;
+  const parts = [
+    { start: FILE_SYSTEM, size: fileSystem.length },
+    { start: behind, size: hashes.length },
+  ];
   const image = Buffer.alloc(size);
-  bootRecord(FILE_SYSTEM, fileSystem.length).copy(image, 0);
+  bootRecord(parts).copy(image, 0);
   infoBlock(size, fileSystem).copy(image, INFO.at);
-  bootRecord(FILE_SYSTEM - DATA, fileSystem.length).copy(image, DATA);
+  bootRecord(parts.map((part) => ({ ...part, start: part.start - DATA }))).copy(image, DATA);
   image.set(fileSystem, FILE_SYSTEM);
+  image.set(hashes, behind);
   return image;
 }
 
-/** With one partition. Sectors are numbered from the start of the device alone: geometries are long gone. */
-function bootRecord(start: number, size: number): Buffer {
+interface Part {
+  readonly start: number;
+  readonly size: number;
+}
+
+/** Sectors are numbered from the start of the device alone: geometries are long gone. */
+function bootRecord(parts: readonly Part[]): Buffer {
   const record = Buffer.alloc(SECTOR);
-  record[450] = LINUX;
-  record.writeUInt32LE(start / SECTOR, 454);
-  record.writeUInt32LE(Math.ceil(size / SECTOR), 458);
+  for (const [index, { start, size }] of parts.entries()) {
+    const entry = 446 + index * 16;
+    record[entry + 4] = LINUX;
+    record.writeUInt32LE(start / SECTOR, entry + 8);
+    record.writeUInt32LE(Math.ceil(size / SECTOR), entry + 12);
+  }
   record.writeUInt16LE(0xaa55, 510);
   return record;
 }

@@ -6,23 +6,31 @@ import { promisify } from "node:util";
 import { VmError } from "../errors.ts";
 import type { CpioEntry } from "./cpio.ts";
 import { nvdimmImage } from "./nvdimm.ts";
+import { verityOf } from "./verity.ts";
 
 const MIB = 1 << 20;
 const AGE = { uid: 0, gid: 0, mtime: 0n };
 
-/** An image with a file system of these entries, which `write` makes at a path that does not exist. */
-async function writeImage(path: string, write: (path: string) => Promise<void>): Promise<void> {
+/** An image with a file system of these entries, which `write` makes at a path that does not exist. Answers its kernel_verity_params. */
+async function writeImage(path: string, write: (path: string) => Promise<void>): Promise<string> {
   const plain = `${path}.plain`;
   try {
     await write(plain);
-    await writeFile(path, nvdimmImage(await readFile(plain)));
+    const fileSystem = wholePages(await readFile(plain));
+    const { tree, parameters } = verityOf(fileSystem);
+    await writeFile(path, nvdimmImage(fileSystem, tree));
+    return parameters;
   } finally {
     await rm(plain, { force: true });
   }
 }
 
+const PAGE = 4096;
+
+const wholePages = (data: Buffer): Buffer => Buffer.concat([data, Buffer.alloc((PAGE - (data.length % PAGE)) % PAGE)]);
+
 /** The same entries give the same bytes. */
-export const writeErofs = (path: string, entries: readonly CpioEntry[]): Promise<void> =>
+export const writeErofs = (path: string, entries: readonly CpioEntry[]): Promise<string> =>
   writeImage(path, (plain) => erofs(plain, entries));
 
 async function erofs(path: string, entries: readonly CpioEntry[]): Promise<void> {
@@ -67,7 +75,7 @@ export async function mkfs(): Promise<string | undefined> {
 const EXT4_ROOM = 12 * MIB;
 
 /** By mkfs.ext4, from a directory with the same entries; nodes are left out, as devtmpfs is mounted over them. */
-export const writeExt4 = (path: string, entries: readonly CpioEntry[], program: string): Promise<void> =>
+export const writeExt4 = (path: string, entries: readonly CpioEntry[], program: string): Promise<string> =>
   writeImage(path, (plain) => ext4(plain, entries, program));
 
 async function ext4(path: string, entries: readonly CpioEntry[], program: string): Promise<void> {

@@ -16,7 +16,7 @@ import {
 } from "../hypervisor/machine.ts";
 import { VmError } from "../errors.ts";
 import { guestFacts, type GuestWords } from "./guest.ts";
-import { type Helpers, helpersOf, watchHelpers } from "./helpers.ts";
+import { helperWords, type Helpers, helpersOf, watchHelpers } from "./helpers.ts";
 import { ROOTS_TAG, SHARE_TAG, type ShareServer, virtiofsSocket, type VmHost } from "./host.ts";
 import { launch, type Launched } from "./launch.ts";
 import type { ProgramPlace } from "./programs.ts";
@@ -53,8 +53,8 @@ export async function startPrograms(vm: VmHost, start: Start, template?: Templat
   try {
     await allOrFirst([Promise.race([run(control, machine, template), failed]), startRelay()]);
     const helpers = await watchHelpers(machine.directory, helpersOf(hypervisor, machine), { link, vm: control });
-    const helperFailed = helpers.failed.then((reason): never => {
-      throw new VmError("Hypervisor", reason);
+    const helperFailed = helpers.failed.then(async (end): Promise<never> => {
+      throw new VmError("Hypervisor", await helperWords(machine.directory, end));
     });
     const either = Promise.race([failed, helperFailed]);
     either.catch(() => {});

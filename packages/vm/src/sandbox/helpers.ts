@@ -6,10 +6,16 @@ import { ROOTS_TAG, type ProgramName } from "./host.ts";
 import { findProgram, lastWords } from "./programs.ts";
 
 export interface Helpers {
-  /** Resolves, with the reason, when one has ended before its hypervisor did. */
-  readonly failed: Promise<string>;
+  /** Resolves when one has ended before its hypervisor did. */
+  readonly failed: Promise<HelperEnd>;
   /** They run on. */
   close(): void;
+}
+
+export interface HelperEnd {
+  readonly name: ProgramName;
+  /** Undefined: nobody knows how. */
+  readonly state: MonitorState | undefined;
 }
 
 /** A hypervisor that neither answers nor has ended within this, in milliseconds, does not count. */
@@ -36,38 +42,38 @@ export async function watchHelpers(
   try {
     for (const name of names) {
       const link = await findProgram(directory, name);
-      if (!link) throw new VmError("Hypervisor", await wordsOf(directory, name));
+      if (!link) throw new VmError("Hypervisor", await helperWords(directory, { name, state: undefined }));
       links.push(link);
       const state = await link.state();
-      if (state.phase === "exited") throw new VmError("Hypervisor", await wordsOf(directory, name, state));
+      if (state.phase === "exited") throw new VmError("Hypervisor", await helperWords(directory, { name, state }));
     }
   } catch (error) {
     close();
     throw error;
   }
   return {
-    failed: Promise.race(names.map((name, index) => failure(directory, name, links[index], hypervisor))),
+    failed: Promise.race(names.map((name, index) => failure(name, links[index], hypervisor))),
     close,
   };
 }
 
 /** Never settles where the hypervisor was the first to end: they follow it, and it tells why. */
 async function failure(
-  directory: string,
   name: ProgramName,
   link: MonitorLink | undefined,
   hypervisor: RunningHypervisor,
-): Promise<string> {
+): Promise<HelperEnd> {
   const state = await link?.exited.catch(unlessLost);
   if (await hasEnded(hypervisor)) return await new Promise(() => {});
-  return await wordsOf(directory, name, state);
+  return { name, state };
 }
 
 function unlessLost(error: unknown): undefined {
   if (!(error instanceof MonitorLost)) throw error;
 }
 
-async function wordsOf(directory: string, name: ProgramName, state?: MonitorState): Promise<string> {
+/** `directory`: where the machine is now; one that has waited for its pod was elsewhere. */
+export async function helperWords(directory: string, { name, state }: HelperEnd): Promise<string> {
   const end = state ? `ended with status ${state.code}` : "is gone, and its monitor with it";
   return `${name} ${end}${await lastWords(directory, name)}`;
 }

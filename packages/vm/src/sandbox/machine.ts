@@ -20,7 +20,7 @@ import { podInterfaces, redirect, type PodInterface } from "../network/host.ts";
 import { factsOf, letGo, type Running, sharesOf, type Start, startPrograms } from "./boot.ts";
 import { guestFilesOf, findAcceleratorOf } from "./files.ts";
 import { connectGuest, type Guest } from "./guest.ts";
-import { helpersOf, watchHelpers } from "./helpers.ts";
+import { helperWords, helpersOf, watchHelpers } from "./helpers.ts";
 import { identityOrders, podOrders, rescanOrder, shareMounts, SYSCTL } from "./guest-orders.ts";
 import { startKataGuest } from "./kata.ts";
 import { openedAgent, openedBosun, type OpenedGuest } from "./opened.ts";
@@ -350,6 +350,7 @@ interface Parts {
 function opened({ machine, settings, hypervisor, running, guest, apart }: Parts): PodMachine {
   const { id, directory } = machine;
   const { link, control, helpers } = running;
+  const helperFailed = helpers.failed.then((end) => helperWords(directory, end));
   const exited = link.exited.then(
     async ({ code }) => `the hypervisor ended with status ${code}${await lastWords(directory, "hypervisor")}`,
     (error: unknown) => {
@@ -370,7 +371,7 @@ function opened({ machine, settings, hypervisor, running, guest, apart }: Parts)
     apart,
     maxVcpus: machine.maxVcpus,
     capabilities: hypervisor.capabilities,
-    ended: Promise.race([exited, guest.lost, helpers.failed]).then(async (reason) => {
+    ended: Promise.race([exited, guest.lost, helperFailed]).then(async (reason) => {
       // Who waits for what is gone, in the guest or for it, waits no longer.
       await endProgram(directory, "hypervisor");
       return reason;
