@@ -65,3 +65,6 @@ export interface CriContext {
 export const logRoot = ({ paths }: Pick<CriContext, "paths">): string => `${paths.root}/logs`;
 export const sandboxDir = (context: CriContext, id: string): string => `${context.paths.state}/pods/${id}`;
 export const containerDir = (context: CriContext, id: string): string => `${context.paths.state}/containers/${id}`;
+
+/** Of all of this daemon's virtual machines, each in a directory of its own. */
+export const machinesDir = ({ paths }: CriContext): string => `${paths.state}/vm`;

@@ -27,9 +27,8 @@ export {
   type GuestPlaces,
   type GuestProcess,
   type GuestRuntime,
-  standInOom,
-  standInPlan,
 } from "./guest/runtime.ts";
+export { standInOom, standInPlan } from "./guest/stand-in.ts";
 export { releaseStorage, shareContainer, type SharedContainer, unshareContainer } from "./guest/share.ts";
 export { cpusOf, type Limits, sizeMachine } from "./sandbox/size.ts";
 export { plugDevices, unplugDevices } from "./sandbox/devices.ts";

@@ -29,7 +29,8 @@ import { agentRuntime } from "../src/agent/containers.ts";
 import { followOoms } from "../src/agent/oom.ts";
 import { toldByAgent } from "../src/agent/words.ts";
 import { VmError } from "../src/errors.ts";
-import { type GuestRuntime, standInOom, standInPlan } from "../src/guest/runtime.ts";
+import type { GuestRuntime } from "../src/guest/runtime.ts";
+import { standInOom, standInPlan } from "../src/guest/stand-in.ts";
 import { AgentDouble } from "./support/agent.ts";
 
 const native = join(import.meta.dirname, "../../native");

@@ -14,8 +14,8 @@ import {
   type GuestProcess,
   type GuestRuntime,
   type GuestTools,
-  standInOom,
 } from "../guest/runtime.ts";
+import { standInOom } from "../guest/stand-in.ts";
 import { shareWritable } from "../sandbox/host.ts";
 import { believable } from "../guest/believable.ts";
 import { type AgentClient, AgentError } from "./client.ts";

@@ -5,7 +5,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { agent } from "@berth/spec/kata";
 import { CODE } from "@berth/ttrpc";
 import { VmError } from "../errors.ts";
-import { standInOom } from "../guest/runtime.ts";
+import { standInOom } from "../guest/stand-in.ts";
 import { type AgentClient, AgentError } from "./client.ts";
 
 /** Links by container to the directory that is its counter's: what comes from the guest is only ever looked up here. */

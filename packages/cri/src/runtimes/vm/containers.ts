@@ -7,7 +7,6 @@ import {
   refreshNetwork,
   releaseStorage,
   shareContainer,
-  standInOom,
   standInPlan,
   unshareContainer,
 } from "@berth/vm";
@@ -28,7 +27,7 @@ const HEARD_MS = 10_000;
 
 type ContainerVerbs = Pick<
   RuntimeKind,
-  "plan" | "oom" | "pidOf" | "signal" | "kill" | "release" | "exec" | "update" | "stats" | "detail"
+  "plan" | "signal" | "kill" | "release" | "exec" | "update" | "stats" | "detail"
 >;
 
 export function vmContainers(machines: Machines): ContainerVerbs {
@@ -40,8 +39,6 @@ export function vmContainers(machines: Machines): ContainerVerbs {
       const { record } = creation.container;
       return told(record, "create", () => planInGuest(context, of(record), creation));
     },
-    oom: (context, { id }) => standInOom(containerDir(context, id)),
-    pidOf: (_context, _record, state) => Promise.resolve(state.pid),
     signal: (_context, { record }, signal) => told(record, "kill", () => of(record).runtime.signal(record.id, signal)),
     kill: (context, container) => kill(context, machines, container),
     release: (context, record) => machines.timed(record.sandboxId, "delete", () => release(context, machines, record)),

@@ -1,5 +1,4 @@
 /** The virtual machines of this daemon's pods, as long as it knows them: found again by their directories when it does not. */
-import { existsSync } from "node:fs";
 import {
   Cache,
   DEFAULT_IMAGE_DIRECTORY,
@@ -20,7 +19,7 @@ import {
   type VmHost,
 } from "@berth/vm";
 import { cgroupOf } from "../../cgroups.ts";
-import type { CriContext } from "../../context.ts";
+import { type CriContext, machinesDir } from "../../context.ts";
 import { precondition } from "../../errors.ts";
 import type { Sandbox, SandboxRecord } from "../../store/records.ts";
 import { stopSandbox } from "../../sandbox/stop.ts";
@@ -46,8 +45,6 @@ interface Known {
 /** A guest that hangs is asked so seldom what it has used. */
 const SILENCE_MS = 30_000;
 
-const machinesOf = ({ paths }: CriContext): string => `${paths.state}/vm`;
-
 /** Of the hypervisor and its helpers: in the pod's, as its containers' are. */
 export const machineCgroup = (context: CriContext, record: SandboxRecord): string =>
   cgroupOf(context, record, `${record.id}-vm`).cgroupPath;
@@ -71,7 +68,7 @@ export class Machines {
     return {
       hand: context.hand,
       host: context.host,
-      machines: machinesOf(context),
+      machines: machinesDir(context),
       image: this.#options.image ?? DEFAULT_IMAGE_DIRECTORY,
       bosun: context.paths.bosun,
       factory: (this.#factory ??= new Factory(`${context.paths.root}/vm/templates`)),
@@ -176,8 +173,6 @@ export class Machines {
 
   /** What daemons before this one have left that is no pod's. */
   async sweep(context: CriContext): Promise<void> {
-    // A node that never had a machine is not to load what makes them.
-    if (!existsSync(machinesOf(context))) return;
     const host = this.hostOf(context);
     await host.factory?.sweep(host);
   }

@@ -1,5 +1,5 @@
 /** Pods that are virtual machines: started when network and files are there, and the first to go when containers have ended. */
-import { allowSandbox, loadSettings, startMachine } from "@berth/vm";
+import { allowSandbox, guestFilesOf, hypervisorProgram, loadSettings, startMachine, virtiofsdOf } from "@berth/vm";
 import type { CriContext } from "../../context.ts";
 import { invalid, unimplemented } from "../../errors.ts";
 import { handlerOf, type RuntimeHandler } from "../../handlers.ts";
@@ -78,7 +78,6 @@ async function startPod(context: CriContext, machines: Machines, progress: Progr
 }
 
 export async function checkVm(handler: RuntimeHandler, machines: Machines, context: CriContext): Promise<void> {
-  const { guestFilesOf, hypervisorProgram, virtiofsdOf } = await import("@berth/vm");
   await inVmsWords(async () => {
     const settings = await loadSettings({
       named: handler.options.configPath,
