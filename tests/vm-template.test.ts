@@ -5,7 +5,16 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test, type TestContext } from "node:test";
 import { type Hand, type Order, probeHost, readRecord, startHand } from "@berth/kernel";
-import { Factory, type PodMachine, removeMachine, settingsOf, startMachine, type VmHost } from "@berth/vm";
+import {
+  Cache,
+  Factory,
+  type MachineCache,
+  type PodMachine,
+  removeMachine,
+  settingsOf,
+  startMachine,
+  type VmHost,
+} from "@berth/vm";
 import { checkout, run } from "./support/daemon.ts";
 import { makeGuestImage } from "../bench/lib/guest-image.ts";
 import { vmProblem } from "./support/vm.ts";
@@ -30,12 +39,18 @@ describe("copies of a template", { skip: vmProblem() ?? false, timeout: 900_000 
     rmSync(dir, { recursive: true, force: true });
   });
 
-  async function start(t: TestContext, own: Record<string, unknown>, netns?: string): Promise<PodMachine> {
+  async function start(
+    t: TestContext,
+    own: Record<string, unknown>,
+    netns?: string,
+    { cache, ...more }: { cache?: MachineCache; enable_template?: boolean; vm_cache_number?: number } = {},
+  ): Promise<PodMachine> {
     const id = `m${count++}`;
     t.after(() => removeMachine(vm, id));
-    const machine = await startMachine(vm, {
+    const qemu = { default_memory: 192, default_maxmemory: 192, ...own };
+    const machine = await startMachine(cache ? { ...vm, cache } : vm, {
       id,
-      settings: settingsOf({ hypervisor: { qemu: { default_memory: 192, default_maxmemory: 192, ...own } } }),
+      settings: settingsOf({ hypervisor: { qemu }, factory: more }),
       netns,
       cgroup: `/berth-test-template-${process.pid}-${id}`,
       hostname: `guest-${id}`,
@@ -154,5 +169,40 @@ describe("copies of a template", { skip: vmProblem() ?? false, timeout: 900_000 
     assert.match(logged[1] ?? "", /machines of this configuration boot each for itself from now on/);
     await factory.idle();
     assert.deepEqual(readdirSync(join(dir, "templates")), []);
+  });
+
+  test("machines that boot can wait for a pod too, as many as are asked for, and without a share or network", async (t) => {
+    const cache: MachineCache = new Cache((message) => void logged.push(message));
+    t.after(() => cache.close());
+    logged.length = 0;
+    const asked = { cache, enable_template: false, vm_cache_number: 2 };
+    const own = { shared_fs: "none" };
+    const first = await start(t, own, undefined, asked);
+    await cache.settled();
+    const waiting = readdirSync(vm.machines).filter((name) => name.startsWith("vmc-"));
+    assert.equal(waiting.length, 2);
+    const pids = await Promise.all(
+      waiting.map(async (name) => (await readRecord(`${vm.machines}/${name}/hypervisor`))?.pid),
+    );
+    const second = await start(t, own, undefined, asked);
+    const record = await readRecord(`${second.directory}/hypervisor`);
+    assert.ok(pids.includes(record?.pid));
+    assert.equal(await isCopy(second), false);
+    assert.deepEqual(await read(second.guest.hand, "/proc/sys/kernel/hostname"), [`guest-${second.id}`]);
+
+    // One with a network is another kind, whose first boots.
+    const third = await start(t, own, await network(t, "02:00:00:00:00:03"), { ...asked, vm_cache_number: 1 });
+    await cache.settled();
+    const fourth = await start(t, own, await network(t, "02:00:00:00:00:04"), { ...asked, vm_cache_number: 0 });
+    assert.equal(third.apart, undefined);
+    assert.match(fourth.apart ?? "", /^\/proc\/\d+\/ns\/net$/);
+    const [address, routes = ""] = await read(fourth.guest.hand, "/sys/class/net/eth0/address", "/proc/net/fib_trie");
+    assert.equal(address, "02:00:00:00:00:04");
+    assert.match(routes, /192\.0\.2\.7/);
+
+    await cache.close();
+    const left = readdirSync(vm.machines).sort();
+    assert.deepEqual(left, [first, second, third, fourth].map(({ id }) => id).sort());
+    assert.deepEqual(logged, []);
   });
 });
