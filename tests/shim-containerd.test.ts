@@ -1,7 +1,7 @@
 /** Debian's containerd runs berth's containers by runtime_type alone: `ctr run --runtime io.containerd.berth.v2`, and its CRI. Needs root. */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { packJson, TaskService } from "@berth/shim";
@@ -72,46 +72,34 @@ describe("containerd with berth's shim", { skip: why ?? false }, () => {
   });
 
   test("ctr task: exec with and without a terminal, input, pause, metrics, ps, kill, delete, and the events of it", async () => {
-    const events = join(peer.directory, "events");
-    const listener = peer.follow(events, "events");
-    try {
-      // It says nothing when it has subscribed: something is made to happen until it hears of it.
-      let probe = 0;
-      await until("events are heard", () => {
-        peer.does("ctr", "namespaces", "label", peer.namespace, `probe=${probe++}`);
-        return existsSync(events) && readFileSync(events, "utf8") !== "";
-      });
-      const told = (topic: string): boolean => readFileSync(events, "utf8").includes(`/tasks/${topic} `);
-      // A part of it: the rest lives on.
-      const greedy = "(x=a; while :; do x=$x$x; done); while :; do sleep 0.05; done";
-      create("greedy", greedy, "--memory-limit", String(15 << 20));
-      await until("the event oom is told", () => told("oom"));
-      assert.equal(peer.taskState("greedy"), "RUNNING");
-      await removed("greedy");
-      create("jobs", "trap 'exit 9' TERM; while :; do sleep 0.05; done");
-      const exec = (id: string, ...words: string[]): Ran => peer.ctr("task", "exec", "--exec-id", id, "jobs", ...words);
-      const plain = exec("e1", "sh", "-c", "echo o; echo e >&2; exit 4");
-      assert.deepEqual([plain.stdout, plain.status], ["o\n", 4]);
-      const fed = peer.fed("ctr", "typed\n", "task", "exec", "--exec-id", "e2", "jobs", "cat");
-      assert.deepEqual([fed.stdout, fed.status], ["typed\n", 0]);
-      const tty = peer.typed("ctr", "", "task", "exec", "-t", "--exec-id", "e3", "jobs", "sh", "-c", "tty; exit 6");
-      assert.match(tty.stdout, /\/dev\/pts\/0/);
-      assert.equal(tty.status, 6);
-      peer.does("ctr", "task", "pause", "jobs");
-      assert.equal(peer.taskState("jobs"), "PAUSED");
-      peer.does("ctr", "task", "resume", "jobs");
-      assert.equal(peer.taskState("jobs"), "RUNNING");
-      assert.match(peer.does("ctr", "task", "metrics", "jobs"), /memory\.usage_in_bytes\s+[1-9]|memory\.usage\s+[1-9]/);
-      assert.match(peer.does("ctr", "task", "ps", "jobs"), /^\d+\s+-$/m);
-      peer.does("ctr", "task", "kill", "-s", "SIGTERM", "jobs");
-      await until("it has ended", () => peer.taskState("jobs") === "STOPPED");
-      assert.match(peer.ctr("task", "delete", "jobs").stderr, /exit code 9/);
-      for (const topic of ["create", "start", "exec-added", "exec-started", "paused", "resumed", "exit", "delete"])
-        await until(`the event ${topic} is told`, () => told(topic));
-      await removed("jobs");
-    } finally {
-      listener.kill();
-    }
+    using events = await peer.listen();
+    // A part of it: the rest lives on.
+    const greedy = "(x=a; while :; do x=$x$x; done); while :; do sleep 0.05; done";
+    create("greedy", greedy, "--memory-limit", String(15 << 20));
+    await until("the event oom is told", () => events.told("oom"));
+    assert.equal(peer.taskState("greedy"), "RUNNING");
+    await removed("greedy");
+    create("jobs", "trap 'exit 9' TERM; while :; do sleep 0.05; done");
+    const exec = (id: string, ...words: string[]): Ran => peer.ctr("task", "exec", "--exec-id", id, "jobs", ...words);
+    const plain = exec("e1", "sh", "-c", "echo o; echo e >&2; exit 4");
+    assert.deepEqual([plain.stdout, plain.status], ["o\n", 4]);
+    const fed = peer.fed("ctr", "typed\n", "task", "exec", "--exec-id", "e2", "jobs", "cat");
+    assert.deepEqual([fed.stdout, fed.status], ["typed\n", 0]);
+    const tty = peer.typed("ctr", "", "task", "exec", "-t", "--exec-id", "e3", "jobs", "sh", "-c", "tty; exit 6");
+    assert.match(tty.stdout, /\/dev\/pts\/0/);
+    assert.equal(tty.status, 6);
+    peer.does("ctr", "task", "pause", "jobs");
+    assert.equal(peer.taskState("jobs"), "PAUSED");
+    peer.does("ctr", "task", "resume", "jobs");
+    assert.equal(peer.taskState("jobs"), "RUNNING");
+    assert.match(peer.does("ctr", "task", "metrics", "jobs"), /memory\.usage_in_bytes\s+[1-9]|memory\.usage\s+[1-9]/);
+    assert.match(peer.does("ctr", "task", "ps", "jobs"), /^\d+\s+-$/m);
+    peer.does("ctr", "task", "kill", "-s", "SIGTERM", "jobs");
+    await until("it has ended", () => peer.taskState("jobs") === "STOPPED");
+    assert.match(peer.ctr("task", "delete", "jobs").stderr, /exit code 9/);
+    for (const topic of ["create", "start", "exec-added", "exec-started", "paused", "resumed", "exit", "delete"])
+      await until(`the event ${topic} is told`, () => events.told(topic));
+    await removed("jobs");
   });
 
   test("ctr task attach: to a container's streams, and to its terminal", async () => {

@@ -14,6 +14,7 @@ const RUNTIME = "io.containerd.berth-vm.v2";
 /** Of a bridge of this test's; the name of an interface has 15 letters at most. */
 const BRIDGE = `bsv${process.pid}`;
 const SUBNET = `10.${128 + ((process.pid >> 8) % 100)}.${process.pid & 255}.0/24`;
+const GREEDY = "x=a; while :; do x=$x$x; done";
 const why = whyNoContainerd() ?? vmProblem();
 
 describe("containerd with berth's shim for virtual machines", { skip: why ?? false, timeout: 900_000 }, () => {
@@ -83,7 +84,8 @@ pod_annotations = ["io.katacontainers.*"]
     await nothingLeft();
   });
 
-  test("ctr: one machine for a container; exec, terminal, pause, metrics, update, ps, exit codes, and nothing left", async () => {
+  test("ctr: one machine for a container; exec, terminal, pause, metrics, update, ps, exit codes, events, and nothing left", async () => {
+    using events = await peer.listen();
     run("vm", "trap 'exit 9' TERM; echo out; while :; do sleep 0.05; done");
     assert.equal(machines(peer).length, 1);
     const exec = (id: string, ...words: string[]) => peer.ctr("task", "exec", "--exec-id", id, "vm", ...words);
@@ -111,6 +113,12 @@ pod_annotations = ["io.katacontainers.*"]
     await until("it has ended", () => peer.taskState("vm") === "STOPPED");
     assert.match(peer.ctr("task", "delete", "vm").stderr, /exit code 9/);
     peer.does("ctr", "containers", "delete", "vm");
+    await nothingLeft();
+    for (const topic of ["create", "start", "exec-added", "exec-started", "paused", "resumed", "exit", "delete"])
+      await until(`the event ${topic} is told`, () => events.told(topic));
+    const greedy = peer.ctr(...words("--rm", "--memory-limit", String(15 << 20)), "greedy", "sh", "-c", GREEDY);
+    assert.equal(greedy.status, 137);
+    await until("the event oom is told", () => events.told("oom"));
     await nothingLeft();
   });
 

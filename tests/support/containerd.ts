@@ -50,6 +50,12 @@ export function whyNoContainerd(): string | undefined {
 /** ctr-cni: a ctr that finds this containerd's CNI configuration where it looks for one. */
 type Program = "ctr" | "ctr-cni" | "crictl" | "berth-vm";
 
+/** Until it is disposed of. */
+export interface Heard extends Disposable {
+  /** "exit": of a task. */
+  told(topic: string): boolean;
+}
+
 export interface Ran {
   readonly status: number | null;
   readonly stdout: string;
@@ -149,10 +155,22 @@ ${tables.map((table) => table.replaceAll("@CRI@", cri).replaceAll("@DIRECTORY@",
     return this.#run(["sh", "-ec", held, "sh", input, ...command]);
   }
 
-  /** Runs on until it is killed; its output goes to a file. */
-  follow(file: string, ...args: readonly string[]): ChildProcess {
-    const command = `exec ctr --address ${this.#address} ${args.join(" ")} >${file}`;
-    return spawn("sh", ["-c", command], { env: this.environment });
+  /** Its events from now on. */
+  async listen(): Promise<Heard> {
+    const file = join(this.directory, "events");
+    const command = `exec ctr --address ${this.#address} events >${file}`;
+    const listener = spawn("sh", ["-c", command], { env: this.environment });
+    const said = (): string => (existsSync(file) ? readFileSync(file, "utf8") : "");
+    // It says nothing when it has subscribed: something is made to happen until it hears of it.
+    let probe = 0;
+    await until("events are heard", () => {
+      this.does("ctr", "namespaces", "label", this.namespace, `probe=${probe++}`);
+      return said() !== "";
+    });
+    return {
+      told: (topic) => said().includes(`/tasks/${topic} `),
+      [Symbol.dispose]: () => void listener.kill(),
+    };
   }
 
   /** What must succeed; without the newline. */
