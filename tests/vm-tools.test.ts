@@ -1,7 +1,9 @@
 /** What people ask of a pod's virtual machine beside the CRI: metrics, management, a shell, a policy; and what is told when it dies. */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { readFileSync, writeFileSync } from "node:fs";
+import { connect } from "node:net";
 import { text } from "node:stream/consumers";
 import { after, before, describe, test } from "node:test";
 import { readRecord } from "@berth/kernel";
@@ -74,6 +76,10 @@ describe("tools for pods in virtual machines", { skip: vmProblem() ?? false, tim
   test("metrics of machine and guest, a shell in it, a policy that is set, and all metrics of its containers", async () => {
     const pod = await runPod(daemon, {}, "vm");
     const id = await startContainer(daemon, pod, "sleep 1000 & exec sleep 1000");
+    // So that it has received a packet and sent one: its kernel says that nobody listens there.
+    const { status: podStatus } = await daemon.client.runtime.podSandboxStatus({ podSandboxId: pod.id });
+    const connection = connect({ host: podStatus?.network?.ip ?? "", port: 1 });
+    await assert.rejects(once(connection, "connect"), { code: "ECONNREFUSED" });
 
     const { stdout, status, stderr } = await command(["metrics", pod.id]);
     assert.equal(stderr, "");
