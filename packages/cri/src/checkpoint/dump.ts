@@ -1,8 +1,8 @@
 /** The state of a running container, into a directory: its memory by CRIU, and what it has changed in its root file system. */
-import { copyFile, mkdir, readlink, rm, writeFile } from "node:fs/promises";
+import { copyFile, mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { cgroupDirectories, type Order } from "@berth/kernel";
-import { DESCRIPTORS_FILE, planDump } from "@berth/runtime/criu";
+import { descriptorsOf, planDump, writeDescriptors } from "@berth/runtime/criu";
 import { runtimeCommand } from "@berth/runtime";
 import type { oci } from "@berth/spec";
 import { callOfContainer } from "../runtimes/oci-command.ts";
@@ -64,8 +64,7 @@ export async function dumpInProcess(
   const { v1, unified } = cgroupDirectories(cgroupPath, context.host.cgroups);
   const freezer = v1.find(({ hierarchy }) => hierarchy.controllers.includes("freezer"))?.directory ?? unified;
   const target = { pid, spec, cgroup: cgroupPath, freezer, host: context.host };
-  const descriptors = await Promise.all([0, 1, 2].map((fd) => readlink(`/proc/${pid}/fd/${fd}`)));
-  await writeFile(join(images, DESCRIPTORS_FILE), JSON.stringify(descriptors), { mode: 0o600 });
+  await writeDescriptors(images, await descriptorsOf(pid));
   const options = {
     leaveRunning: true,
     manageCgroupsMode: "ignore",

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { clone } from "@bufbuild/protobuf";
 import type { ImageRecord } from "@berth/image";
 import { planRootfsMount, type Plan, type Rootfs } from "@berth/runtime";
-import { DESCRIPTORS_FILE, planMountPoints, planRestore } from "@berth/runtime/criu";
+import { planMountPoints, planRestore, readDescriptors } from "@berth/runtime/criu";
 import { cri, type oci } from "@berth/spec";
 import { containerDir, type CriContext } from "../context.ts";
 import { invalid, precondition } from "../errors.ts";
@@ -152,7 +152,7 @@ export async function planRestored(
     cgroup: { path: record.cgroupPath },
     host: context.host,
     place,
-    descriptors: await descriptorsOf(place.images),
+    descriptors: await descriptorsIn(place.images),
     options: { manageCgroupsMode: "ignore" },
     env: [`PATH=${SEARCHED}`],
   };
@@ -162,13 +162,8 @@ export async function planRestored(
   return plan;
 }
 
-async function descriptorsOf(images: string): Promise<string[]> {
-  const file = join(images, DESCRIPTORS_FILE);
-  try {
-    const value: unknown = JSON.parse(await readFile(file, "utf8"));
-    if (Array.isArray(value) && value.every((one) => typeof one === "string")) return value;
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== "ENOENT" && !(error instanceof SyntaxError)) throw error;
-  }
-  throw invalid(`config.image.image: the checkpoint has no list of descriptors (${DESCRIPTORS_FILE})`);
+async function descriptorsIn(images: string): Promise<string[]> {
+  const found = await readDescriptors(images);
+  if (found) return found;
+  throw invalid(`config.image.image: the checkpoint has no list of descriptors (descriptors.json)`);
 }

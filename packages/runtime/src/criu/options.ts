@@ -76,6 +76,3 @@ export const INHERITED: Partial<Record<oci.NamespaceType, { readonly kind: strin
   network: { kind: "net", key: "extRootNetNS" },
   pid: { kind: "pid", key: "extRootPidNS" },
 };
-
-/** Kept beside the images: what descriptors 0-2 were, as libcontainer writes it. */
-export const DESCRIPTORS_FILE = "descriptors.json";

@@ -1,6 +1,5 @@
 /** checkpoint: by CRIU. Where CRIU cannot work on this machine that is said first, and nothing is touched. */
-import { mkdirSync, readlinkSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { mkdirSync } from "node:fs";
 import { probeHost } from "@berth/kernel";
 import type { Command, CommandContext } from "../command/context.ts";
 import {
@@ -17,7 +16,8 @@ import {
 } from "../command/criu.ts";
 import { CommandError } from "../command/failure.ts";
 import type { Flags } from "../command/flags.ts";
-import { DESCRIPTORS_FILE, cgroupsMode } from "../criu/options.ts";
+import { descriptorsOf, writeDescriptors } from "../criu/descriptors.ts";
+import { cgroupsMode } from "../criu/options.ts";
 import { DUMP_LOG, planDump, type DumpOptions } from "../criu/dump.ts";
 import type { ContainerRecord } from "../state/record.ts";
 import { statusOf } from "../state/status.ts";
@@ -71,8 +71,7 @@ async function dump(context: CommandContext, record: ContainerRecord, paths: Pat
   logRequest(plan, context.log);
   mkdirSync(paths.images, { recursive: true, mode: 0o700 });
   if (paths.work !== undefined) mkdirSync(paths.work, { recursive: true, mode: 0o700 });
-  if (options.preDump !== true)
-    writeFileSync(join(paths.images, DESCRIPTORS_FILE), JSON.stringify(descriptors(record)), { mode: 0o600 });
+  if (options.preDump !== true) await writeDescriptors(paths.images, await descriptors(record));
   try {
     (await context.front()).run(plan);
   } catch (error) {
@@ -81,9 +80,9 @@ async function dump(context: CommandContext, record: ContainerRecord, paths: Pat
 }
 
 /** Of a container in the foreground they are pipes of whoever attends it, which only its process shows. */
-function descriptors(record: ContainerRecord): readonly string[] {
+async function descriptors(record: ContainerRecord): Promise<readonly string[]> {
   if (record.external_descriptors.length > 0) return record.external_descriptors;
-  return [0, 1, 2].map((fd) => readlinkSync(`/proc/${record.init_process_pid}/fd/${fd}`));
+  return await descriptorsOf(record.init_process_pid);
 }
 
 /** CRIU has the caller's environment, as any program that it starts. */

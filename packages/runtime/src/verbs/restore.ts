@@ -1,16 +1,16 @@
 /** restore: by CRIU. Where CRIU cannot work on this machine that is said first, and nothing is touched. */
-import { mkdirSync, readFileSync } from "node:fs";
+import { existsSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import type { Command, CommandContext } from "../command/context.ts";
 import { checkCriu, checkVersion, commonFlags, criuFailure, logRequest, pathsOf, type Paths } from "../command/criu.ts";
 import { CommandError } from "../command/failure.ts";
 import { atTheEnd, decide, place, type Decided } from "../command/creation.ts";
 import type { Planned } from "../context.ts";
+import { descriptorsFile, readDescriptors } from "../criu/descriptors.ts";
 import { withoutLinks } from "../criu/dump.ts";
 import { externalMounts } from "../criu/external.ts";
-import { DESCRIPTORS_FILE, type CriuOptions } from "../criu/options.ts";
+import type { CriuOptions } from "../criu/options.ts";
 import { planMountPoints, planRestore, RESTORE_LOG, type RestoreContext } from "../criu/restore.ts";
-import { isMissing } from "../state/record.ts";
 import { environment } from "./checkpoint.ts";
 
 /** In the container's state directory. */
@@ -29,7 +29,7 @@ export const command: Command = {
       checkCriu();
       for (const flag of ["lsm-profile", "lsm-mount-context"])
         if (flags.text(flag) !== "") checkVersion("3.16", `--${flag}`);
-      const descriptors = descriptorsOf(paths);
+      const descriptors = await descriptorsIn(paths);
       restoration.context = await restoreContext(context, decided, paths, options, descriptors);
       return planRestore(spec, restoration.context) satisfies Planned;
     });
@@ -49,16 +49,13 @@ export const command: Command = {
   },
 };
 
-function descriptorsOf({ images }: Paths): string[] {
-  const file = join(images, DESCRIPTORS_FILE);
-  try {
-    const found: unknown = JSON.parse(readFileSync(file, "utf8"));
-    if (Array.isArray(found) && found.every((one) => typeof one === "string")) return found;
-  } catch (error) {
-    if (isMissing(error)) throw new CommandError(`open ${file}: no such file or directory`, { cause: error });
-    if (!(error instanceof SyntaxError)) throw error;
-  }
-  throw new CommandError(`${file} is not a list of descriptors`);
+async function descriptorsIn({ images }: Paths): Promise<string[]> {
+  const found = await readDescriptors(images);
+  if (found) return found;
+  const file = descriptorsFile(images);
+  throw new CommandError(
+    existsSync(file) ? `${file} is not a list of descriptors` : `open ${file}: no such file or directory`,
+  );
 }
 
 async function restoreContext(

@@ -1,8 +1,7 @@
 /** A checkpoint by CRIU. */
-import { mkdir, readlink, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { mkdir } from "node:fs/promises";
 import { cgroupDirectories } from "@berth/kernel";
-import { DESCRIPTORS_FILE, planDump } from "@berth/runtime/criu";
+import { descriptorsOf, planDump, writeDescriptors } from "@berth/runtime/criu";
 import type { oci } from "@berth/spec";
 import type { runcOptions } from "@berth/spec/shim";
 import { CODE, TtrpcError } from "@berth/ttrpc";
@@ -30,8 +29,7 @@ export async function checkpoint(
   for (const directory of [images, work]) await mkdir(directory, { recursive: true, mode: 0o700 });
   const { v1, unified } = cgroupDirectories(cgroup, host.cgroups);
   const freezer = v1.find(({ hierarchy }) => hierarchy.controllers.includes("freezer"))?.directory ?? unified;
-  const descriptors = await Promise.all([0, 1, 2].map((fd) => readlink(`/proc/${pid}/fd/${fd}`)));
-  await writeFile(join(images, DESCRIPTORS_FILE), JSON.stringify(descriptors), { mode: 0o600 });
+  await writeDescriptors(images, await descriptorsOf(pid));
   const plan = await planDump(
     { pid, spec, cgroup, freezer, host },
     { images, work },

@@ -1,9 +1,9 @@
 /** A container made of a checkpoint: CRIU restores its processes, which run on when it is started. */
-import { mkdir, readFile } from "node:fs/promises";
+import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import type { Plan } from "@berth/kernel";
 import type { Rootfs } from "@berth/runtime";
-import { criuWords, DESCRIPTORS_FILE, planMountPoints, planRestore } from "@berth/runtime/criu";
+import { criuWords, descriptorsFile, planMountPoints, planRestore, readDescriptors } from "@berth/runtime/criu";
 import { CODE, TtrpcError } from "@berth/ttrpc";
 import { checkCriu, criuEnvironment } from "./criu.ts";
 import type { Machine, MakingRequest } from "./making.ts";
@@ -26,7 +26,7 @@ export async function planRestored(
     cgroup: { path: cgroup },
     host,
     place: { images: checkpoint, work: dir },
-    descriptors: await descriptorsOf(checkpoint),
+    descriptors: await descriptorsIn(checkpoint),
     options: { manageCgroupsMode: "ignore" },
     env: criuEnvironment(),
   };
@@ -46,13 +46,11 @@ export async function inCriusWords<T>(made: Promise<T>, work: string): Promise<T
   }
 }
 
-async function descriptorsOf(images: string): Promise<string[]> {
-  const file = join(images, DESCRIPTORS_FILE);
-  try {
-    const value: unknown = JSON.parse(await readFile(file, "utf8"));
-    if (Array.isArray(value) && value.every((one) => typeof one === "string")) return value;
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== "ENOENT" && !(error instanceof SyntaxError)) throw error;
-  }
-  throw new TtrpcError(CODE.invalidArgument, `checkpoint: ${file} is no list of descriptors, as berth's have one`);
+async function descriptorsIn(images: string): Promise<string[]> {
+  const found = await readDescriptors(images);
+  if (found) return found;
+  throw new TtrpcError(
+    CODE.invalidArgument,
+    `checkpoint: ${descriptorsFile(images)} is no list of descriptors, as berth's have one`,
+  );
 }
