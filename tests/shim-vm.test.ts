@@ -128,6 +128,8 @@ pod_annotations = ["io.katacontainers.*"]
     assert.match(plain.stderr, /^err\n/);
     const missing = peer.ctr(...words("--rm"), "missing", "/no/such/program");
     assert.match(missing.stderr, /\/no\/such\/program: no such file or directory/i);
+    // Shims end behind the call that ends their last container.
+    await nothingLeft();
     run("fed", "read line; echo got $line; echo bad >&2; exit 4");
     assert.deepEqual(machines(peer).map(isCopy), [true]);
     const fed = peer.fed("ctr", "word\n", "task", "attach", "fed");

@@ -68,11 +68,18 @@ export class Container extends TaskProcess {
     const { link } = this;
     if (!link || this.session !== undefined || this.exit)
       throw new TtrpcError(CODE.failedPrecondition, `container ${this.id} is not created, it is started already`);
-    await this.#making.start(async () => {
-      this.pid = (await link.start()).pid;
-      this.session = 0;
-      return this.pid;
-    });
+    try {
+      await this.#making.start(async () => {
+        this.pid = (await link.start()).pid;
+        this.session = 0;
+        return this.pid;
+      });
+    } catch (error) {
+      // Whoever hears of it asks next whether it is stopped, and deletes nothing that is not.
+      await ignoreLost(async () => void (await link.kill(0, SIGKILL)));
+      await this.ended;
+      throw error;
+    }
   }
 
   async exec(request: task.ExecProcessRequest, process: oci.Process): Promise<void> {
