@@ -97,8 +97,7 @@ export async function startMachine(vm: VmHost, request: MachineRequest): Promise
   const isCopyable = files.agent === undefined && machine.nine === undefined && machine.devices.length === 0;
   const kind = isCopyable ? await kindOf(vm, wanted) : undefined;
   const taken = kind && (await tryTake(vm, pod, kind));
-  const found = isCopyable ? await vm.factory?.find(vm, wanted) : undefined;
-  const started = taken ?? (await startNew(vm, pod, wanted, found));
+  const started = taken ?? (await startNew(vm, pod, wanted, isCopyable));
   if (kind) vm.cache?.keep(kind);
   return started;
 }
@@ -177,7 +176,8 @@ async function tryTake(vm: VmHost, pod: Pod, { digest }: Stock<IdleMachine>): Pr
 }
 
 /** Copied where there is a template that can be; else booted, and a template made behind it. */
-async function startNew(vm: VmHost, pod: Pod, wanted: Wanted, found: Found | undefined): Promise<PodMachine> {
+async function startNew(vm: VmHost, pod: Pod, wanted: Wanted, isCopyable: boolean): Promise<PodMachine> {
+  const found = isCopyable ? await vm.factory?.find(vm, wanted) : undefined;
   const start = await prepare(vm, pod);
   const copied = found?.template && (await tryCopy(vm, pod, start, { ...found, template: found.template }));
   if (copied) return copied;
