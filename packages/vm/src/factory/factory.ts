@@ -2,11 +2,12 @@
 import type { VmSettings } from "../configuration/settings.ts";
 import type { Hypervisor, Machine } from "../hypervisor/machine.ts";
 import type { VmHost } from "../sandbox/host.ts";
+import { namesIn } from "../names-in.ts";
 import { removeMachine } from "../sandbox/remove.ts";
 import { claimTemplate } from "./claim.ts";
 import { templateKey, templateProblem, type TemplateKey } from "./key.ts";
 import { makeTemplate } from "./make.ts";
-import { isAbandoned, namesIn } from "./names.ts";
+import { isAbandoned } from "./names.ts";
 import { findTemplate, removeStale, removeTemplate, type Template } from "./store.ts";
 
 /** After so many failures machines of these files and settings boot each for itself. */

@@ -1,6 +1,5 @@
 /** Machines that are no pod's yet: being made into a template, or waiting for a pod. Named by who makes them. */
 import { randomBytes } from "node:crypto";
-import { readdir } from "node:fs/promises";
 import { isAlive } from "./processes.ts";
 
 export type Purpose = "tpl" | "vmc";
@@ -29,14 +28,4 @@ export function isAbandoned(name: string): boolean {
   const maker = makerOf(name);
   if (!maker) return false;
   return maker.pid === process.pid ? !own.has(name) : !isAlive(maker.pid);
-}
-
-/** Empty where the directory is not there. */
-export async function namesIn(directory: string): Promise<string[]> {
-  try {
-    return await readdir(directory);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return [];
-    throw error;
-  }
 }

@@ -7,7 +7,7 @@ import { mkdir, readFile, rename, rm, stat, utimes, writeFile } from "node:fs/pr
 import { join } from "node:path";
 import { isLeftClaim } from "./claim.ts";
 import { isCurrent, type TemplateKey } from "./key.ts";
-import { namesIn } from "./names.ts";
+import { namesIn } from "../names-in.ts";
 import { isAlive } from "./processes.ts";
 
 export interface Template {

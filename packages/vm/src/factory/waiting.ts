@@ -1,8 +1,9 @@
 /** Machines that wait for a pod, of every berthd that has its machines in one place: by their directories. */
 import { readRecord } from "@berth/kernel";
+import { namesIn } from "../names-in.ts";
 import { programDirectory } from "../sandbox/host.ts";
 import { readState } from "../sandbox/launch.ts";
-import { makerOf, namesIn } from "./names.ts";
+import { makerOf } from "./names.ts";
 
 export interface Waiting {
   /** Of the berthd that has it. */

@@ -1,8 +1,9 @@
 /** Where a pod's management socket is, in Kata's layout; and sockets whose paths are longer than sockaddr_un takes. */
 import { existsSync } from "node:fs";
-import { type FileHandle, open, readdir } from "node:fs/promises";
+import { type FileHandle, open } from "node:fs/promises";
 import { join } from "node:path";
 import { VmError } from "../errors.ts";
+import { namesIn } from "../names-in.ts";
 
 /** Of Kata's runtime in Go, and of the one in Rust. */
 export const KATA_DIRECTORIES = ["/run/vc/sbs", "/run/kata"] as const;
@@ -36,13 +37,8 @@ export async function findSandbox(id: string | undefined, directories: readonly 
 
 /** Directories of pods whose management answers; none where there is no such directory. */
 export async function listSandboxes(directory: string): Promise<string[]> {
-  try {
-    const names = await readdir(directory);
-    return names.map((name) => join(directory, name)).filter((path) => existsSync(join(path, MONITOR_SOCKET)));
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return [];
-    throw error;
-  }
+  const names = await namesIn(directory);
+  return names.map((name) => join(directory, name)).filter((path) => existsSync(join(path, MONITOR_SOCKET)));
 }
 
 /** sun_path, with the NUL behind it (unix(7)). */

@@ -7,6 +7,7 @@ import { createHash } from "node:crypto";
 import { isAbsolute } from "node:path";
 import { MNT_DETACH, MS, type Order, parseMountOptions } from "@berth/kernel";
 import { VmError } from "../errors.ts";
+import { namesIn } from "../names-in.ts";
 import type { PodMachine } from "../sandbox/machine.ts";
 import { deviceOfDisk, useDisk } from "./disks.ts";
 
@@ -214,10 +215,7 @@ export async function directVolumeOf(machine: PodMachine, name: string): Promise
 }
 
 async function directVolumes(root = DIRECT_VOLUMES): Promise<DirectVolume[]> {
-  const names = await readdir(root).catch((error: NodeJS.ErrnoException) => {
-    if (error.code === "ENOENT") return [];
-    throw error;
-  });
+  const names = await namesIn(root);
   const all = await Promise.all(
     names.map(async (name): Promise<DirectVolume[]> => {
       const path = Buffer.from(name, "base64url").toString();
